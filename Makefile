@@ -1,0 +1,42 @@
+# Two commands do everything on a fresh machine with Python 3.10+ and make: `make demo` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help install demo test lint types unit test-lowest clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+install: $(STAMP)  ## create .venv and install reid-da with the cpu and dev extras
+
+$(STAMP): setup.cfg pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[cpu,dev]'
+	touch $@
+
+demo: $(STAMP)  ## check the shipped rendered data set
+	$(BIN)/reid-da data check data/rendered/site-a
+	$(BIN)/reid-da data check data/rendered/site-b
+
+test: lint types unit  ## ruff, mypy --strict, pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/mypy --strict reid_da
+
+unit: $(STAMP)
+	$(BIN)/python -m pytest -q -n auto
+
+test-lowest:  ## the unit tests with the oldest supported dependencies, in an environment of their own
+	test -x $(VENV)-lowest/bin/python || $(PYTHON) -m venv $(VENV)-lowest
+	$(VENV)-lowest/bin/python -m pip install --quiet --constraint tools/lowest.txt --editable '.[cpu,dev]'
+	$(VENV)-lowest/bin/python -m pytest -q -n auto
+
+clean:  ## remove the environments and the caches
+	rm -rf $(VENV) $(VENV)-lowest .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info

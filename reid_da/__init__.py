@@ -1,0 +1,3 @@
+"""reid-da: unsupervised domain adaptation for person re-identification."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""Features to numbers: CMC, mAP, mINP, re-ranking, operating points."""

@@ -1,0 +1,1 @@
+"""Exemplar memory and its neighbours."""

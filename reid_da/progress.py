@@ -1,0 +1,32 @@
+"""Progress bars: on a terminal only, on the first process only, on standard error."""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+T = TypeVar("T")
+
+
+def track(items: Iterable[T], description: str, *, total: int | None = None) -> Iterator[T]:
+    """Yield ``items`` while a bar shows how many are done and the time left.
+
+    Args:
+        items: what to iterate over.
+        description: what is being done, in a few words.
+        total: number of items, needed where ``items`` has no length.
+    """
+    if total is None and isinstance(items, Sequence):
+        total = len(items)
+    console = Console(stderr=True)
+    if not console.is_terminal or os.environ.get("RANK", "0") != "0":
+        yield from items
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(description, total=total)
+        for item in items:
+            yield item
+            progress.advance(task)
