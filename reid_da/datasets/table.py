@@ -34,7 +34,7 @@ class SampleTable:
 
     name: str
     root: Path
-    paths: tuple[str, ...]
+    paths: tuple[str, ...] = field(repr=False)
     pids: NDArray[np.int64] = field(repr=False)
     camids: NDArray[np.int64] = field(repr=False)
 
@@ -42,9 +42,7 @@ class SampleTable:
         for column in ("pids", "camids"):
             values = np.array(getattr(self, column), dtype=np.int64)
             if values.shape != (len(self.paths),):
-                raise ValueError(
-                    f"{self.name}: {column} has shape {values.shape}, expected ({len(self.paths)},)"
-                )
+                raise ValueError(f"{self.name}: {column} has shape {values.shape}, expected ({len(self.paths)},)")
             values.setflags(write=False)
             object.__setattr__(self, column, values)
         if len(set(self.paths)) != len(self.paths):
@@ -73,7 +71,9 @@ class SampleTable:
 
     def select(self, rows: ArrayLike) -> "SampleTable":
         """Table of the given rows only (an index array or a boolean mask), in that order."""
-        index = np.arange(len(self))[np.asarray(rows)]
+        chosen = np.asarray(rows)
+        # an empty list becomes an array of floats, which is no index
+        index = np.arange(len(self))[chosen if chosen.size else chosen.astype(np.int64)]
         return replace(
             self,
             paths=tuple(self.paths[i] for i in index),

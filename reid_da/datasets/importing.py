@@ -1,0 +1,134 @@
+"""From a folder of crops to a manifest, with a train/query/gallery split if identities are known."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reid_da.datasets.folders import camera_name, list_crops, number_persons
+from reid_da.datasets.manifest import write_manifest
+from reid_da.datasets.table import JUNK_PID, UNLABELLED_PID
+from reid_da.errors import InputError
+
+
+def import_folder(
+    root: Path,
+    *,
+    output: Path | None = None,
+    pattern: str | None = None,
+    test_share: float | None = None,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> Path:
+    """Write a manifest of all images below a folder and return its path.
+
+    Args:
+        root: folder with images at any depth.
+        output: the manifest; ``manifest.csv`` in ``root`` if None.
+        pattern: how paths tell camera and person; see :func:`reid_da.datasets.folders.list_crops`.
+        test_share: share of the identities, between 0 and 1, that goes to query and gallery; None: all images
+            are for training.
+        seed: of the random split.
+        overwrite: replace an existing manifest.
+
+    Raises:
+        InputError: the folder does not fit the pattern, a split is asked for without identities or with too few of
+            them, or the manifest exists.
+    """
+    output = output or root / "manifest.csv"
+    if output.suffix.lower() != ".csv":
+        raise InputError(f"{output}: the manifest is written as CSV, name it ....csv")
+    if output.exists() and not overwrite:
+        raise InputError(f"{output} exists; name another file or ask to overwrite it")
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder")
+    crops, _ = list_crops(root, pattern)
+    pids, _ = number_persons([crop.person for crop in crops])
+    if test_share is not None:
+        splits = split_identities(pids, [camera_name(crop.camera) for crop in crops], test_share=test_share, seed=seed)
+        crops = [replace(crop, split=split) for crop, split in zip(crops, splits, strict=True)]
+    prefix = _relative_prefix(root, output.parent)
+    numbered = (
+        replace(
+            crop,
+            path=prefix + crop.path,
+            person=None if pid == UNLABELLED_PID else str(pid),
+            camera=camera_name(crop.camera),
+        )
+        for crop, pid in zip(crops, pids, strict=True)
+    )
+    write_manifest(numbered, output)
+    return output
+
+
+def split_identities(pids: NDArray[np.int64], cameras: Sequence[str], *, test_share: float, seed: int = 0) -> list[str]:
+    """Split of each image (``train``, ``query`` or ``gallery``) such that no identity is in training and test.
+
+    A test identity gives at most one query for each of its cameras, and only queries that keep a true match in another
+    camera; the rest of its images is gallery. Junk (pid -1) goes to the gallery.
+
+    Args:
+        pids: (N,) identities.
+        cameras: camera of each image.
+        test_share: share of the identities that goes to the test half, between 0 and 1; at least one identity each way.
+        seed: the same seed gives the same split.
+
+    Raises:
+        InputError: identities are not known, or fewer than two, or ``test_share`` is out of range.
+    """
+    if not 0 < test_share < 1:
+        raise InputError(f"the test share is between 0 and 1, got {test_share}")
+    if (pids == UNLABELLED_PID).any():
+        raise InputError(
+            f"{int((pids == UNLABELLED_PID).sum())} of {len(pids)} images have no identity, so no split into train, "
+            "query and gallery can be made; give a pattern with (?P<pid>...) or import without a split"
+        )
+    identities = np.unique(pids[pids != JUNK_PID])
+    if len(identities) < 2:
+        raise InputError(f"a split needs at least 2 identities, found {len(identities)}")
+    generator = np.random.default_rng(seed)
+    num_test = min(max(round(test_share * len(identities)), 1), len(identities) - 1)
+    test = set(generator.permutation(identities)[:num_test].tolist())
+    images: dict[int, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+    splits = ["train"] * len(pids)
+    for row, pid in enumerate(pids.tolist()):
+        if pid == JUNK_PID or pid in test:
+            splits[row] = "gallery"
+        if pid in test:
+            images[pid][cameras[row]].append(row)
+    for pid in sorted(images):
+        for row in _choose_queries(images[pid], generator):
+            splits[row] = "query"
+    if "query" not in splits:
+        raise InputError(
+            "no identity of the test half was seen by two cameras, so there is nothing to query; "
+            "`reid-da data stats` shows how many cameras see each identity"
+        )
+    return splits
+
+
+def _choose_queries(rows: dict[str, list[int]], generator: np.random.Generator) -> list[int]:
+    """Rows of one identity, by camera, that become queries: as many cameras as can be, each with a match elsewhere."""
+    cameras = sorted(rows)
+    several = [camera for camera in cameras if len(rows[camera]) > 1]
+    single = [camera for camera in cameras if len(rows[camera]) == 1]
+    # A camera with several images stays in the gallery whatever is drawn from it. Queries from two cameras find each
+    # other's; one alone needs a second camera in the gallery; and with none, one single image has to stay.
+    num_kept = 1 if not several else max(2 - len(several), 0)
+    kept = set(generator.permutation(len(single))[:num_kept].tolist())
+    asking = several + [camera for number, camera in enumerate(single) if number not in kept]
+    if len(cameras) < 2:
+        return []
+    return [rows[camera][int(generator.integers(len(rows[camera])))] for camera in asking]
+
+
+def _relative_prefix(root: Path, folder: Path) -> str:
+    """What to put before paths below ``root`` to make them relative to ``folder``; absolute if it does not hold it."""
+    root, folder = root.resolve(), folder.resolve()
+    if root == folder:
+        return ""
+    inside = root.is_relative_to(folder)
+    return (root.relative_to(folder) if inside else root).as_posix() + "/"

@@ -1,0 +1,103 @@
+"""MSMT17 (Wei et al., CVPR 2018) as its authors distribute it: folders of identities and list files."""
+
+import re
+from pathlib import Path
+from typing import Literal
+
+from reid_da.datasets.listing import describe_folder, list_images, match_names
+from reid_da.datasets.market_layout import numbered_cameras
+from reid_da.datasets.table import Dataset, SampleTable
+from reid_da.errors import InputError, first_few
+
+LISTS = ("list_train.txt", "list_val.txt", "list_query.txt", "list_gallery.txt")
+FOLDERS = (("train", "test"), ("mask_train_v2", "mask_test_v2"))  # V1; V2, where faces are masked
+
+# 0000_000_01_0303morning_0008_0.jpg: the third field is the camera
+NAME = re.compile(r"[^_]+_[^_]+_(?P<camera>\d+)_")
+
+
+def has_layout(folder: Path) -> bool:
+    """Whether the folder holds the list files of MSMT17 and one of the two pairs of image folders."""
+    return all((folder / name).is_file() for name in LISTS) and _image_folders(folder) is not None
+
+
+def read_msmt17(root: Path, *, train: Literal["train+val", "train"] = "train+val") -> Dataset:
+    """MSMT17 (V1 or V2) under ``root``.
+
+    Training and test identities are both numbered from 0, independently: pid 3 of ``train`` and pid 3 of ``query``
+    are two people. No pid marks distractors.
+
+    Args:
+        root: folder that holds the list files.
+        train: ``train+val`` takes both training lists, 32,621 images, which is what the papers count; ``train``
+            takes ``list_train.txt`` only, 30,248 images.
+
+    Raises:
+        InputError: a list or folder is missing, a list is empty, malformed or names a missing image.
+    """
+    folders = _image_folders(root)
+    if folders is None or not has_layout(root):
+        raise InputError(
+            f"{root}: looked for {', '.join(LISTS)} beside train/ and test/ (or mask_train_v2/ and mask_test_v2/), "
+            f"found {describe_folder(root)}"
+        )
+    train_folder, test_folder = folders
+    present = {folder: frozenset(list_images(root / folder, recursive=True)) for folder in folders}
+    rows = {
+        name: _read_list(root, name, folder, present[folder])
+        for name, folder in zip(LISTS, (train_folder, train_folder, test_folder, test_folder), strict=True)
+    }
+    train_rows = rows["list_train.txt"] + (rows["list_val.txt"] if train == "train+val" else [])
+    tables = [
+        SampleTable.from_rows(f"msmt17/{split}", root, split_rows)
+        for split, split_rows in (
+            ("train", train_rows),
+            ("query", rows["list_query.txt"]),
+            ("gallery", rows["list_gallery.txt"]),
+        )
+    ]
+    notes = () if train == "train+val" else (f"{len(rows['list_val.txt'])} images of list_val.txt left out",)
+    return Dataset(
+        name="msmt17",
+        format="msmt17",
+        root=root,
+        train=tables[0],
+        query=tables[1],
+        gallery=tables[2],
+        camera_names=numbered_cameras(*tables),
+        notes=notes,
+    )
+
+
+def _image_folders(root: Path) -> tuple[str, str] | None:
+    return next((pair for pair in FOLDERS if all((root / name).is_dir() for name in pair)), None)
+
+
+def _read_list(root: Path, name: str, folder: str, present: frozenset[str]) -> list[tuple[str, int, int]]:
+    """Rows (path below root, pid, camid) of a list file with lines ``0000/0000_000_01_..._0.jpg 0``."""
+    file = root / name
+    paths, pids = [], []
+    for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+        if not line.strip():
+            continue
+        path, _, pid = line.strip().rpartition(" ")
+        if not path or not pid.isdecimal():
+            raise InputError(f"{file}: line {number} should be 'path pid', got {line.strip()!r}")
+        paths.append(path)
+        pids.append(int(pid))
+    if not paths:
+        raise InputError(f"{file}: the list is empty; the download may be incomplete")
+    missing = [path for path in paths if path not in present]
+    if missing:
+        raise InputError(
+            f"{file}: {len(missing)} of {len(paths)} listed images are not in {folder}/: {first_few(missing)}; "
+            "the archive may have been unpacked in part"
+        )
+    repeated = len(paths) - len(set(paths))
+    if repeated:
+        raise InputError(f"{file}: {repeated} images are listed more than once")
+    matches = match_names(NAME, [path.rpartition("/")[2] for path in paths], folder=root / folder)
+    return [
+        (f"{folder}/{path}", pid, int(match["camera"]) - 1)
+        for path, pid, match in zip(paths, pids, matches, strict=True)
+    ]
