@@ -1,4 +1,3 @@
-import os
 import stat
 
 import pytest
@@ -11,16 +10,21 @@ def test_the_file_appears_when_the_block_ends(tmp_path):
         temporary.write_text("whole")
         assert not (tmp_path / "new" / "a.txt").exists()
     assert (tmp_path / "new" / "a.txt").read_text() == "whole"
-    assert os.listdir(tmp_path / "new") == ["a.txt"]
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.txt"]
 
 
 def test_an_error_leaves_the_old_file_and_no_rubbish(tmp_path):
     write_text(tmp_path / "a.txt", "old")
-    with pytest.raises(RuntimeError), atomic_path(tmp_path / "a.txt") as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
+
+    def write_half():
+        with atomic_path(tmp_path / "a.txt") as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_half()
     assert (tmp_path / "a.txt").read_text() == "old"
-    assert os.listdir(tmp_path) == ["a.txt"]
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
 
 def test_permissions_are_those_of_an_ordinary_file(tmp_path):

@@ -63,7 +63,7 @@ FORMATS: dict[str, Format] = {
         fits=msmt17.has_layout,
         layout="list_train.txt, list_val.txt, list_query.txt, list_gallery.txt beside train/ and test/",
         aliases=("MSMT17_V1", "MSMT17_V2", "MSMT17", "msmt17"),
-        options=frozenset({"train"}),
+        options=frozenset({"train_lists"}),
     ),
     "cuhk03np": Format(
         read=_read_cuhk03np,
@@ -101,7 +101,10 @@ FALLBACKS = ("market-style", "folder")
 # A folder with more folders in it than this is one of identities, not one of data sets
 MOST_CHILDREN = 64
 
-OPTION_VALUES: dict[str, tuple[str, ...]] = {"train": ("train+val", "train"), "boxes": get_args(cuhk03.Boxes)}
+OPTION_VALUES: dict[str, tuple[str, ...]] = {
+    "train_lists": get_args(msmt17.TrainLists),
+    "boxes": get_args(cuhk03.Boxes),
+}
 
 
 def load_dataset(path: str | Path, *, format: str | None = None, **options: str | None) -> Dataset:
@@ -110,7 +113,7 @@ def load_dataset(path: str | Path, *, format: str | None = None, **options: str 
     Args:
         path: the data set's folder, a folder that holds it under one of its usual names, or a manifest.
         format: name of the layout, one of :data:`FORMATS`; found out from what is there if None.
-        options: options of single formats, None where not given: ``train`` (``msmt17``: ``train+val`` or ``train``),
+        options: options of single formats, None where not given: ``train_lists`` (``msmt17``: ``train+val`` or ``train``),
             ``boxes`` (``cuhk03np``: ``detected`` or ``labelled``), ``pattern`` (``folder``).
 
     Raises:

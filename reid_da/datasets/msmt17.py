@@ -9,6 +9,8 @@ from reid_da.datasets.market_layout import numbered_cameras
 from reid_da.datasets.table import Dataset, SampleTable
 from reid_da.errors import InputError, first_few
 
+TrainLists = Literal["train+val", "train"]
+
 LISTS = ("list_train.txt", "list_val.txt", "list_query.txt", "list_gallery.txt")
 FOLDERS = (("train", "test"), ("mask_train_v2", "mask_test_v2"))  # V1; V2, where faces are masked
 
@@ -21,7 +23,7 @@ def has_layout(folder: Path) -> bool:
     return all((folder / name).is_file() for name in LISTS) and _image_folders(folder) is not None
 
 
-def read_msmt17(root: Path, *, train: Literal["train+val", "train"] = "train+val") -> Dataset:
+def read_msmt17(root: Path, *, train_lists: TrainLists = "train+val") -> Dataset:
     """MSMT17 (V1 or V2) under ``root``.
 
     Training and test identities are both numbered from 0, independently: pid 3 of ``train`` and pid 3 of ``query``
@@ -29,7 +31,7 @@ def read_msmt17(root: Path, *, train: Literal["train+val", "train"] = "train+val
 
     Args:
         root: folder that holds the list files.
-        train: ``train+val`` takes both training lists, 32,621 images, which is what the papers count; ``train``
+        train_lists: ``train+val`` takes both training lists, 32,621 images, which is what the papers count; ``train``
             takes ``list_train.txt`` only, 30,248 images.
 
     Raises:
@@ -47,7 +49,7 @@ def read_msmt17(root: Path, *, train: Literal["train+val", "train"] = "train+val
         name: _read_list(root, name, folder, present[folder])
         for name, folder in zip(LISTS, (train_folder, train_folder, test_folder, test_folder), strict=True)
     }
-    train_rows = rows["list_train.txt"] + (rows["list_val.txt"] if train == "train+val" else [])
+    train_rows = rows["list_train.txt"] + (rows["list_val.txt"] if train_lists == "train+val" else [])
     tables = [
         SampleTable.from_rows(f"msmt17/{split}", root, split_rows)
         for split, split_rows in (
@@ -56,7 +58,7 @@ def read_msmt17(root: Path, *, train: Literal["train+val", "train"] = "train+val
             ("gallery", rows["list_gallery.txt"]),
         )
     ]
-    notes = () if train == "train+val" else (f"{len(rows['list_val.txt'])} images of list_val.txt left out",)
+    notes = () if train_lists == "train+val" else (f"{len(rows['list_val.txt'])} images of list_val.txt left out",)
     return Dataset(
         name="msmt17",
         format="msmt17",

@@ -98,7 +98,7 @@ def test_msmt17_cameras_have_two_digits_and_validation_images_are_training_image
     assert dataset.train.camids.tolist() == [0, 11, 14]
     assert dataset.train.pids.tolist() == [0, 0, 1]
     assert dataset.query.pids.tolist() == [0]
-    assert len(load_dataset(tmp_path, train="train").train) == 2
+    assert len(load_dataset(tmp_path, train_lists="train").train) == 2
 
 
 @pytest.mark.parametrize(
@@ -233,7 +233,7 @@ def repeated_line(root, make_images):
         (market, {"format": "market"}, "unknown format 'market'.*did you mean 'market1501'"),
         (market, {"boxes": "detected"}, "option boxes belongs to the format cuhk03np; this data set is read as market"),
         (market, {"box": "detected"}, "unknown option 'box' .did you mean 'boxes'"),
-        (msmt17, {"train": "both"}, r"unknown value of option train 'both'.*train, train\+val"),
+        (msmt17, {"train_lists": "both"}, r"unknown value of option train_lists 'both'.*train, train\+val"),
         (missing_image, {}, "list_train.txt: 1 of 2 listed images are not in train/: 0001/0001_000_15"),
         (bad_line, {}, "list_val.txt: line 1 should be 'path pid'"),
         (empty_list, {}, "list_query.txt: the list is empty"),
