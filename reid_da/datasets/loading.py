@@ -113,8 +113,8 @@ def load_dataset(path: str | Path, *, format: str | None = None, **options: str 
     Args:
         path: the data set's folder, a folder that holds it under one of its usual names, or a manifest.
         format: name of the layout, one of :data:`FORMATS`; found out from what is there if None.
-        options: options of single formats, None where not given: ``train_lists`` (``msmt17``: ``train+val`` or ``train``),
-            ``boxes`` (``cuhk03np``: ``detected`` or ``labelled``), ``pattern`` (``folder``).
+        options: options of single formats, None where not given: ``train_lists`` (``msmt17``: ``train+val`` or
+            ``train``), ``boxes`` (``cuhk03np``: ``detected`` or ``labelled``), ``pattern`` (``folder``).
 
     Raises:
         InputError: nothing is there, the layout is another one, or an option does not belong to the format.
