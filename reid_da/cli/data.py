@@ -1,0 +1,103 @@
+"""``reid-da data``: check data sets, count what is in them, make manifests."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from reid_da.cli.output import print_json
+from reid_da.datasets import Dataset, import_folder, load_dataset
+
+app = typer.Typer(help="Check data sets, count what is in them, make manifests.", no_args_is_help=True)
+
+DataPath = Annotated[Path, typer.Argument(metavar="PATH", help="Folder of a data set, or a manifest (.csv, .parquet).")]
+Format = Annotated[str | None, typer.Option(help="Layout on disk; found out from what is there if not given.")]
+Boxes = Annotated[str | None, typer.Option(help="CUHK03-NP: 'detected' (default) or 'labelled' boxes.")]
+TrainLists = Annotated[str | None, typer.Option(help="MSMT17: 'train+val' (default, as papers count) or 'train'.")]
+Pattern = Annotated[
+    str | None,
+    typer.Option(
+        help=r"Own folders: regular expression such as '(?P<pid>\d+)_c(?P<camera>\d+)'; with a slash, of paths."
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+
+
+def _load(path: Path, format: str | None, boxes: str | None, train_lists: str | None, pattern: str | None) -> Dataset:
+    return load_dataset(path, format=format, boxes=boxes, train_lists=train_lists, pattern=pattern)
+
+
+@app.command()
+def check(
+    path: DataPath,
+    format: Format = None,
+    boxes: Boxes = None,
+    train_lists: TrainLists = None,
+    pattern: Pattern = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find out whether a data set is sound: broken files, duplicates, leaks, queries without an answer.
+
+    Exit status: 0 sound, 1 problems found, 2 it cannot be read at all.
+
+    Example: reid-da data check data/rendered/site-b
+    """
+    from reid_da.datasets.check import check_dataset
+    from reid_da.reporting.dataset_tables import format_report
+
+    report = check_dataset(_load(path, format, boxes, train_lists, pattern))
+    if as_json:
+        print_json(report.to_json())
+    else:
+        Console().print(format_report(report))
+    raise typer.Exit(0 if report.is_sound else 1)
+
+
+@app.command()
+def stats(
+    path: DataPath,
+    format: Format = None,
+    boxes: Boxes = None,
+    train_lists: TrainLists = None,
+    pattern: Pattern = None,
+    picture: Annotated[Path | None, typer.Option(help="Also draw the counts, as PNG.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Count images and identities by split and camera, and identities by number of cameras.
+
+    Example: reid-da data stats data/rendered/site-b --picture stats.png
+    """
+    from reid_da.datasets.statistics import dataset_statistics
+    from reid_da.reporting.dataset_pictures import draw_statistics
+    from reid_da.reporting.dataset_tables import format_statistics
+
+    statistics = dataset_statistics(_load(path, format, boxes, train_lists, pattern))
+    if as_json:
+        print_json(statistics.to_json())
+    else:
+        Console().print(format_statistics(statistics))
+    if picture is not None:
+        draw_statistics(statistics, picture)
+        Console(stderr=True).print(f"picture: {picture}", soft_wrap=True)
+
+
+@app.command("import")
+def import_(
+    path: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder with person crops at any depth.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The manifest; FOLDER/manifest.csv.")] = None,
+    pattern: Pattern = None,
+    split: Annotated[
+        float | None, typer.Option(help="Share of the identities that goes to query and gallery, e.g. 0.5.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the split.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing manifest.")] = False,
+) -> None:
+    """Write a manifest for a folder of crops, with an identity-disjoint train/query/gallery split if asked.
+
+    Example: reid-da data import crops/ --split 0.5 && reid-da data check crops/
+    """
+    manifest = import_folder(path, output=output, pattern=pattern, test_share=split, seed=seed, overwrite=overwrite)
+    dataset = load_dataset(manifest)
+    counts = ", ".join(f"{name} {len(table)}" for name, table in dataset.splits.items() if len(table))
+    Console().print(f"{manifest}: {counts}; cameras {', '.join(dataset.camera_names)}", soft_wrap=True)

@@ -1,0 +1,300 @@
+"""Settings: one frozen class per component, with units, ranges and the paper's values as defaults.
+
+The defaults are those of ECN (Zhong et al., CVPR 2019) as its authors' code runs it.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from reid_da.errors import InputError, unknown_name
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Settings(BaseModel):
+    """Base of all settings: unknown keys are errors, values cannot be changed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class DataSettings(Settings):
+    """Where the images are, and how large the network sees them."""
+
+    source: Path | None = Field(default=None, description="labelled data set to train on")
+    target: Path | None = Field(
+        default=None, description="data set to adapt to; identities are used for reporting only"
+    )
+    image_size: tuple[Count, Count] = Field(default=(256, 128), description="height and width in pixels")
+    cache: Literal["auto", "always", "never"] = Field(default="auto", description="pack decoded images on disk")
+    cache_dir: Path | None = Field(default=None, description="folder of the packed images")
+    on_error: Literal["raise", "skip"] = Field(default="raise", description="what an unreadable image does")
+
+
+class ModelSettings(Settings):
+    """The shared network."""
+
+    backbone: str = Field(default="resnet50", description="resnet18, resnet34, resnet50, resnet101 or resnet50_ibn_a")
+    last_stride: Literal[1, 2] = Field(default=2, description="stride of layer4")
+    weights: str = Field(default="imagenet", description="imagenet, none, or a file")
+    embedding: Literal["linear", "none"] = Field(
+        default="linear", description="linear: FC + BN as in ECN; none: BN on the pooled features (BNNeck)"
+    )
+    embedding_dim: Count = Field(default=4096, description="length of the embedding where it is linear")
+    dropout: float = Field(default=0.5, ge=0, lt=1)
+    target_dropout: Literal["after_norm", "before_norm", "none"] = Field(
+        default="after_norm",
+        description="where dropout acts in the target branch; the authors' code: after the L2 norm",
+    )
+    freeze: Literal["official", "none"] = Field(
+        default="official", description="official: conv1 to layer2 are not trained"
+    )
+    bn_mode: Literal["official", "frozen", "train"] = Field(
+        default="official",
+        description="batch norms that keep their statistics: official, all of the frozen part, or none",
+    )
+
+
+class AugmentSettings(Settings):
+    """Random changes of the training images."""
+
+    crop: Literal["rect", "pad", "none"] = Field(default="rect", description="random sized rectangle, or pad and crop")
+    crop_scale: tuple[Share, Share] = Field(default=(0.64, 1.0), description="share of the area that a rectangle keeps")
+    crop_pad: int = Field(default=10, ge=0, description="pixels on every side, for crop: pad")
+    flip: Share = Field(default=0.5, description="probability of a horizontal flip")
+    erase: Share = Field(default=0.5, description="probability of random erasing")
+    erase_area: tuple[Share, Share] = Field(default=(0.02, 0.2), description="share of the area that is erased")
+    brightness: float = Field(default=0.0, ge=0, description="largest relative change")
+    contrast: float = Field(default=0.0, ge=0, description="largest relative change")
+    saturation: float = Field(default=0.0, ge=0, description="largest relative change")
+    hue: float = Field(default=0.0, ge=0, le=0.5, description="largest change, in turns of the colour circle")
+
+
+class BatchSettings(Settings):
+    """Sizes of the two batches of a step."""
+
+    source: Count = Field(default=128, description="source images in a step")
+    target: Count = Field(default=128, description="target images in a step")
+    instances: Count = Field(
+        default=1, description="images of each source identity in a batch; 1: no grouping by identity"
+    )
+
+
+class SourceLossSettings(Settings):
+    """Supervised loss on source images."""
+
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    triplet_weight: float = Field(default=0.0, ge=0, description="weight of the batch-hard soft-margin triplet loss")
+
+
+class MemorySettings(Settings):
+    """Exemplar memory and the losses on it."""
+
+    temperature: Positive = Field(default=0.05, description="beta of the paper")
+    num_neighbors: int = Field(default=6, ge=0, description="k of the paper; 0: no neighbourhood term")
+    neighbors_from_epoch: int = Field(
+        default=5, ge=0, description="epoch, from 0, with which the neighbourhood term begins"
+    )
+    own_slot: Literal["overwrite", "exclude"] = Field(
+        default="overwrite",
+        description="overwrite: the own slot may be one of the k (authors' code); exclude: k others",
+    )
+    normalize_weights: bool = Field(default=False, description="let the weights of own slot and neighbours sum to 1")
+    momentum_rate: float = Field(default=0.01, ge=0, description="alpha grows by this much an epoch")
+    momentum_cap: Share = Field(default=1.0, description="largest alpha")
+    dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="of the stored features")
+
+
+class ViewSettings(Settings):
+    """Camera-style views of target images."""
+
+    style: Literal["statistics", "histogram", "files"] = Field(
+        default="files", description="colour statistics, histogram matching, or ready-made images"
+    )
+    folder: Path | None = Field(
+        default=None, description="folder of ready-made images; found beside the training images"
+    )
+    on_missing: Literal["raise", "real"] = Field(default="raise", description="what stands in for a missing image")
+
+
+class InvarianceSettings(Settings):
+    """The three terms of ECN, each a switch; none of them is training on the source alone."""
+
+    exemplar: bool = Field(default=True, description="E: each target image is its own class")
+    camera: bool = Field(default=True, description="C: camera-style views belong to the class of their image")
+    neighborhood: bool = Field(default=True, description="N: so do the nearest slots of the memory")
+
+
+class OptimizerSettings(Settings):
+    """Stochastic gradient descent and its schedule."""
+
+    lr: Positive = Field(default=0.1, description="learning rate of new layers")
+    backbone_lr_factor: float = Field(default=0.1, ge=0, description="the backbone learns at this multiple of lr")
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    nesterov: bool = True
+    weight_decay: float = Field(default=5e-4, ge=0)
+    schedule: Literal["step", "cosine", "one_cycle", "constant"] = "step"
+    milestones: tuple[int, ...] = Field(default=(40,), description="epochs at which a step schedule decays")
+    decay: Positive = Field(default=0.1, description="factor of a step schedule")
+    warmup_epochs: float = Field(default=0.0, ge=0, description="epochs of linear growth from a hundredth of lr")
+    accumulate: Count = Field(default=1, description="steps whose gradients are added up before an update")
+    clip_norm: float = Field(default=0.0, ge=0, description="largest norm of the gradient; 0: no limit")
+
+
+class PrecisionSettings(Settings):
+    """How the arithmetic is done."""
+
+    autocast: Literal["none", "bfloat16", "float16"] = "none"
+    channels_last: bool = True
+    compile: bool = Field(default=False, description="torch.compile the network")
+    threads: int = Field(default=0, ge=0, description="CPU threads; 0: torch's own choice")
+
+
+class ExperimentSettings(Settings):
+    """Everything that defines a training run."""
+
+    name: str = Field(default="experiment", description="name of the run folder")
+    method: Literal["ecn", "source", "supervised"] = Field(
+        default="ecn", description="adapt; train on the source alone; train on the target's labels (an upper bound)"
+    )
+    seed: int = Field(default=0, ge=0)
+    epochs: Count = 60
+    steps_per_epoch: int = Field(default=0, ge=0, description="0: one pass over the source images")
+    loss_weight: Share = Field(default=0.3, description="lambda of the paper: weight of the target loss")
+    init_from: Path | None = Field(
+        default=None, description="run or weights file to start from; its classifier is kept"
+    )
+    device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1, ...")
+    evaluate_every: int = Field(
+        default=10, ge=0, description="epochs between evaluations, for reporting only; 0: at the end"
+    )
+    keep_checkpoints: Count = Field(default=2, description="checkpoints that are kept, the last ones")
+    data: DataSettings = DataSettings()
+    model: ModelSettings = ModelSettings()
+    augment: AugmentSettings = AugmentSettings()
+    batch: BatchSettings = BatchSettings()
+    source_loss: SourceLossSettings = SourceLossSettings()
+    memory: MemorySettings = MemorySettings()
+    views: ViewSettings = ViewSettings()
+    invariance: InvarianceSettings = InvarianceSettings()
+    optimizer: OptimizerSettings = OptimizerSettings()
+    precision: PrecisionSettings = PrecisionSettings()
+
+
+def load_settings(file: str | Path, overrides: Sequence[str] = ()) -> ExperimentSettings:
+    """Settings of a YAML file, of the files that it is based on, and of the overrides, in rising priority.
+
+    Args:
+        file: YAML file; its key ``base`` names a file, relative to it, whose settings it changes.
+        overrides: ``memory.temperature=0.1`` and the like; values are read as YAML.
+
+    Raises:
+        InputError: a file cannot be read, a key is unknown (the nearest valid one is named), a value is out of range.
+    """
+    tree = _read_tree(Path(file), seen=())
+    for override in overrides:
+        tree = merge(tree, _override_tree(override))
+    return settings_of(tree, where=str(file))
+
+
+def settings_of(tree: Mapping[str, Any], *, where: str) -> ExperimentSettings:
+    """Settings of a nested mapping.
+
+    Args:
+        tree: keys and values.
+        where: what they come from, for error messages.
+
+    Raises:
+        InputError: a key is unknown or a value does not fit.
+    """
+    for key in _leaf_keys(tree):
+        _require_known(key, where=where)
+    try:
+        return ExperimentSettings.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"{where}: {key}: {first['msg']}, got {first['input']!r}") from error
+
+
+def dump_settings(settings: ExperimentSettings) -> str:
+    """The settings as YAML, every key spelled out; reading it back gives equal settings."""
+    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
+
+
+def merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with the values of ``change``; mappings are merged, everything else is replaced."""
+    merged = dict(base)
+    for key, value in change.items():
+        old = merged.get(key)
+        merged[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _read_tree(file: Path, *, seen: tuple[Path, ...]) -> dict[str, Any]:
+    if file.resolve() in seen:
+        raise InputError(f"{file}: its base leads back to itself")
+    try:
+        tree = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{file}: is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(tree, dict):
+        raise InputError(f"{file}: expected keys and values, found a {type(tree).__name__}")
+    base = tree.pop("base", None)
+    if base is None:
+        return tree
+    return merge(_read_tree(file.parent / str(base), seen=(*seen, file.resolve())), tree)
+
+
+def _override_tree(override: str) -> dict[str, Any]:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise InputError(f"{override!r} should be key=value, for example memory.temperature=0.1")
+    _require_known(key, where="command line")
+    try:
+        tree: Any = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"{override!r}: the value is not YAML: {' '.join(str(error).split())}") from error
+    for part in reversed(key.split(".")):
+        tree = {part: tree}
+    return dict(tree)
+
+
+def _leaf_keys(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaf_keys(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
+
+
+def _require_known(key: str, *, where: str) -> None:
+    known = set(_setting_keys(ExperimentSettings))
+    if key not in known:
+        raise unknown_setting(key, known, where=where)
+
+
+def unknown_setting(key: str, known: set[str], *, where: str) -> InputError:
+    """Error for an unknown key, with the nearest valid one: by the whole key, else by its last part."""
+    last = key.rpartition(".")[2]
+    same = sorted(name for name in known if name.rpartition(".")[2] == last)
+    if same:
+        return InputError(f"{where}: unknown key {key!r} (did you mean {same[0]!r}?)")
+    error = unknown_name("key", key, known)
+    return InputError(f"{where}: {str(error).partition('; valid')[0]}; `reid-da settings` lists the valid ones")
+
+
+def _setting_keys(settings: type[Settings], prefix: str = "") -> Iterator[str]:
+    for name, field in settings.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Settings):
+            yield f"{prefix}{name}"
+            yield from _setting_keys(field.annotation, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
