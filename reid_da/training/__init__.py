@@ -1,0 +1,1 @@
+"""Training: the loop, its methods, run folders and checkpoints."""

@@ -1,0 +1,101 @@
+"""Checkpoints: folders that are whole or absent, verified when they are read.
+
+A checkpoint holds the weights as safetensors, everything else that a continued run needs as a file that torch loads
+with ``weights_only=True``, and a description with the checksums of both.
+"""
+
+import errno
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from reid_da.atomic import atomic_folder
+from reid_da.errors import InputError
+
+WEIGHTS, STATE, DESCRIPTION = "model.safetensors", "state.pt", "checkpoint.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """What a run needs to go on.
+
+    Attributes:
+        weights: state of the network by name.
+        state: nested mappings of tensors, numbers and texts: optimiser, method.
+        description: small facts as JSON: epoch, fingerprints of the data, digest of the settings.
+    """
+
+    weights: Mapping[str, Tensor]
+    state: Mapping[str, Any]
+    description: Mapping[str, Any]
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint as the folder ``folder``, whole or not at all.
+
+    Raises:
+        InputError: the disk is full; nothing of the checkpoint is left on it.
+    """
+    try:
+        with atomic_folder(folder) as temporary:
+            weights = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.weights.items()}
+            save_file(weights, temporary / WEIGHTS)
+            torch.save(dict(checkpoint.state), temporary / STATE)
+            checksums = {name: _checksum(temporary / name) for name in (WEIGHTS, STATE)}
+            description = {**checkpoint.description, "format": FORMAT, "checksums": checksums}
+            (temporary / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if not _is_disk_full(error):
+            raise
+        raise InputError(
+            f"{folder}: the disk is full, the checkpoint was not written and the one before is kept; "
+            "free some space, then resume"
+        ) from error
+
+
+def load_checkpoint(folder: Path) -> Checkpoint:
+    """Read a checkpoint and verify that it is whole.
+
+    Raises:
+        InputError: a file is missing, cut off or changed.
+    """
+    try:
+        description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        checksums = description["checksums"]
+        for name in (WEIGHTS, STATE):
+            if _checksum(folder / name) != checksums[name]:
+                raise InputError(f"{folder / name}: damaged or cut off: its checksum is not the one noted at writing")
+        weights = load_file(folder / WEIGHTS)
+        state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{folder}: not a checkpoint, or a damaged one: {error}") from error
+    return Checkpoint(weights=weights, state=state, description=description)
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, oldest first; one that was being written when its process died is not among them."""
+    return sorted(path for path in folder.glob("epoch_*") if path.is_dir())
+
+
+def _is_disk_full(error: Exception) -> bool:
+    # torch and safetensors wrap the system's error in one of their own
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
+
+
+def _checksum(file: Path) -> str:
+    with file.open("rb") as stream:
+        digest = hashlib.sha256()
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,164 @@
+"""The folder of a run: everything to understand it, or to go on with it."""
+
+import json
+import math
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+
+import reid_da
+from reid_da.atomic import remove_leftovers, write_text
+from reid_da.config import ExperimentSettings, dump_settings, load_settings
+from reid_da.errors import InputError
+from reid_da.training.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
+
+
+class RunFolder:
+    """A folder with ``config.yaml``, ``versions.json``, ``metrics.jsonl`` and ``checkpoints/``.
+
+    Attributes:
+        path: the folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, path: Path, settings: ExperimentSettings) -> "RunFolder":
+        """A new run folder with the resolved settings and the versions of the software.
+
+        Raises:
+            InputError: there is a run already.
+        """
+        run = cls(path)
+        if run.config_file.exists():
+            raise InputError(f"{path}: there is a run already; resume it, or name another folder")
+        write_text(path / "versions.json", json.dumps(software_versions(), indent=2) + "\n")
+        write_text(run.config_file, dump_settings(settings))
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> "RunFolder":
+        """An existing run folder.
+
+        Raises:
+            InputError: the folder holds no run.
+        """
+        run = cls(path)
+        if not run.config_file.is_file():
+            raise InputError(f"{path}: no run in it: looked for {run.config_file.name}")
+        remove_leftovers(run.checkpoint_folder)
+        return run
+
+    @property
+    def config_file(self) -> Path:
+        """The resolved settings."""
+        return self.path / "config.yaml"
+
+    @property
+    def metrics_file(self) -> Path:
+        """One JSON object a line: losses, evaluations, diagnostics."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoint_folder(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    def settings(self) -> ExperimentSettings:
+        """Settings that the run was started with."""
+        return load_settings(self.config_file)
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Append a record to the metrics; a value that is not finite becomes null, which JSON can hold."""
+        line = json.dumps({key: _finite(value) for key, value in record.items()}, allow_nan=False)
+        with self.metrics_file.open("a", encoding="utf-8") as stream:
+            stream.write(line + "\n")
+
+    def records(self, kind: str | None = None) -> list[dict[str, Any]]:
+        """All records of the metrics, or those of one kind."""
+        if not self.metrics_file.exists():
+            return []
+        lines = self.metrics_file.read_text(encoding="utf-8").splitlines()
+        records: list[dict[str, Any]] = [json.loads(line) for line in lines if line]
+        return [record for record in records if kind is None or record.get("kind") == kind]
+
+    def save(self, epoch: int, checkpoint: Checkpoint, *, keep: int) -> Path:
+        """Write the checkpoint after ``epoch`` epochs and remove all but the newest ``keep``.
+
+        The length of the metrics goes with it, so that a resumed run forgets what was logged after it.
+        """
+        size = self.metrics_file.stat().st_size if self.metrics_file.exists() else 0
+        description = {**checkpoint.description, "epoch": epoch, "metrics_bytes": size}
+        folder = self.checkpoint_folder / f"epoch_{epoch:04d}"
+        save_checkpoint(folder, Checkpoint(weights=checkpoint.weights, state=checkpoint.state, description=description))
+        for old in list_checkpoints(self.checkpoint_folder)[:-keep]:
+            _remove(old)
+        return folder
+
+    def last_checkpoint(self, *, skip_damaged: bool = False) -> Checkpoint | None:
+        """The newest checkpoint, or None if there is none yet.
+
+        Args:
+            skip_damaged: take the newest one that is whole, instead of refusing.
+
+        Raises:
+            InputError: the newest one is damaged.
+        """
+        for folder in reversed(list_checkpoints(self.checkpoint_folder)):
+            try:
+                return load_checkpoint(folder)
+            except InputError as error:
+                if not skip_damaged:
+                    raise InputError(f"{error}; --skip-damaged resumes from the one before") from error
+                _remove(folder)
+        return None
+
+    def forget_metrics_after(self, checkpoint: Checkpoint | None) -> None:
+        """Cut the metrics off where they were when the checkpoint was written; all of them if it is None."""
+        if self.metrics_file.exists():
+            size = int(checkpoint.description["metrics_bytes"]) if checkpoint else 0
+            os.truncate(self.metrics_file, size)
+
+
+def software_versions() -> dict[str, str | None]:
+    """Versions of what a result depends on."""
+    return {
+        "reid_da": reid_da.__version__,
+        "git": _git_revision(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
+    }
+
+
+def _git_revision() -> str | None:
+    """Commit of the working copy that the package runs from, or None if it was installed without one."""
+    file = Path(__file__)
+    git = ["git", "-C", str(file.parent)]
+    try:
+        # an environment may lie in a working copy of something else, which does not know this file
+        subprocess.run([*git, "ls-files", "--error-unmatch", file.name], capture_output=True, check=True, timeout=10)
+        describe = [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        return subprocess.run(describe, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _remove(folder: Path) -> None:
+    # renamed first: a kill in the middle of the removal must not leave half a checkpoint under its name
+    doomed = folder.with_name(f".{folder.name}.removed.tmp")
+    folder.rename(doomed)
+    remove_leftovers(folder.parent)
