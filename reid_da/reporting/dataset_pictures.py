@@ -1,0 +1,98 @@
+"""Pictures of data sets."""
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from reid_da.atomic import atomic_path
+from reid_da.datasets.statistics import DatasetStatistics
+
+_COLOURS = {"train": "#30638e", "test": "#e0902f"}
+_MOST_BINS = 30
+_MOST_TICKS = 40
+
+
+def draw_statistics(statistics: DatasetStatistics, path: str | os.PathLike[str]) -> None:
+    """Write a PNG picture of the statistics: by camera, ids by number of cameras, images per id.
+
+    The first two are the views of Figure 3 (a) and (c) in Wei et al., CVPR 2018.
+
+    Args:
+        statistics: what to draw.
+        path: file to write, whole or not at all.
+    """
+    figure = Figure(figsize=(14, 5), dpi=110, layout="constrained")
+    figure.suptitle(_title(statistics), fontsize=13)
+    left, middle, right = figure.subfigures(1, 3, squeeze=False, width_ratios=(1.35, 1, 1))[0]
+    images, ids = left.subplots(2, 1, sharex=True)
+    _draw_cameras(images, ids, statistics)
+    _draw_camera_spread(middle.subplots(), statistics)
+    _draw_images_per_id(right.subplots(), statistics)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png")
+
+
+def _title(statistics: DatasetStatistics) -> str:
+    images = sum(split.images for split in statistics.splits)
+    return f"{statistics.name}: {images:,} images, {len(statistics.cameras)} cameras"
+
+
+def _draw_cameras(images: Axes, ids: Axes, statistics: DatasetStatistics) -> None:
+    """Images above, identities below, one pair of bars for each camera."""
+    cameras = statistics.cameras
+    position = np.arange(len(cameras), dtype=np.float64)
+    test_images = [camera.query_images + camera.gallery_images for camera in cameras]
+    _draw_pairs(images, position, [camera.train_images for camera in cameras], test_images)
+    _draw_pairs(ids, position, [camera.train_ids for camera in cameras], [camera.test_ids for camera in cameras])
+    images.set(title="Images and identities by camera", ylabel="images")
+    ids.set(xlabel="camera", ylabel="identities")
+    step = -(-len(cameras) // _MOST_TICKS) or 1
+    names = [camera.name for camera in cameras][::step]
+    is_crowded = sum(len(name) + 2 for name in names) > 75
+    ids.set_xticks(position[::step], names, rotation=90 if is_crowded else 0)
+
+
+def _draw_camera_spread(axes: Axes, statistics: DatasetStatistics) -> None:
+    train, test = statistics.train.ids_by_num_cameras, statistics.test.ids_by_num_cameras
+    longest = max(len(train), len(test))
+    train, test = ((*counts, *(0,) * (longest - len(counts))) for counts in (train, test))
+    _draw_pairs(axes, np.arange(1.0, longest + 1), train, test)
+    axes.set(title="Identities by number of cameras", xlabel="cameras that see the identity", ylabel="identities")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=16))
+
+
+def _draw_images_per_id(axes: Axes, statistics: DatasetStatistics) -> None:
+    halves = (statistics.train.images_per_id, statistics.test.images_per_id)
+    most = max((images for half in halves for images in half), default=1)
+    bin_width = -(-most // _MOST_BINS)
+    edges = np.arange(0.5, most + bin_width + 0.5, bin_width)
+    train, test = (np.histogram(half, edges)[0].tolist() for half in halves)
+    _draw_pairs(axes, edges[:-1] + bin_width / 2, train, test, width=bin_width)
+    axes.set(title="Images per identity", xlabel="images of the identity", ylabel="identities")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _draw_pairs(
+    axes: Axes, position: NDArray[np.float64], train: Sequence[int], test: Sequence[int], *, width: float = 1
+) -> None:
+    """Bars of train and test side by side around each position; only those of the half that has any."""
+    halves = [(name, values) for name, values in (("train", train), ("test", test)) if any(values)]
+    bar_width = 0.8 * width / max(len(halves), 1)
+    for number, (name, values) in enumerate(halves):
+        shift = (number - (len(halves) - 1) / 2) * bar_width
+        axes.bar(position + shift, values, width=bar_width, color=_COLOURS[name], label=name)
+    axes.spines[["top", "right"]].set_visible(False)
+    if not halves:
+        axes.text(0.5, 0.5, "none known", transform=axes.transAxes, ha="center", va="center", color="grey")
+        axes.tick_params(left=False, labelleft=False, labelbottom=False)
+        return
+    axes.margins(y=0.18)  # room for the legend
+    axes.legend(frameon=False, ncols=2, loc="upper right", borderaxespad=0)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, steps=[1, 2, 5, 10]))
+    axes.grid(axis="y", alpha=0.3)
+    axes.set_axisbelow(True)
