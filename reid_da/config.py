@@ -106,6 +106,9 @@ class MemorySettings(Settings):
     )
     normalize_weights: bool = Field(default=False, description="let the weights of own slot and neighbours sum to 1")
     momentum_rate: float = Field(default=0.01, ge=0, description="alpha grows by this much an epoch")
+    momentum_stretch: bool = Field(
+        default=False, description="stretch the growth, published for 60 epochs, to the number of epochs"
+    )
     momentum_cap: Share = Field(default=1.0, description="largest alpha")
     dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="of the stored features")
 

@@ -1,0 +1,97 @@
+import errno
+import json
+
+import pytest
+import torch
+
+from reid_da.config import ExperimentSettings
+from reid_da.errors import InputError
+from reid_da.training import checkpoint as module
+from reid_da.training.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
+from reid_da.training.run_folder import RunFolder
+
+
+def example(value=1.0):
+    weights = {"w": torch.full((2, 3), value), "n": torch.tensor(4)}
+    return Checkpoint(weights=weights, state={"a": {"b": torch.arange(3), "c": [1, "x"]}}, description={"epoch": 3})
+
+
+def test_what_is_saved_is_loaded(tmp_path):
+    save_checkpoint(tmp_path / "c", example())
+    loaded = load_checkpoint(tmp_path / "c")
+    assert torch.equal(loaded.weights["w"], torch.ones(2, 3))
+    assert torch.equal(loaded.state["a"]["b"], torch.arange(3))
+    assert loaded.state["a"]["c"] == [1, "x"]
+    assert loaded.description["epoch"] == 3
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "state.pt", "checkpoint.json"])
+@pytest.mark.parametrize("damage", ["cut", "flip", "gone"])
+def test_damage_is_noticed(tmp_path, name, damage):
+    save_checkpoint(tmp_path / "c", example())
+    file = tmp_path / "c" / name
+    content = bytearray(file.read_bytes())
+    if damage == "gone":
+        file.unlink()
+    else:
+        content[len(content) // 2] ^= 0xFF
+        file.write_bytes(content[: len(content) // 2] if damage == "cut" else content)
+    with pytest.raises(InputError):
+        load_checkpoint(tmp_path / "c")
+
+
+def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    save_checkpoint(tmp_path / "epoch_0001", example())
+    monkeypatch.setattr(module.torch, "save", full)
+    with pytest.raises(InputError, match="epoch_0002: the disk is full, .* the one before is kept"):
+        save_checkpoint(tmp_path / "epoch_0002", example())
+    assert [path.name for path in tmp_path.iterdir()] == ["epoch_0001"]
+
+
+def test_a_run_keeps_the_newest_checkpoints_and_the_metrics_that_belong_to_them(tmp_path):
+    run = RunFolder.create(tmp_path / "run", ExperimentSettings(name="x"))
+    for epoch in (1, 2, 3):
+        run.log({"kind": "train", "epoch": epoch, "loss": float("nan") if epoch == 2 else 0.5})
+        run.save(epoch, example(epoch), keep=2)
+    run.log({"kind": "train", "epoch": 4})
+    assert [path.name for path in list_checkpoints(run.checkpoint_folder)] == ["epoch_0002", "epoch_0003"]
+    last = RunFolder.open(tmp_path / "run").last_checkpoint()
+    assert last.weights["w"][0, 0] == 3
+    run.forget_metrics_after(last)
+    assert [record["epoch"] for record in run.records("train")] == [1, 2, 3]
+    assert run.records()[1]["loss"] is None
+    run.forget_metrics_after(None)
+    assert run.records() == []
+
+
+def test_a_damaged_checkpoint_is_refused_or_passed_over(tmp_path):
+    run = RunFolder.create(tmp_path, ExperimentSettings())
+    for epoch in (1, 2):
+        run.save(epoch, example(epoch), keep=5)
+    (run.checkpoint_folder / "epoch_0002" / "state.pt").write_bytes(b"")
+    with pytest.raises(InputError, match=r"state.pt: damaged or cut off.*--skip-damaged"):
+        run.last_checkpoint()
+    assert run.last_checkpoint(skip_damaged=True).weights["w"][0, 0] == 1
+    assert [path.name for path in run.checkpoint_folder.iterdir()] == ["epoch_0001"]
+
+
+def test_leftovers_of_a_killed_process_are_no_checkpoint(tmp_path):
+    run = RunFolder.create(tmp_path, ExperimentSettings())
+    leftover = run.checkpoint_folder / ".epoch_0001.abc.tmp"
+    leftover.mkdir(parents=True)
+    (leftover / "model.safetensors").write_bytes(b"half")
+    assert RunFolder.open(tmp_path).last_checkpoint() is None
+    assert not leftover.exists()
+
+
+def test_run_folders_are_neither_overwritten_nor_made_up(tmp_path):
+    run = RunFolder.create(tmp_path, ExperimentSettings(name="mine"))
+    assert run.settings().name == "mine"
+    assert set(json.loads((tmp_path / "versions.json").read_text())) >= {"torch", "git", "python", "device"}
+    with pytest.raises(InputError, match="there is a run already"):
+        RunFolder.create(tmp_path, ExperimentSettings())
+    with pytest.raises(InputError, match=r"no run in it: looked for config.yaml"):
+        RunFolder.open(tmp_path / "other")
