@@ -1,0 +1,254 @@
+import logging
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional
+
+from reid_da.errors import InputError
+from reid_da.memory.neighbors import (
+    ExactNeighbors,
+    FaissNeighbors,
+    RunningNeighbors,
+    check_neighbors,
+    neighbor_recall,
+    top_neighbors,
+)
+
+
+def reference(similarity, num_neighbors, exclude=None):
+    """Slots by falling similarity, equal ones by number; Python's sort, one row at a time."""
+    lists = []
+    for row, values in enumerate(similarity.tolist()):
+        slots = sorted(range(len(values)), key=lambda slot: (-values[slot], slot))
+        if exclude is not None:
+            slots.remove(int(exclude[row]))
+        lists.append(slots[:num_neighbors])
+    return lists
+
+
+def unit_vectors(count, dim, *, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return functional.normalize(torch.randn(count, dim, generator=generator), dim=1)
+
+
+similarities = st.integers(1, 30).flatmap(
+    # few different values, so that ties are everywhere
+    lambda width: st.lists(st.lists(st.integers(-2, 2), min_size=width, max_size=width), min_size=1, max_size=4)
+)
+
+
+@given(values=similarities, chunk_size=st.integers(1, 31), leave_out=st.booleans(), data=st.data())
+def test_top_neighbors_equals_sorting_with_ties(values, chunk_size, leave_out, data):
+    similarity = torch.tensor(values, dtype=torch.float32)
+    num_rows, width = similarity.shape
+    exclude = torch.tensor(data.draw(st.lists(st.integers(0, width - 1), min_size=num_rows, max_size=num_rows)))
+    exclude = exclude if leave_out else None
+    num_neighbors = data.draw(st.integers(0, width - leave_out))
+    expected = reference(similarity, num_neighbors, exclude)
+    assert top_neighbors(similarity, num_neighbors, exclude=exclude).tolist() == expected
+    running = RunningNeighbors(num_neighbors, exclude=exclude)
+    for start in range(0, width, chunk_size):
+        running.add(similarity[:, start : start + chunk_size])
+    assert running.slots().tolist() == expected
+
+
+def test_top_neighbors_by_hand():
+    logits = torch.tensor([[0.0, 3.0, 1.0, 3.0], [5.0, 0.0, 0.0, 0.0]], requires_grad=True)
+    assert top_neighbors(logits, 3).tolist() == [[1, 3, 2], [0, 1, 2]]
+    assert top_neighbors(logits, 2, exclude=torch.tensor([1, 3])).tolist() == [[3, 2], [0, 1]]
+
+
+def test_nan_is_no_reason_to_fail_before_the_loss_is_seen():
+    logits = torch.tensor([[0.0, torch.nan, 1.0, 1.0, 1.0]])
+    assert top_neighbors(logits, 3).shape == (1, 3)
+
+
+def test_too_few_slots():
+    logits = torch.zeros(2, 5)
+    assert top_neighbors(logits, 5).shape == (2, 5)
+    with pytest.raises(InputError, match="num_neighbors = 6: the memory has only 5 slots to choose from"):
+        top_neighbors(logits, 6)
+    with pytest.raises(InputError, match="num_neighbors = 5: the memory has only 4 slots"):
+        top_neighbors(logits, 5, exclude=torch.zeros(2, dtype=torch.int64))
+    with pytest.raises(InputError, match="only 5 slots"):
+        FaissNeighbors().search(torch.ones(1, 3), torch.ones(5, 3), 6)
+    with pytest.raises(ValueError, match="no similarities"):
+        RunningNeighbors(0).slots()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("leave_out", [False, True])
+def test_exact_search_in_chunks(dtype, leave_out):
+    features, memory = unit_vectors(9, 16, seed=1).requires_grad_(), unit_vectors(101, 16).to(dtype)
+    exclude = torch.arange(9) if leave_out else None
+    found = ExactNeighbors(chunk_size=10).search(features, memory, 6, exclude=exclude)
+    assert found.tolist() == reference(features.double() @ memory.double().T, 6, exclude)
+
+
+def test_exact_search_in_float32_inside_autocast():
+    features, memory = unit_vectors(20, 64, seed=1), unit_vectors(500, 64)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = ExactNeighbors().search(features, memory, 5)
+    assert found.tolist() == reference(features.double() @ memory.double().T, 5)
+
+
+@pytest.mark.parametrize("leave_out", [False, True])
+@pytest.mark.parametrize("refresh", ["step", "epoch"])
+def test_flat_faiss_equals_exact_search(leave_out, refresh):
+    features, memory = unit_vectors(30, 16, seed=1), unit_vectors(400, 16)
+    exclude = torch.arange(30) if leave_out else None
+    found = FaissNeighbors(kind="flat", refresh=refresh).search(features, memory, 6, exclude=exclude)
+    assert found.dtype == torch.int64
+    assert found.tolist() == ExactNeighbors().search(features, memory, 6, exclude=exclude).tolist()
+
+
+def test_flat_faiss_equals_exact_search_up_to_ties():
+    features, memory = unit_vectors(30, 4, seed=1), unit_vectors(50, 4).repeat(4, 1)
+    memory[:20] = 0
+    assert neighbor_recall(FaissNeighbors().search(features, memory, 6), features, memory) == 1
+
+
+@pytest.mark.parametrize("kind", ["ivf", "hnsw"])
+def test_approximate_search_finds_most(kind):
+    features, memory = unit_vectors(100, 16, seed=1), unit_vectors(2000, 16)
+    index = FaissNeighbors(kind=kind)
+    index.rebuild(memory)
+    assert not index.is_exact
+    assert neighbor_recall(index.search(features, memory, 6), features, memory) > 0.8
+
+
+def test_search_settings_reach_faiss():
+    memory = unit_vectors(400, 8)
+    features = unit_vectors(50, 8, seed=1)
+    recall = {}
+    for probes in (1, 10):
+        index = FaissNeighbors(kind="ivf", ivf_lists=10, ivf_probes=probes)
+        recall[probes] = neighbor_recall(index.search(features, memory, 3), features, memory)
+    assert recall[1] < 0.95
+    assert recall[10] == 1
+    graph = FaissNeighbors(kind="hnsw", hnsw_links=7, hnsw_build_width=21, hnsw_search_width=33)
+    graph.rebuild(memory)
+    assert (graph._index.hnsw.efConstruction, graph._index.hnsw.efSearch) == (21, 33)
+    assert graph._index.hnsw.nb_neighbors(1) == 7
+
+
+def test_lists_cut_short_by_faiss_are_searched_exactly():
+    memory = unit_vectors(100, 8)
+    features = unit_vectors(5, 8, seed=1)
+    index = FaissNeighbors(kind="ivf", ivf_lists=2, ivf_probes=1)
+    exclude = torch.arange(5)
+    found = index.search(features, memory, 90, exclude=exclude)
+    assert found.tolist() == ExactNeighbors().search(features, memory, 90, exclude=exclude).tolist()
+
+
+def test_refresh_by_step_sees_an_update_and_by_epoch_does_not():
+    memory, features = unit_vectors(50, 8), unit_vectors(1, 8, seed=1)
+    by_step, by_epoch = FaissNeighbors(refresh="step"), FaissNeighbors(refresh="epoch")
+    before = by_epoch.search(features, memory, 1).item()
+    assert by_step.search(features, memory, 1).item() == before
+    nearest = (before + 1) % 50
+    memory[nearest] = features[0]
+    assert by_step.search(features, memory, 1).item() == nearest
+    assert by_epoch.search(features, memory, 1).item() == before
+    by_epoch.rebuild(memory)
+    assert by_epoch.search(features, memory, 1).item() == nearest
+
+
+def test_faiss_errors(monkeypatch):
+    with pytest.raises(InputError, match=r"unknown FAISS kind 'hsnw' \(did you mean 'hnsw'\?\)"):
+        FaissNeighbors(kind="hsnw")
+    with pytest.raises(InputError, match=r"unknown FAISS refresh 'epochs' \(did you mean 'epoch'\?\)"):
+        FaissNeighbors(refresh="epochs")
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(InputError, match=r"install reid-da\[cpu\] or reid-da\[gpu\]"):
+        FaissNeighbors()
+
+
+@pytest.mark.parametrize(("kind", "moved"), [("flat", True), ("ivf", True), ("hnsw", False)])
+def test_the_index_moves_to_the_gpu_of_the_memory(monkeypatch, kind, moved):
+    # stands in for a FAISS built for GPUs, and for a memory on the second of them
+    calls = []
+    monkeypatch.setattr("faiss.StandardGpuResources", lambda: "resources", raising=False)
+    monkeypatch.setattr(
+        "faiss.index_cpu_to_gpu", lambda *arguments: calls.append(arguments) or "on the GPU", raising=False
+    )
+    memory = SimpleNamespace(shape=(50, 8), is_cuda=True, device=SimpleNamespace(index=1))
+    index = FaissNeighbors(kind=kind)._empty_index(memory)
+    assert (index == "on the GPU") == moved
+    assert [call[:2] for call in calls] == ([("resources", 1)] if moved else [])
+
+
+class Liar(ExactNeighbors):
+    """Exact search with some of the answers spoiled."""
+
+    def __init__(self, spoil, *, is_exact=True):
+        super().__init__()
+        self.spoil = spoil
+        self.is_exact = is_exact
+        self.rebuilt = 0
+
+    def rebuild(self, memory):
+        self.rebuilt += 1
+
+    def search(self, features, memory, num_neighbors, *, exclude=None):
+        found = super().search(features, memory, num_neighbors, exclude=exclude)
+        self.spoil(found)
+        return found
+
+
+def spoil_one(found):
+    found[3, 2] = found[3, 0]
+
+
+def spoil_half(found):
+    found[:, ::2] = 10**6
+
+
+def leave_alone(found):
+    found[:] = found.flip(1)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "is_exact", "trusted"),
+    [
+        (leave_alone, True, True),
+        (spoil_one, True, False),
+        (spoil_one, False, True),
+        (spoil_half, False, False),
+    ],
+)
+def test_check_falls_back_to_exact_search_and_says_so(caplog, spoil, is_exact, trusted):
+    sample, memory = unit_vectors(20, 16, seed=1), unit_vectors(300, 16)
+    index = Liar(spoil, is_exact=is_exact)
+    with caplog.at_level(logging.WARNING):
+        chosen = check_neighbors(index, sample, memory, 6, min_recall=0.9)
+    assert index.rebuilt == 1
+    if trusted:
+        assert chosen is index
+        assert not caplog.records
+    else:
+        assert type(chosen) is ExactNeighbors
+        assert "Liar finds" in caplog.text
+        assert "searching exactly instead" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["flat", "ivf", "hnsw"])
+def test_check_passes_faiss(caplog, kind):
+    sample, memory = unit_vectors(50, 16, seed=1), unit_vectors(1000, 16)
+    index = FaissNeighbors(kind=kind)
+    assert check_neighbors(index, sample, memory, 6, min_recall=0.7) is index
+    assert check_neighbors(index, sample, torch.zeros_like(memory), 6) is index
+    assert not caplog.records
+
+
+def test_recall_by_hand():
+    memory = torch.tensor([[1.0, 0.0], [0.9, 0.0], [0.9, 0.0], [0.0, 1.0]])
+    feature = torch.tensor([[1.0, 0.0]])
+    for found, recall in (([0, 1], 1), ([2, 0], 1), ([0, 3], 0.5), ([0, 0], 0.5), ([-1, 0], 0.5), ([3, 4], 0)):
+        assert neighbor_recall(torch.tensor([found]), feature, memory) == recall
+    assert np.isclose(neighbor_recall(torch.tensor([[0, 1, 3]]), feature, memory), 2 / 3)
