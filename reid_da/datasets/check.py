@@ -239,6 +239,8 @@ def _test_pids(dataset: Dataset) -> NDArray[np.int64]:
 def _camera_findings(cameras: Sequence[CameraCounts]) -> list[Finding]:
     """Cameras that show nobody or one person, and cameras that only one half knows."""
     used = [camera for camera in cameras if camera.images]
+    if not used:
+        return []
     has_train = any(camera.train_images for camera in used)
     test_only = [camera for camera in used if has_train and not camera.train_images]
     findings = [

@@ -133,6 +133,8 @@ def _inspect_content(content: bytes, *, digest: bytes) -> ImageFile:
             (width, height), mode = image.size, image.mode
             image.draft("L", (1, 1))
             image.load()
+            if image.format == "JPEG" and _ends_in_zeros(content):
+                return ImageFile(fault="truncated", detail="the rest is zeros", digest=digest)
             orientation = image.getexif().get(_ORIENTATION, 1)
             if orientation in _SIDEWAYS:
                 width, height = height, width
@@ -149,6 +151,15 @@ def _inspect_content(content: bytes, *, digest: bytes) -> ImageFile:
         return ImageFile(fault="huge", detail=str(error), digest=digest)
     except Exception as error:  # the plugins of Pillow raise errors of a dozen types on damaged files
         return ImageFile(fault=_fault_of(error, content), detail=str(error), digest=digest)
+
+
+def _ends_in_zeros(content: bytes) -> bool:
+    """Whether a JPEG file was filled up with zeros, as broken-off downloads and copies are.
+
+    Zeros are valid data of the compressed stream, so that decoders paint the missing part grey without a word. What
+    gives them away is that no end marker follows the last start of a scan.
+    """
+    return content.endswith(bytes(16)) and content.rfind(b"\xff\xd9") < content.rfind(b"\xff\xda")
 
 
 def _fault_of(error: Exception, content: bytes) -> Fault:

@@ -18,13 +18,16 @@ _MOST_TICKS = 40
 
 
 def draw_statistics(statistics: DatasetStatistics, path: str | os.PathLike[str]) -> None:
-    """Write a PNG picture of the statistics: by camera, ids by number of cameras, images per id.
+    """Write :func:`statistics_figure` as a PNG file, whole or not at all."""
+    figure = statistics_figure(statistics)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png")
+
+
+def statistics_figure(statistics: DatasetStatistics) -> Figure:
+    """Figure of the statistics: images and ids by camera, ids by number of cameras, ids by number of images.
 
     The first two are the views of Figure 3 (a) and (c) in Wei et al., CVPR 2018.
-
-    Args:
-        statistics: what to draw.
-        path: file to write, whole or not at all.
     """
     figure = Figure(figsize=(14, 5), dpi=110, layout="constrained")
     figure.suptitle(_title(statistics), fontsize=13)
@@ -33,8 +36,7 @@ def draw_statistics(statistics: DatasetStatistics, path: str | os.PathLike[str])
     _draw_cameras(images, ids, statistics)
     _draw_camera_spread(middle.subplots(), statistics)
     _draw_images_per_id(right.subplots(), statistics)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png")
+    return figure
 
 
 def _title(statistics: DatasetStatistics) -> str:
@@ -89,7 +91,7 @@ def _draw_pairs(
     axes.spines[["top", "right"]].set_visible(False)
     if not halves:
         axes.text(0.5, 0.5, "none known", transform=axes.transAxes, ha="center", va="center", color="grey")
-        axes.tick_params(left=False, labelleft=False, labelbottom=False)
+        axes.tick_params(left=False, labelleft=False)
         return
     axes.margins(y=0.18)  # room for the legend
     axes.legend(frameon=False, ncols=2, loc="upper right", borderaxespad=0)
