@@ -30,7 +30,15 @@ MIN_SIDE = 32
 
 _ORIENTATION = 0x0112  # EXIF tag; 1 is upright
 _SIDEWAYS = (5, 6, 7, 8)
-_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM", b"RIFF", b"II*\0", b"MM\0*")
+_SIGNATURES = (
+    b"\xff\xd8\xff",
+    b"\x89PNG\r\n\x1a\n",
+    b"GIF8",
+    b"BM",
+    b"RIFF",
+    b"II*\0",
+    b"MM\0*",
+)  # first bytes of image files
 _FILES_PER_JOB = 32
 
 # what each fault is called and what to do about it, in the order of the report
@@ -53,7 +61,7 @@ class ImageFile:
 
     Attributes:
         fault: why it cannot be used as an image, or None.
-        detail: the words of the operating system or of Pillow about the fault.
+        detail: more about the fault, where there is more to say.
         digest: hash of the content (BLAKE2b, 16 bytes); None where the content was not read.
         format: format by content, as Pillow calls it, e.g. ``JPEG``; empty where unknown.
         mode: mode of the pixels, as Pillow calls it, e.g. ``RGB``, ``L``; empty where unknown.
@@ -126,6 +134,25 @@ def inspect_image(path: Path) -> ImageFile:
     return _inspect_content(content, digest=hashlib.blake2b(content, digest_size=16).digest())
 
 
+def image_findings(names: Sequence[str], files: Sequence[ImageFile]) -> list[Finding]:
+    """What is wrong or odd about the files one by one.
+
+    Args:
+        names: how to call each file in the report: N relative paths.
+        files: N results of :func:`inspect_images`.
+    """
+    pairs = list(zip(names, files, strict=True))
+    findings = []
+    for fault, (code, message) in _FAULTS.items():
+        faulty = [f"{name} ({file.detail})" if file.detail else name for name, file in pairs if file.fault == fault]
+        findings += found("problem", code, message, faulty)
+    whole = [(name, file) for name, file in pairs if file.fault is None]
+    for oddity in _ODDITIES:
+        odd = [f"{name} ({oddity.detail(file)})" for name, file in whole if oddity.applies(name, file)]
+        findings += found(oddity.severity, oddity.code, oddity.message, odd)
+    return findings
+
+
 def _inspect_content(content: bytes, *, digest: bytes) -> ImageFile:
     try:
         with Image.open(io.BytesIO(content)) as image:
@@ -133,7 +160,7 @@ def _inspect_content(content: bytes, *, digest: bytes) -> ImageFile:
             (width, height), mode = image.size, image.mode
             image.draft("L", (1, 1))
             image.load()
-            if image.format == "JPEG" and _ends_in_zeros(content):
+            if image.format == "JPEG" and _is_filled_up(content):
                 return ImageFile(fault="truncated", detail="the rest is zeros", digest=digest)
             orientation = image.getexif().get(_ORIENTATION, 1)
             if orientation in _SIDEWAYS:
@@ -148,24 +175,24 @@ def _inspect_content(content: bytes, *, digest: bytes) -> ImageFile:
                 is_rotated=orientation != 1,
             )
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        return ImageFile(fault="huge", detail=str(error), digest=digest)
+        return ImageFile(fault="huge", detail=str(error).partition(" exceeds")[0], digest=digest)
+    except UnidentifiedImageError:
+        return ImageFile(fault="damaged" if content.startswith(_SIGNATURES) else "not-an-image", digest=digest)
+    except MemoryError:
+        raise  # no fault of the file
     except Exception as error:  # the plugins of Pillow raise errors of a dozen types on damaged files
-        return ImageFile(fault=_fault_of(error, content), detail=str(error), digest=digest)
+        if "truncated" in str(error).lower():
+            return ImageFile(fault="truncated", digest=digest)
+        return ImageFile(fault="damaged", detail=str(error), digest=digest)
 
 
-def _ends_in_zeros(content: bytes) -> bool:
+def _is_filled_up(content: bytes) -> bool:
     """Whether a JPEG file was filled up with zeros, as broken-off downloads and copies are.
 
     Zeros are valid data of the compressed stream, so that decoders paint the missing part grey without a word. What
     gives them away is that no end marker follows the last start of a scan.
     """
     return content.endswith(bytes(16)) and content.rfind(b"\xff\xd9") < content.rfind(b"\xff\xda")
-
-
-def _fault_of(error: Exception, content: bytes) -> Fault:
-    if isinstance(error, UnidentifiedImageError):
-        return "damaged" if content.startswith(_SIGNATURES) else "not-an-image"
-    return "truncated" if "truncated" in str(error).lower() else "damaged"
 
 
 def _header_size(path: Path) -> tuple[int, int]:
@@ -200,25 +227,6 @@ def _in_threads(
     finally:
         # an interrupted check stops at once rather than after the files that are still queued
         pool.shutdown(cancel_futures=True)
-
-
-def image_findings(names: Sequence[str], files: Sequence[ImageFile]) -> list[Finding]:
-    """What is wrong or odd about the files one by one.
-
-    Args:
-        names: how to call each file in the report: N relative paths.
-        files: N results of :func:`inspect_images`.
-    """
-    pairs = list(zip(names, files, strict=True))
-    findings = []
-    for fault, (code, message) in _FAULTS.items():
-        faulty = [f"{name} ({file.detail})" if file.detail else name for name, file in pairs if file.fault == fault]
-        findings += found("problem", code, message, faulty)
-    whole = [(name, file) for name, file in pairs if file.fault is None]
-    for oddity in _ODDITIES:
-        odd = [f"{name} ({oddity.detail(file)})" for name, file in whole if oddity.applies(name, file)]
-        findings += found(oddity.severity, oddity.code, oddity.message, odd)
-    return findings
 
 
 def _format_of_suffix(name: str) -> str | None:

@@ -108,7 +108,7 @@ class IdentityStatistics:
 
 @dataclass(frozen=True, kw_only=True)
 class SizeStatistics:
-    """Sizes of the images in pixels, by the headers of the files.
+    """Sizes of the images in pixels, as stored, by the headers of the files.
 
     Attributes:
         height: spread of the heights, None where no file could be read.

@@ -120,6 +120,16 @@ def test_missing_file_and_folder_in_place_of_a_file(tmp_path: Path) -> None:
     assert inspect_image(tmp_path / "folder.jpg") == ImageFile(fault="unreadable", detail="Is a directory")
 
 
+def test_lack_of_memory_is_not_blamed_on_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Image, "open", fail)
+
+    with pytest.raises(MemoryError):
+        inspected(tmp_path, JPEG)
+
+
 def test_file_too_large_to_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_files, "MAX_BYTES", len(JPEG) - 1)
 
