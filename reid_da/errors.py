@@ -15,7 +15,7 @@ class InputError(ValueError):
 def unknown_name(kind: str, name: str, valid: Iterable[str]) -> InputError:
     """Error for a name that is not among the valid ones, with the nearest of them as a suggestion."""
     names = sorted(valid)
-    near = get_close_matches(name, names, n=1)
+    near = get_close_matches(name, names, n=1) or [known for known in names if name and known.startswith(name)]
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     return InputError(f"unknown {kind} {name!r}{hint}; valid: {', '.join(names)}")
 

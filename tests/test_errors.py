@@ -5,6 +5,7 @@ def test_unknown_name_suggests_the_nearest():
     assert str(unknown_name("format", "marke1501", ["market1501", "msmt17"])) == (
         "unknown format 'marke1501' (did you mean 'market1501'?); valid: market1501, msmt17"
     )
+    assert "did you mean 'dukemtmcreid'" in str(unknown_name("format", "duke", ["dukemtmcreid", "msmt17"]))
     assert "did you mean" not in str(unknown_name("format", "xyz", ["market1501"]))
 
 

@@ -1,8 +1,10 @@
 """The command ``reid-da``: parse, call, print."""
 
 import sys
+from typing import NoReturn
 
 from rich.console import Console
+from rich.markup import escape
 
 from reid_da.cli.app import app
 from reid_da.errors import InputError
@@ -13,10 +15,13 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         app(arguments)
     except InputError as error:
-        # soft_wrap: one line stays one line, whatever the width of the terminal
-        Console(stderr=True, highlight=False).print(f"[red]error:[/] {_escape(str(error))}", soft_wrap=True)
-        sys.exit(2)
+        _fail(str(error))
+    except OSError as error:
+        # the disk is full, a folder must not be written to: nothing that a traceback would explain better
+        _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
 
 
-def _escape(text: str) -> str:
-    return text.replace("[", r"\[")
+def _fail(message: str) -> NoReturn:
+    # soft_wrap: one line stays one line, whatever the width of the terminal
+    Console(stderr=True, highlight=False).print(f"[red]error:[/] {escape(message)}", soft_wrap=True)
+    sys.exit(2)
