@@ -1,0 +1,125 @@
+"""Feature arrays and their labels as the evaluation wants them: checked, and never copied whole without need."""
+
+import warnings
+from collections.abc import Iterator
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from reid_da.datasets.table import JUNK_PID
+from reid_da.errors import InputError, first_few
+
+Array: TypeAlias = Tensor | ArrayLike
+Labels: TypeAlias = NDArray[np.int64]
+
+PIECE_ROWS = 16384
+"""Rows of features that are multiplied, and converted where needed, at a time."""
+_SQUARED_ROWS = 1024
+
+
+def feature_tensor(features: Array, name: str) -> Tensor:
+    """``features`` as an (N, D) tensor of floating point numbers, sharing their memory where that is possible.
+
+    Args:
+        features: (N, D) array or tensor; integers become float32, floats keep their type, tensors their device.
+        name: what to call it in a message.
+
+    Raises:
+        InputError: not a matrix of real numbers with at least one row and one column.
+    """
+    tensor = features.detach() if isinstance(features, Tensor) else _shared_tensor(np.asarray(features), name)
+    if tensor.ndim != 2 or 0 in tensor.shape:
+        raise InputError(f"{name}: expected a matrix (images, dimensions), got the shape {tuple(tensor.shape)}")
+    if tensor.is_complex() or tensor.dtype == torch.bool:
+        raise InputError(f"{name}: expected real numbers, got {tensor.dtype}")
+    return tensor if tensor.is_floating_point() else tensor.float()
+
+
+def _shared_tensor(array: NDArray[Any], name: str) -> Tensor:
+    if array.dtype.kind not in "fiu":
+        raise InputError(f"{name}: expected real numbers, got the type {array.dtype}")
+    dtype = array.dtype.newbyteorder("=") if array.dtype.kind == "f" else np.dtype(np.float32)
+    if dtype.itemsize > 8:
+        dtype = np.dtype(np.float64)
+    array = array.astype(dtype, copy=False)
+    if min(array.strides, default=0) < 0:
+        array = array.copy()
+    with warnings.catch_warnings():
+        # a read-only array is welcome: nothing here writes to features
+        warnings.filterwarnings("ignore", message=".*not writable", category=UserWarning)
+        return torch.from_numpy(array)
+
+
+def working_dtype(*features: Tensor) -> torch.dtype:
+    """float64 where one of ``features`` is, otherwise float32."""
+    return torch.float64 if any(tensor.dtype == torch.float64 for tensor in features) else torch.float32
+
+
+def pieces(num_rows: int, size: int | None = None) -> Iterator[slice]:
+    """Slices of at most ``size`` rows (by default :data:`PIECE_ROWS`) that cover ``num_rows`` rows in order."""
+    size = size or PIECE_ROWS
+    for start in range(0, num_rows, size):
+        yield slice(start, min(start + size, num_rows))
+
+
+def row_squares(features: Tensor, name: str, *, dtype: torch.dtype) -> Tensor:
+    """(N,) squared Euclidean lengths of the rows of ``features`` (N, D), which are checked on the way.
+
+    Raises:
+        InputError: rows with NaN or infinite values, or rows of zeros; the message tells which.
+    """
+    parts = pieces(len(features), _SQUARED_ROWS)
+    squares = torch.cat([features[rows].to(dtype).square().sum(dim=1) for rows in parts])
+    suspects = (~(squares.isfinite() & (squares > 0))).nonzero().flatten()
+    if len(suspects):
+        raise _bad_rows(features[suspects], suspects.tolist(), name, dtype)
+    return squares
+
+
+def _bad_rows(features: Tensor, numbers: list[int], name: str, dtype: torch.dtype) -> InputError:
+    """Error for rows (given with their numbers) whose length is zero or not finite."""
+    kinds = {
+        "hold NaN or infinite values; extract these images again": ~features.isfinite().all(dim=1),
+        "are all zeros; check the model or drop these images": (features == 0).all(dim=1),
+    }
+    for fault, mask in kinds.items():
+        rows = [number for number, faulty in zip(numbers, mask.tolist(), strict=True) if faulty]
+        if rows:
+            return InputError(f"{name}: {len(rows)} rows {fault} (rows counted from 0: {first_few(rows)})")
+    return InputError(
+        f"{name}: {len(numbers)} rows are too large or too small to square in {str(dtype).removeprefix('torch.')}; "
+        f"scale the features (rows counted from 0: {first_few(numbers)})"
+    )
+
+
+def label_array(labels: Array, name: str, *, length: int) -> Labels:
+    """``labels`` as (length,) int64.
+
+    Raises:
+        InputError: wrong length or shape, or a value that is not a whole number.
+    """
+    values = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
+    if values.shape != (length,):
+        raise InputError(f"{name}: expected {length} values, one per row of features, got the shape {values.shape}")
+    if values.dtype.kind not in "iuf" or (values.dtype.kind == "f" and (values != np.floor(values)).any()):
+        raise InputError(f"{name}: expected whole numbers, got {first_few(values)} (type {values.dtype})")
+    return values.astype(np.int64)
+
+
+def pid_array(pids: Array, name: str, *, length: int) -> Labels:
+    """``pids`` as (length,) int64, each 0 or above or :data:`JUNK_PID`.
+
+    Raises:
+        InputError: as :func:`label_array`, or a pid below -1: an image without a label cannot be judged.
+    """
+    values = label_array(pids, name, length=length)
+    unlabelled = int((values < JUNK_PID).sum())
+    if unlabelled:
+        raise InputError(
+            f"{name}: {unlabelled} images have no identity (pid {values.min()}); an evaluation needs labels "
+            f"({JUNK_PID} marks junk)"
+        )
+    return values
