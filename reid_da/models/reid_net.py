@@ -13,6 +13,8 @@ from reid_da.models.backbones import Backbone
 
 Branch = Literal["test", "source", "target"]
 """What a forward pass is for: test features, source logits or target features."""
+Embedding = Literal["linear", "none"]
+"""What stands between pooled features and the two branches: FC and BN as in ECN, or BN alone."""
 TargetDropout = Literal["after_norm", "before_norm", "none"]
 """Where dropout acts in the target branch, seen from the L2 normalisation."""
 Freeze = Literal["official", "none"]
@@ -34,7 +36,8 @@ class ReIDNetwork(nn.Module):
 
     Attributes:
         backbone: images to pooled features.
-        embedding: the linear layer to ``embedding_dim`` values, Kaiming normal over the outputs, bias 0.
+        embedding: the linear layer to ``embedding_dim`` values, Kaiming normal over the outputs, bias 0; or nothing.
+        embedding_dim: length D of the target features.
         embedding_norm: its batch normalisation, weight 1, bias 0.
         classifier: the linear layer to the source classes, normal with standard deviation 0.001, bias 0.
     """
@@ -44,6 +47,7 @@ class ReIDNetwork(nn.Module):
         backbone: Backbone,
         *,
         num_classes: int,
+        embedding: Embedding = "linear",
         embedding_dim: int = 4096,
         dropout: float = 0.5,
         target_dropout: TargetDropout = "after_norm",
@@ -56,7 +60,9 @@ class ReIDNetwork(nn.Module):
         Args:
             backbone: the backbone; ``freeze`` is applied to its parameters.
             num_classes: number of source classes C.
-            embedding_dim: length D of the embedding; 4096 in the paper.
+            embedding: ``linear`` as in ECN; ``none`` for batch normalisation on the pooled features themselves, without
+                ReLU, and a classifier without bias: the BNNeck of Luo et al. (CVPR workshops 2019).
+            embedding_dim: length D of a linear embedding; 4096 in the paper.
             dropout: rate of both dropouts; 0.5 in the paper.
             target_dropout: ``after_norm`` as the authors do, ``before_norm`` (f has unit length) or ``none``.
             freeze: ``official`` keeps conv1, bn1, layer1 and layer2 from being trained; ``none`` freezes nothing.
@@ -69,22 +75,27 @@ class ReIDNetwork(nn.Module):
             InputError: an option has a value that is not among the valid ones.
         """
         super().__init__()
+        _check_choice("embedding", embedding, Embedding)
         _check_choice("target_dropout", target_dropout, TargetDropout)
         _check_choice("freeze", freeze, Freeze)
         _check_choice("bn_mode", bn_mode, BatchNormMode)
         if not 0 <= dropout < 1:
             raise InputError(f"dropout: expected a rate of at least 0 and below 1, got {dropout}")
         self.backbone = backbone
-        self.embedding = nn.Linear(backbone.feature_dim, embedding_dim)
-        self.embedding_norm = nn.BatchNorm1d(embedding_dim)
-        self.classifier = nn.Linear(embedding_dim, num_classes)
+        is_linear = embedding == "linear"
+        self.embedding_dim = embedding_dim if is_linear else backbone.feature_dim
+        self.embedding = nn.Linear(backbone.feature_dim, embedding_dim) if is_linear else nn.Identity()
+        self.embedding_norm = nn.BatchNorm1d(self.embedding_dim)
+        self.classifier = nn.Linear(self.embedding_dim, num_classes, bias=is_linear)
         self.dropout = dropout
         self.target_dropout = target_dropout
         self.bn_mode = bn_mode
-        nn.init.kaiming_normal_(self.embedding.weight, mode="fan_out", generator=generator)
-        nn.init.zeros_(self.embedding.bias)
+        if isinstance(self.embedding, nn.Linear):
+            nn.init.kaiming_normal_(self.embedding.weight, mode="fan_out", generator=generator)
+            nn.init.zeros_(self.embedding.bias)
         nn.init.normal_(self.classifier.weight, std=0.001, generator=generator)
-        nn.init.zeros_(self.classifier.bias)
+        if is_linear:
+            nn.init.zeros_(self.classifier.bias)
         if freeze == "official":
             for layer in self._early_layers():
                 layer.requires_grad_(False)
@@ -117,7 +128,8 @@ class ReIDNetwork(nn.Module):
 
     def source_logits(self, embeddings: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """(B, C) logits of the source classes from (B, D) embeddings h."""
-        logits: Tensor = self.classifier(self._drop(F.relu(embeddings), generator))
+        hidden = F.relu(embeddings) if isinstance(self.embedding, nn.Linear) else embeddings
+        logits: Tensor = self.classifier(self._drop(hidden, generator))
         return logits
 
     def target_features(self, embeddings: Tensor, *, generator: torch.Generator | None = None) -> Tensor:

@@ -250,3 +250,16 @@ def test_wrong_options(options: dict[str, object], message: str) -> None:
 def test_unknown_branch() -> None:
     with pytest.raises(ValueError, match="branch: expected test, source or target, got 'pool5'"):
         network()(images(), "pool5")
+
+
+def test_without_a_linear_embedding_the_branches_share_the_normalised_pooled_features() -> None:
+    model = network(embedding="none").eval()
+    assert model.embedding_dim == model.backbone.feature_dim
+    assert model.classifier.bias is None
+    model.embedding_norm.running_mean.normal_(generator=seeded(3))
+    pooled = model.backbone(images())
+    h = (pooled - model.embedding_norm.running_mean) / (1 + 1e-5) ** 0.5
+    torch.testing.assert_close(model(images(), "source"), h @ model.classifier.weight.T, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model(images(), "target"), h / h.norm(dim=1, keepdim=True), rtol=1e-4, atol=1e-5)
+    trained = {id(p) for group in model.parameter_groups(lr_new=1, lr_backbone=1) for p in group["params"]}
+    assert trained == {id(p) for p in model.parameters() if p.requires_grad}
