@@ -1,0 +1,262 @@
+"""Augmentation of whole batches: pure functions with explicit parameters, and the draws of those parameters.
+
+Parameters are drawn on the CPU, in float64, from a generator that the caller owns, so that a run on a GPU sees the
+numbers of a run on the CPU. Images are (B, 3, H, W) with red first and values from 0 to 255, in uint8 or float32;
+boxes are (B, 4) int64 ``top, left, height, width`` in pixels.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+"""Mean of red, green and blue over ImageNet, on the scale 0 to 1."""
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Standard deviation of red, green and blue over ImageNet, on the scale 0 to 1."""
+
+_GREY_WEIGHTS = (0.299, 0.587, 0.114)
+
+
+def random_sized_rect_crop_boxes(
+    count: int,
+    image_size: tuple[int, int],
+    *,
+    scale: tuple[float, float] = (0.64, 1.0),
+    aspect: tuple[float, float] = (2.0, 3.0),
+    tries: int = 10,
+    generator: torch.Generator,
+) -> Tensor:
+    """(count, 4) boxes of the random crop of Zhong et al. (CVPR 2019): the first of some tries that fits, else all.
+
+    Each try draws its share of the area and its ratio of height to width uniformly and rounds the sides to pixels; the
+    place of the box is uniform. The ratio is that of pixels in the images as they are given, so after a resize to 2:1
+    a square original is cropped like any other, which the authors' code never does.
+
+    Args:
+        count: number of boxes B.
+        image_size: height and width of the images.
+        scale: range of the share of the image's area.
+        aspect: range of height / width.
+        tries: number of draws before the whole image is taken.
+        generator: source of the random numbers, on the CPU; the amount taken depends on count and tries alone.
+    """
+    boxes, fits = _first_fitting_boxes(count, image_size, scale=scale, aspect=aspect, tries=tries, generator=generator)
+    return torch.where(fits[:, None], boxes, whole_image_boxes(count, image_size))
+
+
+def random_erasing_boxes(
+    count: int,
+    image_size: tuple[int, int],
+    *,
+    probability: float = 0.5,
+    area: tuple[float, float] = (0.02, 0.2),
+    aspect: tuple[float, float] = (0.3, 3.0),
+    tries: int = 100,
+    generator: torch.Generator,
+) -> Tensor:
+    """(count, 4) boxes to erase (Zhong et al., AAAI 2020, as in the code of CVPR 2019); zeros where nothing is.
+
+    Args:
+        count: number of boxes B.
+        image_size: height and width of the images.
+        probability: with which an image loses a box.
+        area: range of the share of the image's area.
+        aspect: range of height / width, uniform.
+        tries: number of draws before the image is left whole.
+        generator: source of the random numbers, on the CPU; the amount taken depends on count and tries alone.
+    """
+    chosen = torch.rand(count, dtype=torch.float64, generator=generator) < probability
+    boxes, fits = _first_fitting_boxes(count, image_size, scale=area, aspect=aspect, tries=tries, generator=generator)
+    return boxes * (chosen & fits)[:, None]
+
+
+def _first_fitting_boxes(
+    count: int,
+    image_size: tuple[int, int],
+    *,
+    scale: tuple[float, float],
+    aspect: tuple[float, float],
+    tries: int,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor]:
+    """(count, 4) boxes and (count,) bool whether one of the tries fitted; the boxes of the others mean nothing."""
+    height, width = image_size
+    draws = torch.rand(2, count, tries, dtype=torch.float64, generator=generator)
+    areas = (scale[0] + (scale[1] - scale[0]) * draws[0]) * (height * width)
+    ratios = aspect[0] + (aspect[1] - aspect[0]) * draws[1]
+    heights = (areas * ratios).sqrt().round().long().clamp(min=1)
+    widths = (areas / ratios).sqrt().round().long().clamp(min=1)
+    fits = (heights <= height) & (widths <= width)
+    first = fits.int().argmax(dim=1, keepdim=True)
+    sides = torch.cat((heights.gather(1, first), widths.gather(1, first)), dim=1)
+    places = torch.rand(count, 2, dtype=torch.float64, generator=generator)
+    room = torch.tensor(image_size) - sides + 1
+    return torch.cat(((places * room).long(), sides), dim=1), fits.any(dim=1)
+
+
+def whole_image_boxes(count: int, image_size: tuple[int, int]) -> Tensor:
+    """(count, 4) boxes that are the whole image."""
+    return torch.tensor((0, 0, *image_size)).expand(count, 4)
+
+
+def padded_crop_boxes(
+    count: int, image_size: tuple[int, int], *, padding: int = 10, generator: torch.Generator
+) -> Tensor:
+    """(count, 4) boxes of the size of the image, shifted by up to ``padding`` pixels in both directions.
+
+    As Luo et al. (CVPR workshops 2019) crop: pad with black on all sides, then cut out the original size.
+
+    Args:
+        count: number of boxes B.
+        image_size: height and width of the images.
+        padding: largest shift in pixels.
+        generator: source of the random numbers, on the CPU.
+    """
+    shifts = torch.randint(-padding, padding + 1, (count, 2), generator=generator)
+    return torch.cat((shifts, torch.tensor(image_size).expand(count, 2)), dim=1)
+
+
+def crop_resize(images: Tensor, boxes: Tensor, *, size: tuple[int, int], mirrored: Tensor | None = None) -> Tensor:
+    """(B, 3, h, w) float32 contents of the boxes, resized with bilinear interpolation.
+
+    The same as cropping each image and resizing the crop with Pillow or torchvision, without the rounding to whole
+    values: pixel centres lie at half-integers, and the edge of a crop repeats its outermost pixels. That holds as long
+    as no side shrinks: there is no averaging over skipped pixels, so shrink with :func:`resize` first. Outside of the
+    image everything is black.
+
+    Args:
+        images: (B, 3, H, W) uint8 or float32, 0 to 255.
+        boxes: (B, 4) ``top, left, height, width``, preferably on the CPU; they may leave the image.
+        size: height and width of the result.
+        mirrored: (B,) bool, which crops to mirror left to right; None for none.
+    """
+    # measured on a core with a batch in the cache: 0.33 ms an image of 256x128, of which 0.06 are for the grid; two
+    # batched matrix products take 0.57 ms, and their result would depend on autocast and on TF32
+    top, left, height, width = boxes.double().unbind(1)
+    rows = _sampling_points(top, height, size[0], images.shape[2])
+    columns = _sampling_points(left, width, size[1], images.shape[3])
+    if mirrored is not None:
+        columns = torch.where(mirrored.to(columns.device)[:, None], columns.flip(1), columns)
+    rows, columns = (points.to(images.device, torch.float32) for points in (rows, columns))
+    shape = (len(images), *size)
+    grid = torch.stack((columns[:, None, :].expand(shape), rows[:, :, None].expand(shape)), dim=3)
+    return F.grid_sample(_planar(images), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def _sampling_points(start: Tensor, length: Tensor, count: int, image_length: int) -> Tensor:
+    """(B, count) places of the result's pixel centres along one axis; the image reaches from -1 to 1."""
+    steps = torch.arange(count, dtype=torch.float64, device=start.device) + 0.5
+    points = start[:, None] + steps * (length / count)[:, None]
+    points = torch.minimum(torch.maximum(points, start[:, None] + 0.5), (start + length)[:, None] - 0.5)
+    return points * (2 / image_length) - 1
+
+
+def resize(images: Tensor, *, size: tuple[int, int], interpolation: str = "bilinear") -> Tensor:
+    """(B, 3, h, w) float32 images of another size, averaging over pixels where they shrink, as Pillow does.
+
+    Args:
+        images: (B, 3, H, W) uint8 or float32, 0 to 255.
+        size: height and width of the result.
+        interpolation: ``bilinear`` or ``bicubic``; bicubic overshoots are cut off at 0 and 255.
+    """
+    resized = F.interpolate(images.float(), size, mode=interpolation, antialias=True, align_corners=False)
+    return resized.clamp_(0, 255)
+
+
+def normalize(images: Tensor, *, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD) -> Tensor:
+    """(B, 3, H, W) float32 ``(images / 255 - mean) / std``.
+
+    Args:
+        images: (B, 3, H, W) uint8 or float32, 0 to 255.
+        mean: of red, green and blue, on the scale 0 to 1.
+        std: of red, green and blue, on the scale 0 to 1.
+    """
+    deviation = torch.tensor(std, dtype=torch.float64)
+    factor = _per_channel(1 / (255 * deviation), images)
+    offset = _per_channel(-torch.tensor(mean, dtype=torch.float64) / deviation, images)
+    return torch.addcmul(offset, _planar(images), factor)
+
+
+def erase(images: Tensor, boxes: Tensor, *, fill: Sequence[float]) -> Tensor:
+    """(B, 3, H, W) images with each box filled.
+
+    Args:
+        images: (B, 3, H, W) float32.
+        boxes: (B, 4) ``top, left, height, width``; a box of no height fills nothing.
+        fill: values of the three channels.
+    """
+    top, left, height, width = boxes.to(images.device)[:, :, None].unbind(1)
+    rows = torch.arange(images.shape[2], device=images.device)
+    columns = torch.arange(images.shape[3], device=images.device)
+    in_rows = (rows >= top) & (rows < top + height)
+    in_columns = (columns >= left) & (columns < left + width)
+    inside = (in_rows[:, :, None] & in_columns[:, None, :])[:, None]
+    return torch.where(inside, _per_channel(torch.tensor(fill), images), images)
+
+
+def _planar(images: Tensor) -> Tensor:
+    """Images as float32 with each channel on its own in memory: a tenth of the time where channels are broadcast."""
+    return images.to(torch.float32, memory_format=torch.contiguous_format)
+
+
+def _per_channel(values: Tensor, images: Tensor) -> Tensor:
+    return values.to(images.device, torch.float32).view(1, 3, 1, 1)
+
+
+def color_jitter(
+    images: Tensor,
+    *,
+    brightness: Tensor | None = None,
+    contrast: Tensor | None = None,
+    saturation: Tensor | None = None,
+    hue: Tensor | None = None,
+) -> Tensor:
+    """(B, 3, H, W) float32 images with other colours, changed in the order of the arguments, cut off at 0 and 255.
+
+    Args:
+        images: (B, 3, H, W) float32, 0 to 255.
+        brightness: (B,) factors of all values.
+        contrast: (B,) factors of the distance to the mean grey value of the image.
+        saturation: (B,) factors of the distance to the grey value of the pixel.
+        hue: (B,) shifts in turns of the colour circle.
+    """
+    if brightness is not None:
+        images = _blend(torch.zeros_like(images[:, :, :1, :1]), images, brightness)
+    if contrast is not None:
+        images = _blend(_grey(images.mean(dim=(2, 3), keepdim=True)), images, contrast)
+    if saturation is not None:
+        images = _blend(_grey(images), images, saturation)
+    return images if hue is None else _shift_hue(images, _per_image(hue, images))
+
+
+def _blend(base: Tensor, images: Tensor, factor: Tensor) -> Tensor:
+    """``base + factor * (images - base)``, cut off at 0 and 255; factors above 1 lead away from ``base``."""
+    share = _per_image(factor, images)
+    return (images * share).add_(base * (1 - share)).clamp_(0, 255)
+
+
+def _per_image(values: Tensor, images: Tensor) -> Tensor:
+    return values.to(images.device, torch.float32).view(-1, 1, 1, 1)
+
+
+def _grey(images: Tensor) -> Tensor:
+    weights = _per_channel(torch.tensor(_GREY_WEIGHTS), images)
+    return (images * weights).sum(dim=1, keepdim=True)
+
+
+def _shift_hue(images: Tensor, shift: Tensor) -> Tensor:
+    """(B, 3, H, W) images with the hue of the HSV colour model shifted by ``shift`` turns."""
+    red, green, blue = images.chunk(3, dim=1)
+    value = images.amax(dim=1, keepdim=True)
+    chroma = value - images.amin(dim=1, keepdim=True)
+    is_red = (red == value).float()
+    is_green = (1 - is_red) * (green == value)
+    is_blue = 1 - is_red - is_green
+    hue = is_red * (green - blue) + is_green * (blue - red + 2 * chroma) + is_blue * (red - green + 4 * chroma)
+    hue = hue / (6 * chroma).clamp_(min=1e-6) + shift  # in turns; grey pixels have no chroma, and any hue
+    # each channel is the value, less the chroma where its own hue (0, 1/3 or 2/3) is more than a sixth away
+    away = hue + _per_channel(torch.tensor((3, 1, -1)) / 6, images)
+    away = away.sub_(away.round()).abs_()
+    return value - chroma * away.mul_(-6).add_(2).clamp_(0, 1)

@@ -1,0 +1,102 @@
+"""One image file to pixels: upright, RGB, of a fixed size; or the reason why not."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from reid_da.datasets import SampleTable
+from reid_da.errors import InputError, first_few
+from reid_da.images.source import FailedImage
+
+Interpolation = Literal["bilinear", "bicubic"]
+"""How Pillow resizes; both average over the pixels that they skip when an image shrinks."""
+OnError = Literal["raise", "skip"]
+"""What to do about images that cannot be decoded: stop, or go on with zeros in their place."""
+
+_RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+_MAX_PIXELS = 89_478_485
+"""Pixels above which Pillow warns of a decompression bomb; a picture of a person has fewer."""
+
+
+class ImageError(Exception):
+    """An image that cannot be decoded; the text says why, without the path."""
+
+
+def decode_image(path: Path, *, size: tuple[int, int], interpolation: Interpolation) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8 RGB pixels of an image file, turned upright and resized.
+
+    The orientation that EXIF data ask for is applied, as a viewer does: people stand upright. The published data sets
+    carry no such data. Transparency is dropped, and grey images get three equal channels.
+
+    Args:
+        path: the file.
+        size: height and width of the result.
+        interpolation: how to resize.
+
+    Raises:
+        ImageError: the file is missing, cut off, no image, larger than 89 million pixels, or of more than 8 bits
+            per channel.
+    """
+    try:
+        with Image.open(path) as image:
+            _check_header(image)
+            ImageOps.exif_transpose(image, in_place=True)
+            resized = image.convert("RGB").resize((size[1], size[0]), _RESAMPLING[interpolation])
+        return np.asarray(resized)
+    except (ImageError, MemoryError):
+        raise
+    except UnidentifiedImageError:
+        raise ImageError("empty" if path.stat().st_size == 0 else "not an image") from None
+    # Pillow's readers raise whatever their parsing meets: OSError, SyntaxError, struct.error, zlib.error, ...
+    except Exception as error:
+        text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise ImageError(" ".join(text.split()) or type(error).__name__) from error
+
+
+def decode_row(
+    table: SampleTable, row: int, *, size: tuple[int, int], interpolation: Interpolation
+) -> NDArray[np.uint8] | FailedImage:
+    """(H, W, 3) uint8 pixels of the image in a row of a table, or why there are none; see :func:`decode_image`."""
+    try:
+        return decode_image(table.path(row), size=size, interpolation=interpolation)
+    except ImageError as error:
+        return FailedImage(index=row, reason=str(error))
+
+
+def _check_header(image: Image.Image) -> None:
+    if image.width * image.height > _MAX_PIXELS:
+        raise ImageError(f"{image.width}x{image.height} pixels, more than {_MAX_PIXELS}")
+    if image.mode == "F" or image.mode.startswith("I"):
+        raise ImageError(f"more than 8 bits per channel (mode {image.mode})")
+
+
+def check_settings(
+    size: tuple[int, int], *, interpolation: Interpolation, on_error: OnError, num_workers: int | None
+) -> None:
+    """Check what a user says about decoding.
+
+    Raises:
+        InputError: a value is not among the valid ones; the message names the argument.
+    """
+    if min(size) < 1:
+        raise InputError(f"size must be a height and a width of at least one pixel, got {size[0]}x{size[1]}")
+    if interpolation not in _RESAMPLING:
+        raise InputError(f"interpolation must be bilinear or bicubic, got {interpolation!r}")
+    if on_error not in ("raise", "skip"):
+        raise InputError(f"on_error must be raise or skip, got {on_error!r}")
+    if num_workers is not None and num_workers < 1:
+        raise InputError(f"num_workers must be at least 1, got {num_workers}")
+
+
+def undecodable(table: SampleTable, failed: Iterable[FailedImage]) -> InputError:
+    """Error that names the images of a table that cannot be decoded: how many, and the first three."""
+    listed = [f"{table.path(failure.index)} ({failure.reason})" for failure in failed]
+    images = "1 image" if len(listed) == 1 else f"{len(listed)} images"
+    return InputError(
+        f"{table.name}: {images} of {len(table)} cannot be decoded: {first_few(listed)};"
+        " repair or remove them, or leave them out with on_error='skip'"
+    )

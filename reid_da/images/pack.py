@@ -1,0 +1,172 @@
+"""The packed image cache: every file is decoded and resized once, batches are copied out of memory-mapped pixels."""
+
+import hashlib
+import logging
+import os
+import re
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from reid_da.datasets import SampleTable
+from reid_da.errors import InputError
+from reid_da.images.ahead import available_cores, map_ahead
+from reid_da.images.decode import Interpolation, OnError, check_settings, decode_row, undecodable
+from reid_da.images.pack_file import CACHE_VARIABLE, open_or_build
+from reid_da.images.source import FailedImage, check_index
+from reid_da.progress import track
+
+logger = logging.getLogger(__name__)
+
+
+class PackedImages:
+    """Images in one array (N, V, H, W, 3), usually on disk and mapped into memory.
+
+    V is the number of views of an image: 1, or more in a cache of camera styles.
+    """
+
+    def __init__(self, pixels: NDArray[np.uint8], *, failed: tuple[FailedImage, ...] = ()) -> None:
+        """Wrap pixels.
+
+        Args:
+            pixels: (N, V, H, W, 3) uint8 RGB.
+            failed: images that could not be decoded, whose pixels are zero.
+
+        Raises:
+            ValueError: the pixels have another shape or type.
+        """
+        if pixels.ndim != 5 or pixels.shape[4] != 3 or pixels.dtype != np.uint8:
+            raise ValueError(f"expected uint8 pixels (N, V, H, W, 3), got {pixels.dtype} {pixels.shape}")
+        self.pixels = pixels
+        self.failed = failed
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return int(self.pixels.shape[2]), int(self.pixels.shape[3])
+
+    @property
+    def num_views(self) -> int:
+        """Number V of views of each image."""
+        return int(self.pixels.shape[1])
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def gather(self, index: Tensor, views: Tensor | None = None) -> Tensor:
+        """(B, 3, H, W) uint8 RGB images on the CPU, channels last in memory; a copy.
+
+        Args:
+            index: (B,) int64 rows in 0..N-1; repeats are allowed.
+            views: (B,) int64 in 0..V-1; may be left out where V is 1.
+
+        Raises:
+            IndexError: ``index`` or ``views`` leaves its range.
+            TypeError: one of them is no int64 vector.
+            ValueError: ``views`` is left out although there are several.
+        """
+        check_index(index, len(self))
+        if views is None:
+            if self.num_views > 1:
+                raise ValueError(f"each image has {self.num_views} views: say which with views")
+            views = torch.zeros_like(index)
+        check_index(views, self.num_views)
+        return torch.from_numpy(self.pixels[index.numpy(), views.numpy()]).permute(0, 3, 1, 2)
+
+
+def default_cache_dir(table: SampleTable) -> Path:
+    """Folder where the packed images of a table go unless told otherwise.
+
+    In this order: a folder for this data set below the one that the environment variable ``REID_DA_CACHE`` names;
+    ``.reid-da-cache`` in the data set where that can be written; a folder for this data set in the user's cache folder
+    (``$XDG_CACHE_HOME/reid-da``, else ``~/.cache/reid-da``).
+    """
+    root = table.root.resolve()
+    # data sets with equal names, or with equal paths inside, stay apart
+    own = f"{root.name}-{hashlib.sha256(bytes(root)).hexdigest()[:8]}"
+    if named := os.environ.get(CACHE_VARIABLE):
+        return Path(named).expanduser() / own
+    if os.access(root, os.W_OK):
+        return root / ".reid-da-cache"
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "reid-da" / own
+
+
+def pack_images(
+    table: SampleTable,
+    *,
+    size: tuple[int, int] = (256, 128),
+    cache_dir: str | os.PathLike[str] | None = None,
+    interpolation: Interpolation = "bilinear",
+    on_error: OnError = "raise",
+    num_workers: int | None = None,
+    max_disk_share: float = 1.0,
+) -> PackedImages:
+    """The images of a table, decoded and resized to one packed file; the file is made, or used again if it is current.
+
+    A file is made anew, with the reason in the log, if image files changed (by size and time of modification), or if it
+    is damaged, which its checksums tell. It is keyed by the table's fingerprint, the size and the interpolation, and is
+    whole or absent whatever happens. If several processes want it at once, one makes it and the others wait.
+
+    Args:
+        table: the images.
+        size: height and width to resize to; the aspect ratio of the files is not kept.
+        cache_dir: folder of the file; by default :func:`default_cache_dir`.
+        interpolation: how to resize; either way averages over the pixels skipped.
+        on_error: what to do about images that cannot be decoded: ``raise``, or ``skip``: keep their rows, so that the
+            rows of all others stay what they are, fill them with zeros, log each path and list them in ``failed``.
+        num_workers: number of threads; by default one for each core that the process may use.
+        max_disk_share: largest share of the free disk that a new file may take.
+
+    Raises:
+        InputError: an argument is wrong, the table is empty, or images cannot be decoded (how many, the first three).
+        CacheUnavailableError: the folder cannot be written, or the file would take more of the disk than it may.
+    """
+    check_settings(size, interpolation=interpolation, on_error=on_error, num_workers=num_workers)
+    if not len(table):
+        raise InputError(f"{table.name}: there are no images to pack")
+    folder = default_cache_dir(table) if cache_dir is None else Path(cache_dir)
+    name = re.sub(r"[^\w.-]+", "-", table.name)
+    path = folder / f"{name}-{table.fingerprint}-{size[0]}x{size[1]}-{interpolation}.pack"
+    workers = num_workers or available_cores()
+    decode = partial(decode_row, table, size=size, interpolation=interpolation)
+    images = map(_as_views, map_ahead(decode, range(len(table)), workers=workers, ahead=8 * workers))
+    pack = open_or_build(
+        path,
+        track(images, f"packing {table.name}", total=len(table)),
+        shape=(len(table), 1, *size, 3),
+        recipe={
+            "images": table.fingerprint,
+            "image files": _digest_of_files(table),
+            "size": f"{size[0]}x{size[1]}",
+            "interpolation": interpolation,
+        },
+        num_workers=workers,
+        max_disk_share=max_disk_share,
+    )
+    if pack.failed and on_error == "raise":
+        raise undecodable(table, pack.failed)
+    for failure in pack.failed:
+        logger.warning("%s: left out: %s", table.path(failure.index), failure.reason)
+    return PackedImages(pack.pixels, failed=pack.failed)
+
+
+def _as_views(image: NDArray[np.uint8] | FailedImage) -> NDArray[np.uint8] | FailedImage:
+    """(1, H, W, 3) pixels: an image file is the only view."""
+    return image if isinstance(image, FailedImage) else image[None]
+
+
+def _digest_of_files(table: SampleTable) -> str:
+    """Hash of the sizes and times of modification of the files, which tells whether one was changed."""
+    digest = hashlib.sha256()
+    for row in range(len(table)):
+        try:
+            status = table.path(row).stat()
+            digest.update(f"{status.st_size} {status.st_mtime_ns}\n".encode())
+        except OSError as error:
+            digest.update(f"{error.errno}\n".encode())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,245 @@
+"""The file of a packed array of images: uint8 pixels, a checksum for each image, and a description at the end.
+
+Layout: the pixels (N, V, H, W, 3) from the first byte on, so that they can be mapped into memory; N little-endian
+uint32 CRC-32 values, one for the V views of each image; a JSON description; 24 bytes with N, the length of the
+description, the CRC-32 of both, and a signature. As it is one file, one rename replaces all of it, and a file that was
+cut off has no signature.
+"""
+
+import fcntl
+import glob
+import json
+import logging
+import math
+import os
+import shutil
+import struct
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reid_da.atomic import atomic_path
+from reid_da.errors import InputError
+from reid_da.images.ahead import map_ahead
+from reid_da.images.source import FailedImage
+from reid_da.progress import track
+
+VERSION = 1
+
+_TAIL = struct.Struct("<QQI4s")
+_SIGNATURE = b"RDPK"
+_CHECKSUM = np.dtype("<u4")
+
+
+CACHE_VARIABLE = "REID_DA_CACHE"
+"""Environment variable that names the folder of all caches."""
+
+_REMEDY = f"name another folder with cache_dir or {CACHE_VARIABLE}, or decode on the fly with cache='never'"
+
+logger = logging.getLogger(__name__)
+
+
+class CacheUnavailableError(InputError):
+    """The cache cannot be written where it should be, or there is no room for it."""
+
+
+class UnusablePackError(Exception):
+    """A packed file that cannot be used; the text says why, without the path."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PackFile:
+    """A packed file, mapped into memory.
+
+    Attributes:
+        pixels: (N, V, H, W, 3) uint8, read-only, read from the disk as it is used.
+        recipe: what the pixels were made of and how; a file is current if its recipe is the wanted one.
+        failed: images that could not be made; their pixels are zero.
+    """
+
+    pixels: NDArray[np.uint8] = field(repr=False)
+    recipe: dict[str, str]
+    failed: tuple[FailedImage, ...]
+
+
+def pack_bytes(shape: tuple[int, ...]) -> int:
+    """Size in bytes of the file of an array of this shape, the description left out."""
+    return math.prod(shape) + shape[0] * _CHECKSUM.itemsize
+
+
+def open_or_build(
+    path: Path,
+    images: Iterable[NDArray[np.uint8] | FailedImage],
+    *,
+    shape: tuple[int, int, int, int, int],
+    recipe: dict[str, str],
+    num_workers: int,
+    max_disk_share: float = 1.0,
+) -> PackFile:
+    """The packed file at ``path``, written first if there is none or it is not usable, with the reason in the log.
+
+    If several processes want it at once, one writes it and the others wait for that one.
+
+    Args:
+        path: the file.
+        images: for each of the N images its (V, H, W, 3) pixels, or why it has none; read only if they are needed.
+        shape: N, V, H, W and 3.
+        recipe: what the pixels are made of and how, as names and values; a file with others is not usable.
+        num_workers: number of threads that compute checksums.
+        max_disk_share: largest share of the free disk that a new file may take.
+
+    Raises:
+        CacheUnavailableError: the folder cannot be written, or the file would take more of the disk than it may.
+    """
+    with suppress(UnusablePackError):
+        return read_pack(path, recipe=recipe, num_workers=num_workers)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _only_writer(path):
+            # the process that this one waited for may have written it
+            try:
+                return read_pack(path, recipe=recipe, num_workers=num_workers)
+            except UnusablePackError as reason:
+                level = logging.WARNING if path.exists() else logging.INFO
+                logger.log(level, "packing %d images to %s: %s", shape[0], path, reason)
+            _check_room(path.parent, pack_bytes(shape), max_disk_share=max_disk_share)
+            write_pack(path, images, shape=shape, recipe=recipe)
+            return read_pack(path, recipe=recipe, num_workers=num_workers)
+    except OSError as error:
+        raise CacheUnavailableError(
+            f"{path}: cannot write the cache of images ({error.strerror or error}); {_REMEDY}"
+        ) from error
+
+
+@contextmanager
+def _only_writer(path: Path) -> Iterator[None]:
+    """Wait until no other process writes the file; then what such a process left when it was killed is removed."""
+    with path.with_name(f"{path.name}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logger.info("waiting for another process that writes %s", path)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+            leftover.unlink()
+        yield
+
+
+def _check_room(folder: Path, needed: int, *, max_disk_share: float) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > max_disk_share * free:
+        raise CacheUnavailableError(
+            f"{folder}: the cache of images needs {needed / 1e9:.1f} GB, but may take {max_disk_share:.0%} of the"
+            f" {free / 1e9:.1f} GB that are free; {_REMEDY}"
+        )
+
+
+def write_pack(
+    path: Path,
+    images: Iterable[NDArray[np.uint8] | FailedImage],
+    *,
+    shape: tuple[int, int, int, int, int],
+    recipe: dict[str, str],
+) -> None:
+    """Write a packed file, whole or not at all.
+
+    Args:
+        path: the file; one that exists is replaced.
+        images: for each of the N images its (V, H, W, 3) pixels, or why it has none.
+        shape: N, V, H, W and 3.
+        recipe: what the pixels are made of and how, as names and values.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    blank = np.zeros(shape[1:], dtype=np.uint8)
+    checksums = np.zeros(shape[0], dtype=_CHECKSUM)
+    failed = []
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        for index, image in enumerate(images):
+            if isinstance(image, FailedImage):
+                assert image.index == index
+                failed.append(asdict(image))
+                image = blank
+            assert image.shape == blank.shape
+            assert image.dtype == np.uint8
+            pixels = np.ascontiguousarray(image).data
+            checksums[index] = zlib.crc32(pixels)
+            file.write(pixels)
+        assert file.tell() == blank.size * shape[0]
+        description = {"version": VERSION, "shape": shape, "recipe": recipe, "failed": failed}
+        text = json.dumps(description).encode()
+        trailer = checksums.tobytes() + text
+        file.write(trailer + _TAIL.pack(shape[0], len(text), zlib.crc32(trailer), _SIGNATURE))
+
+
+def read_pack(path: Path, *, recipe: dict[str, str], num_workers: int) -> PackFile:
+    """The packed file, after every pixel of it was compared with its checksum (some 3 GB/s on a core).
+
+    Args:
+        path: the file.
+        recipe: what the file must be made of.
+        num_workers: number of threads that compute checksums.
+
+    Raises:
+        UnusablePackError: the file is absent, cut off, damaged, of another version, or of another recipe.
+    """
+    try:
+        checksums, description = _read_trailer(path)
+        _check_current(description, recipe)
+        # asarray: every batch would pay for the methods of memmap's own class
+        pixels = np.asarray(np.memmap(path, dtype=np.uint8, mode="r", shape=tuple(description["shape"])))
+    except FileNotFoundError:
+        raise UnusablePackError("there is none") from None
+    except OSError as error:
+        raise UnusablePackError(f"it cannot be read ({error.strerror or error})") from error
+    _verify(pixels, checksums, num_workers=num_workers)
+    failed = tuple(FailedImage(**failure) for failure in description["failed"])
+    return PackFile(pixels=pixels, recipe=description["recipe"], failed=failed)
+
+
+def _read_trailer(path: Path) -> tuple[NDArray[np.uint32], dict[str, Any]]:
+    """Checksums and description at the end of a file."""
+    with path.open("rb") as file:
+        end = file.seek(0, os.SEEK_END) - _TAIL.size
+        file.seek(max(end, 0))
+        tail = file.read(_TAIL.size)
+        if end < 0 or not tail.endswith(_SIGNATURE):
+            raise UnusablePackError("it is cut off")
+        num_images, text_bytes, checksum, _ = _TAIL.unpack(tail)
+        start = end - text_bytes - num_images * _CHECKSUM.itemsize
+        file.seek(max(start, 0))
+        trailer = file.read(end - file.tell())
+    if start < 0 or zlib.crc32(trailer) != checksum:
+        raise UnusablePackError("its description is damaged")
+    description = json.loads(trailer[num_images * _CHECKSUM.itemsize :])
+    if start != math.prod(description["shape"]):
+        raise UnusablePackError("its length does not agree with its description")
+    return np.frombuffer(trailer, dtype=_CHECKSUM, count=num_images), description
+
+
+def _check_current(description: dict[str, Any], recipe: dict[str, str]) -> None:
+    if description["version"] != VERSION:
+        raise UnusablePackError(f"it is of version {description['version']}, not {VERSION}")
+    changed = sorted(key for key in recipe if description["recipe"].get(key) != recipe[key])
+    if changed:
+        raise UnusablePackError(f"it was made of other {' and '.join(changed)}")
+
+
+def _verify(pixels: NDArray[np.uint8], checksums: NDArray[np.uint32], *, num_workers: int) -> None:
+    """Compare every image with its checksum.
+
+    Raises:
+        UnusablePackError: some differ.
+    """
+    found = map_ahead(lambda image: zlib.crc32(image.data), pixels, workers=num_workers, ahead=4 * num_workers)
+    shown = track(found, "checking packed images", total=len(pixels))
+    damaged = int((np.fromiter(shown, dtype=_CHECKSUM, count=len(pixels)) != checksums).sum())
+    if damaged:
+        raise UnusablePackError(f"{damaged} of its images are damaged")

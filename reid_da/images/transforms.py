@@ -1,0 +1,260 @@
+"""From uint8 batches to the input of a network: random for training, fixed for testing."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from reid_da.errors import InputError
+from reid_da.images.augment import (
+    IMAGENET_MEAN,
+    color_jitter,
+    crop_resize,
+    erase,
+    normalize,
+    padded_crop_boxes,
+    random_erasing_boxes,
+    random_sized_rect_crop_boxes,
+    resize,
+    whole_image_boxes,
+)
+
+_IMAGES_AT_ONCE_ON_CPU = 16
+
+
+class BatchTransform(Protocol):
+    """Turns a batch of images into the input of a network and can save where its random numbers stand."""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """(B, 3, h, w) float32 input from (B, 3, H, W) uint8 images, on their device."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """What :meth:`load_state_dict` needs to go on with the same random numbers."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where the transform that gave ``state`` stood."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentationSettings:
+    """What :class:`TrainTransform` does; the defaults are those of Zhong et al. (CVPR 2019).
+
+    Attributes:
+        crop: ``rect``: a random rectangle, resized; ``pad``: pad with black, then a random window of the old size;
+            ``none``: the whole image.
+        crop_scale: range of the share of the area that a rectangle keeps.
+        crop_aspect: range of height / width of a rectangle.
+        crop_pad: pixels on every side.
+        flip: probability of a mirror image.
+        brightness: largest relative change, like the two after it: factors are uniform in 1 - x to 1 + x, at least 0.
+        contrast: the same for the contrast.
+        saturation: the same for the saturation.
+        hue: largest change, in turns of the colour circle, at most half a turn.
+        erase: probability of random erasing.
+        erase_area: range of the share of the area that is erased.
+        erase_aspect: range of height / width of the erased rectangle.
+        erase_fill: ``official``: the numbers 0.485, 0.456, 0.406 in the normalised image, as the authors' code does,
+            which is a light grey and not the mean colour that was meant; ``mean``: zeros, the mean colour.
+    """
+
+    crop: Literal["rect", "pad", "none"] = "rect"
+    crop_scale: tuple[float, float] = (0.64, 1.0)
+    crop_aspect: tuple[float, float] = (2.0, 3.0)
+    crop_pad: int = 10
+    flip: float = 0.5
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+    erase: float = 0.5
+    erase_area: tuple[float, float] = (0.02, 0.2)
+    erase_aspect: tuple[float, float] = (0.3, 3.0)
+    erase_fill: Literal["official", "mean"] = "official"
+
+    def __post_init__(self) -> None:
+        if self.crop not in ("rect", "pad", "none"):
+            raise InputError(f"crop must be rect, pad or none, got {self.crop!r}")
+        if self.erase_fill not in ("official", "mean"):
+            raise InputError(f"erase_fill must be official or mean, got {self.erase_fill!r}")
+        for name in ("flip", "erase"):
+            _check_range(name, (getattr(self, name),), least=0, most=1)
+        for name in ("crop_scale", "erase_area"):
+            _check_range(name, getattr(self, name), least=0, most=1)
+        for name in ("crop_aspect", "erase_aspect"):
+            _check_range(name, getattr(self, name), least=1e-3, most=1e3)
+        for name in ("brightness", "contrast", "saturation", "crop_pad"):
+            _check_range(name, (getattr(self, name),), least=0, most=float("inf"))
+        _check_range("hue", (self.hue,), least=0, most=0.5)
+
+
+def _check_range(name: str, values: tuple[float, ...], *, least: float, most: float) -> None:
+    if not all(least <= value <= most for value in values) or list(values) != sorted(values):
+        kind = "a number" if len(values) == 1 else "two numbers, the smaller first,"
+        got = " ".join(f"{value:g}" for value in values)
+        raise InputError(f"{name} must be {kind} from {least:g} to {most:g}, got {got}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Draw:
+    """Parameters of a batch: each with the first axis B, on the CPU."""
+
+    boxes: Tensor
+    mirrored: Tensor
+    colors: dict[str, Tensor]
+    erased: Tensor
+
+    def rows(self, rows: slice) -> "_Draw":
+        return _Draw(
+            boxes=self.boxes[rows],
+            mirrored=self.mirrored[rows],
+            colors={name: values[rows] for name, values in self.colors.items()},
+            erased=self.erased[rows],
+        )
+
+
+class TrainTransform:
+    """Random crop, mirroring, colours, normalisation and erasing of a batch, with random numbers of its own.
+
+    Every image has parameters of its own. They are drawn on the CPU, so a batch on a GPU gets the same ones. The
+    result is float32 even inside autocast.
+    """
+
+    def __init__(self, settings: AugmentationSettings, *, size: tuple[int, int] = (256, 128), seed: int) -> None:
+        """Set up the generator.
+
+        Args:
+            settings: what to do.
+            size: height and width of the result. Larger images are shrunk to it before anything else.
+            seed: of the random numbers.
+        """
+        self.settings = settings
+        self.size = size
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """(B, 3, h, w) float32 augmented and normalised images, channels last in memory, on the device of ``images``.
+
+        Args:
+            images: (B, 3, H, W) uint8.
+        """
+        draw = self._draw(len(images), self._crop_frame(images))
+        return _by_chunks(images, lambda rows: self._augment(images[rows], draw.rows(rows)), size=self.size)
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of the generator, a tensor."""
+        return {"generator": self._generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with the random numbers that the transform that gave ``state`` would have drawn."""
+        self._generator.set_state(state["generator"])
+
+    def _crop_frame(self, images: Tensor) -> tuple[int, int]:
+        """Size that the images have when they are cropped; a crop must not shrink, see :func:`crop_resize`."""
+        height, width = images.shape[2:]
+        is_larger = height > self.size[0] or width > self.size[1]
+        # the padding is counted in pixels of the result
+        return self.size if is_larger or self.settings.crop == "pad" else (height, width)
+
+    def _draw(self, count: int, frame: tuple[int, int]) -> _Draw:
+        settings, generator = self.settings, self._generator
+        if settings.crop == "rect":
+            boxes = random_sized_rect_crop_boxes(
+                count, frame, scale=settings.crop_scale, aspect=settings.crop_aspect, generator=generator
+            )
+        elif settings.crop == "pad":
+            boxes = padded_crop_boxes(count, frame, padding=settings.crop_pad, generator=generator)
+        else:
+            boxes = whole_image_boxes(count, frame)
+        mirrored = torch.rand(count, dtype=torch.float64, generator=generator) < settings.flip
+        erased = random_erasing_boxes(
+            count,
+            self.size,
+            probability=settings.erase,
+            area=settings.erase_area,
+            aspect=settings.erase_aspect,
+            generator=generator,
+        )
+        return _Draw(boxes=boxes, mirrored=mirrored, colors=self._draw_colors(count), erased=erased)
+
+    def _draw_colors(self, count: int) -> dict[str, Tensor]:
+        settings = self.settings
+        ranges = {
+            name: (max(0.0, 1 - strength), 1 + strength)
+            for name in ("brightness", "contrast", "saturation")
+            if (strength := getattr(settings, name))
+        }
+        if settings.hue:
+            ranges["hue"] = (-settings.hue, settings.hue)
+        return {
+            name: low + (high - low) * torch.rand(count, dtype=torch.float64, generator=self._generator)
+            for name, (low, high) in ranges.items()
+        }
+
+    def _augment(self, images: Tensor, draw: _Draw) -> Tensor:
+        frame = self._crop_frame(images)
+        if frame != tuple(images.shape[2:]):
+            images = resize(images, size=frame)
+        images = crop_resize(images, draw.boxes, size=self.size, mirrored=draw.mirrored)
+        images = normalize(color_jitter(images, **draw.colors))
+        if not self.settings.erase:
+            return images
+        fill = IMAGENET_MEAN if self.settings.erase_fill == "official" else (0.0, 0.0, 0.0)
+        return erase(images, draw.erased, fill=fill)
+
+
+class TestTransform:
+    """Resize where the size differs, and normalise; no random numbers."""
+
+    __test__ = False  # its name makes pytest take it for a group of tests
+
+    def __init__(
+        self, *, size: tuple[int, int] = (256, 128), interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    ) -> None:
+        """Set the size.
+
+        Args:
+            size: height and width of the result.
+            interpolation: how to resize images of another size.
+        """
+        self.size = size
+        self.interpolation = interpolation
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """(B, 3, h, w) float32 normalised images, channels last in memory, on the device of ``images``.
+
+        Args:
+            images: (B, 3, H, W) uint8.
+        """
+        return _by_chunks(images, lambda rows: normalize(self._resized(images[rows])), size=self.size)
+
+    def _resized(self, images: Tensor) -> Tensor:
+        same = tuple(images.shape[2:]) == self.size
+        return images if same else resize(images, size=self.size, interpolation=self.interpolation)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: there are no random numbers."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing to restore."""
+
+
+def _by_chunks(images: Tensor, function: Callable[[slice], Tensor], *, size: tuple[int, int]) -> Tensor:
+    """(B, 3, h, w) results of ``function`` for consecutive rows of the batch, channels last in memory.
+
+    On a CPU the rows are so few that what lies between two operations stays in the cache and in pages that the
+    process has already: a batch of 128 at once takes more than twice as long.
+    """
+    at_once = _IMAGES_AT_ONCE_ON_CPU if images.device.type == "cpu" else max(len(images), 1)
+    result = torch.empty(
+        (len(images), 3, *size), dtype=torch.float32, device=images.device, memory_format=torch.channels_last
+    )
+    for start in range(0, len(images), at_once):
+        rows = slice(start, start + at_once)
+        result[rows] = function(rows)
+    return result

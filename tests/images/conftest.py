@@ -1,0 +1,30 @@
+"""Small image files of several kinds, as tables."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from reid_da.datasets import SampleTable
+
+
+def picture(seed: int, *, height: int, width: int) -> Image.Image:
+    """Smooth random colours, so that JPEG keeps them and resizing matters."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (6, 4, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.fixture
+def make_table(tmp_path: Path) -> Callable[[int], SampleTable]:
+    """Function that writes some JPEG files of different sizes and gives the table of them."""
+
+    def make(count: int) -> SampleTable:
+        root = tmp_path / "photos"
+        root.mkdir(exist_ok=True)
+        for number in range(count):
+            picture(number, height=40 + 3 * number, width=20 + number).save(root / f"{number:03d}.jpg", quality=95)
+        return SampleTable.from_rows("photos/train", root, [(f"{n:03d}.jpg", n, 0) for n in range(count)])
+
+    return make

@@ -1,0 +1,203 @@
+"""The packed file: what is written is read, and nothing else is taken for it."""
+
+import logging
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reid_da.images import pack_file
+from reid_da.images.pack_file import CacheUnavailableError, UnusablePackError, open_or_build, read_pack, write_pack
+from reid_da.images.source import FailedImage
+
+SHAPE = (5, 2, 4, 3, 3)
+RECIPE = {"images": "abc", "interpolation": "bilinear"}
+
+
+def pixels(seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, SHAPE, dtype=np.uint8)
+
+
+def write(path: Path, **changes) -> None:
+    write_pack(path, iter(changes.pop("images", pixels())), shape=SHAPE, recipe=RECIPE | changes)
+
+
+def unusable(path: Path, **changes) -> str:
+    with pytest.raises(UnusablePackError) as caught:
+        read_pack(path, recipe=RECIPE | changes, num_workers=2)
+    return str(caught.value)
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    images = list(pixels())
+    images[3] = FailedImage(index=3, reason="cut off")
+    write(tmp_path / "a.pack", images=images)
+    pack = read_pack(tmp_path / "a.pack", recipe=RECIPE, num_workers=2)
+    expected = pixels()
+    expected[3] = 0
+    np.testing.assert_array_equal(pack.pixels, expected)
+    assert not pack.pixels.flags.writeable
+    assert pack.failed == (FailedImage(index=3, reason="cut off"),)
+    assert pack.recipe == RECIPE
+
+
+def test_pixels_lie_at_the_beginning(tmp_path: Path) -> None:
+    write(tmp_path / "a.pack")
+    raw = np.fromfile(tmp_path / "a.pack", dtype=np.uint8, count=pixels().size)
+    np.testing.assert_array_equal(raw.reshape(SHAPE), pixels())
+
+
+@pytest.fixture(scope="module")
+def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = tmp_path_factory.mktemp("pack") / "a.pack"
+    write(path)
+    return path.read_bytes()
+
+
+@given(data=st.data())
+def test_any_changed_byte_is_found(
+    content: bytes, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    damaged = bytearray(content)
+    damaged[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
+    path = tmp_path_factory.getbasetemp() / "damaged.pack"
+    path.write_bytes(damaged)
+    unusable(path)
+
+
+@given(data=st.data())
+def test_any_cut_is_found(content: bytes, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    path = tmp_path_factory.getbasetemp() / "cut.pack"
+    path.write_bytes(content[: data.draw(st.integers(0, len(content) - 1))])
+    unusable(path)
+
+
+def test_reasons(tmp_path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.pack"
+    assert unusable(path) == "there is none"
+    path.mkdir()
+    assert unusable(path) == "it cannot be read (Is a directory)"
+    path.rmdir()
+    path.write_bytes(content[:-1])
+    assert unusable(path) == "it is cut off"
+    path.write_bytes(content[1:])
+    assert unusable(path) == "its length does not agree with its description"
+    path.write_bytes(b"\1" + content[1:])
+    assert unusable(path) == "1 of its images are damaged"
+    path.write_bytes(content)
+    assert unusable(path, images="def", interpolation="bicubic") == "it was made of other images and interpolation"
+    monkeypatch.setattr(pack_file, "VERSION", 2)
+    assert unusable(path) == "it is of version 1, not 2"
+
+
+def build(path: Path, images, **options):
+    return open_or_build(path, images, shape=SHAPE, recipe=RECIPE, num_workers=1, **options)
+
+
+def test_images_are_read_only_if_needed(tmp_path: Path) -> None:
+    def never():
+        raise AssertionError
+        yield
+
+    first = build(tmp_path / "new" / "a.pack", iter(pixels()))
+    second = build(tmp_path / "new" / "a.pack", never())
+    np.testing.assert_array_equal(first.pixels, second.pixels)
+
+
+def test_rebuilding_leaves_open_packs_as_they_are(tmp_path: Path) -> None:
+    first = build(tmp_path / "a.pack", iter(pixels(0)))
+    write(tmp_path / "a.pack", images=pixels(1))
+    np.testing.assert_array_equal(first.pixels, pixels(0))
+    np.testing.assert_array_equal(build(tmp_path / "a.pack", iter(())).pixels, pixels(1))
+
+
+def test_one_builds_while_others_wait(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    builds, begun = [], threading.Event()
+
+    def images():
+        builds.append(1)
+        begun.set()
+        waiting.wait(timeout=5)
+        yield from pixels()
+
+    waiting = threading.Event()
+    results = []
+    threads = [threading.Thread(target=lambda: results.append(build(tmp_path / "a.pack", images()))) for _ in range(3)]
+    threads[0].start()
+    begun.wait(timeout=5)
+    for thread in threads[1:]:
+        thread.start()
+    while caplog.text.count("waiting for another process") < 2:
+        pass
+    waiting.set()
+    for thread in threads:
+        thread.join(timeout=5)
+    assert len(results) == 3
+    assert len(builds) == 1
+
+
+def test_error_while_building_leaves_nothing(tmp_path: Path) -> None:
+    def images():
+        yield pixels()[0]
+        raise KeyError("boom")
+
+    with pytest.raises(KeyError, match="boom"):
+        build(tmp_path / "a.pack", images())
+    assert [path.name for path in tmp_path.iterdir()] == ["a.pack.lock"]
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+import numpy as np
+from reid_da.images.pack_file import open_or_build
+def images():
+    yield np.ones((2, 4, 3, 3), dtype=np.uint8)
+    print("begun", flush=True)
+    time.sleep(60)
+open_or_build(Path(sys.argv[1]), images(), shape=(5, 2, 4, 3, 3), recipe={}, num_workers=1)
+"""
+
+
+def test_kill_while_building_leaves_no_pack(tmp_path: Path) -> None:
+    path = tmp_path / "a.pack"
+    with subprocess.Popen([sys.executable, "-c", KILLED, path], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"begun\n"
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert not path.exists()
+    assert len(list(tmp_path.glob(".a.pack.*.tmp"))) == 1
+    np.testing.assert_array_equal(build(path, iter(pixels())).pixels, pixels())
+    assert not list(tmp_path.glob(".a.pack.*.tmp"))
+
+
+def test_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=500))
+    build(tmp_path / "fits.pack", iter(pixels()))
+    with pytest.raises(CacheUnavailableError, match=r"needs 0.0 GB, but may take 50% of the 0.0 GB .* REID_DA_CACHE"):
+        build(tmp_path / "a.pack", iter(pixels()), max_disk_share=0.5)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=370))
+    with pytest.raises(CacheUnavailableError):
+        build(tmp_path / "a.pack", iter(pixels()))
+
+
+def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(CacheUnavailableError, match=r"file/a.pack: cannot write the cache of images \("):
+        build(tmp_path / "file" / "a.pack", iter(pixels()))
+
+
+def test_wrong_number_of_images_is_a_programming_error(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError):
+        write(tmp_path / "a.pack", images=pixels()[:4])
+    assert not (tmp_path / "a.pack").exists()
