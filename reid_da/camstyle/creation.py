@@ -1,0 +1,85 @@
+"""From the name of a style to camera views."""
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+
+from reid_da.camstyle.files import FileViews, OnMissing, find_styled_images
+from reid_da.camstyle.histogram import HistogramTransfer, camera_histograms
+from reid_da.camstyle.statistics import StatisticsTransfer, camera_statistics
+from reid_da.camstyle.transfer import TransferViews
+from reid_da.camstyle.views import CameraViews
+from reid_da.datasets import SampleTable
+from reid_da.errors import InputError, first_few, unknown_name
+from reid_da.images import ImageSource, open_images
+
+Style = Literal["statistics", "histogram", "files"]
+"""How camera views are made: by colour statistics, by histogram matching, or by somebody else."""
+
+logger = logging.getLogger(__name__)
+
+
+def create_views(
+    style: Style,
+    source: ImageSource,
+    table: SampleTable,
+    *,
+    num_cameras: int,
+    folder: Path | None = None,
+    on_missing: OnMissing = "raise",
+    open_files: Callable[[SampleTable], ImageSource] | None = None,
+) -> CameraViews:
+    """Camera views of the images of a target training set.
+
+    Where no image of the table is of a camera, the views for it are the real images (with ``files``: unless there are
+    files for it).
+
+    Args:
+        style: ``statistics`` and ``histogram`` make the views on the fly after one pass over the images; ``files`` are
+            ready-made, see :mod:`reid_da.camstyle.files`.
+        source: the N real images.
+        table: what they are.
+        num_cameras: number of cameras of the data set.
+        folder: ``files``: where they are; by default beside the folder of the training images.
+        on_missing: ``files``: what to do if some are missing, ``raise`` or let the ``real`` images stand in.
+        open_files: ``files``: opens their table with the size of the real images; by default
+            :func:`~reid_da.images.open_images`.
+
+    Raises:
+        InputError: the style is unknown, all images are of one camera, or files are missing or cannot be decoded.
+        ValueError: source and table differ in length, or there are more cameras in the table than ``num_cameras``.
+    """
+    if style not in get_args(Style):
+        raise unknown_name("camera style", style, get_args(Style))
+    _check_table(source, table, num_cameras=num_cameras)
+    if style == "files":
+        styled = find_styled_images(table, folder, num_cameras=num_cameras, on_missing=on_missing)
+        open_files = open_files or partial(open_images, size=source.size)
+        return FileViews(source, styled, open_files(styled.table))
+    unseen = sorted(set(range(num_cameras)) - set(table.cameras.tolist()))
+    if unseen:
+        names = first_few(f"c{camid + 1}" for camid in unseen)
+        logger.warning("%s: no images of camera %s: views for it are the real images", table.name, names)
+    camids = torch.tensor(table.camids)
+    transfer: StatisticsTransfer | HistogramTransfer
+    if style == "statistics":
+        transfer = StatisticsTransfer(camera_statistics(source, camids, num_cameras=num_cameras))
+    else:
+        transfer = HistogramTransfer(camera_histograms(source, camids, num_cameras=num_cameras))
+    return TransferViews(source, camids, transfer, num_cameras=num_cameras)
+
+
+def _check_table(source: ImageSource, table: SampleTable, *, num_cameras: int) -> None:
+    if len(source) != len(table):
+        raise ValueError(f"{table.name}: {len(source)} images, but {len(table)} rows")
+    if len(table.cameras) < 2:
+        raise InputError(
+            f"{table.name}: camera invariance needs images of at least two cameras, and there are images of"
+            f" {len(table.cameras)}; switch it off (invariance.camera=false)"
+        )
+    if int(table.camids.max()) >= num_cameras:
+        raise ValueError(f"{table.name}: camid {table.camids.max()} does not fit {num_cameras} cameras")

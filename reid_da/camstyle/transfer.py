@@ -1,0 +1,99 @@
+"""Views by colour transfer: made of the real images whenever they are asked for, so that they take no space."""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from reid_da.images import FailedImage, ImageSource, usable_rows
+from reid_da.images.source import check_index
+from reid_da.progress import track
+
+_BATCH_SIZE = 64
+
+
+class ColourTransfer(Protocol):
+    """Turns images of some cameras into the styles of others."""
+
+    def __call__(self, images: Tensor, from_camids: Tensor, to_camids: Tensor) -> Tensor:
+        """(B, 3, H, W) uint8 RGB images in the styles asked for.
+
+        Args:
+            images: (B, 3, H, W) uint8 RGB.
+            from_camids: (B,) int64 cameras that took the images.
+            to_camids: (B,) int64 cameras whose styles are wanted.
+        """
+        ...
+
+
+class TransferViews:
+    """Camera views that a colour transfer makes of a source's images; see :class:`~reid_da.camstyle.CameraViews`."""
+
+    def __init__(self, source: ImageSource, camids: Tensor, transfer: ColourTransfer, *, num_cameras: int) -> None:
+        """Put the parts together.
+
+        Args:
+            source: the N real images.
+            camids: (N,) int64 camera of each.
+            transfer: makes the views.
+            num_cameras: number of cameras that ``transfer`` knows.
+
+        Raises:
+            ValueError: source and cameras differ in length.
+        """
+        if len(source) != len(camids):
+            raise ValueError(f"{len(source)} images, but {len(camids)} cameras of images")
+        self.num_cameras = num_cameras
+        self._source = source
+        self._camids = camids
+        self._transfer = transfer
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self._source.size
+
+    @property
+    def failed(self) -> tuple[FailedImage, ...]:
+        """Real images known to be undecodable."""
+        return self._source.failed
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def gather(self, index: Tensor, views: Tensor | None = None) -> Tensor:
+        """(B, 3, H, W) uint8 RGB images on the CPU, channels last in memory.
+
+        Args:
+            index: (B,) int64 rows in 0..N-1; repeats are allowed.
+            views: (B,) int64 cameras in 0..C-1; by default the real images.
+
+        Raises:
+            IndexError: ``index`` or ``views`` leaves its range.
+            TypeError: one of them is no int64 vector.
+        """
+        images = self._source.gather(index)
+        if views is None:
+            return images
+        check_index(views, self.num_cameras)
+        own = self._camids[index]
+        changed = (views != own).nonzero().flatten()
+        images[changed] = self._transfer(images[changed], own[changed], views[changed])
+        return images
+
+
+def camera_batches(source: ImageSource, camids: Tensor, description: str) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield all decodable images, (B, 3, H, W) uint8, with their (B,) cameras, a batch at a time.
+
+    Args:
+        source: the N images.
+        camids: (N,) int64 camera of each.
+        description: what the progress bar says.
+    """
+    for start in track(range(0, len(source), _BATCH_SIZE), description):
+        index = torch.arange(start, min(start + _BATCH_SIZE, len(source)))
+        images = source.gather(index)
+        # asked after the images: a source that decodes as it goes learns only then which ones it cannot decode
+        usable = torch.isin(index, usable_rows(source))
+        yield images[usable], camids[index[usable]]
