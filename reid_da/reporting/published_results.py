@@ -6,7 +6,7 @@ by which rule their mAP was computed.
 """
 
 from dataclasses import dataclass
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias
 
 from reid_da.datasets import Dataset
 from reid_da.datasets.published import published_findings
@@ -16,8 +16,6 @@ Figures: TypeAlias = tuple[float | None, ...]
 """Percent: rank-1, rank-5, rank-10, rank-20, mAP; None where the table has no figure."""
 Pair: TypeAlias = tuple[str, str]
 """Names of the source and of the target."""
-
-_Key = TypeVar("_Key", str, float)
 
 _PAPER = "Zhong et al., CVPR 2019"
 _KEYS = ("rank1", "rank5", "rank10", "rank20", "mAP_trapezoid")
@@ -72,27 +70,25 @@ _ABLATION: dict[Pair, dict[str, Figures]] = {
         "e+n": (39.7, 53.0, 58.1, 62.9, 23.6),
         "e+c+n": (63.3, 75.8, 80.4, 84.2, 40.4),
     },
-}
-_MSMT17: dict[Pair, dict[str, Figures]] = {
     _M_TO_MSMT: {"e+c+n": (25.3, 36.3, 42.1, None, 8.5)},
     _D_TO_MSMT: {"e+c+n": (30.2, 41.5, 46.8, None, 10.2)},
 }
-_TEMPERATURES: dict[Pair, dict[float, Figures]] = {
+_TEMPERATURES: dict[Pair, dict[str, Figures]] = {
     _D_TO_M: {
-        0.01: (47.3, None, None, None, 20.0),
-        0.03: (72.3, None, None, None, 40.3),
-        0.05: (75.1, None, None, None, 43.0),
-        0.1: (71.4, None, None, None, 36.8),
-        0.5: (52.3, None, None, None, 23.1),
-        1.0: (47.8, None, None, None, 20.8),
+        "0.01": (47.3, None, None, None, 20.0),
+        "0.03": (72.3, None, None, None, 40.3),
+        "0.05": (75.1, None, None, None, 43.0),
+        "0.1": (71.4, None, None, None, 36.8),
+        "0.5": (52.3, None, None, None, 23.1),
+        "1": (47.8, None, None, None, 20.8),
     },
     _M_TO_D: {
-        0.01: (29.1, None, None, None, 13.2),
-        0.03: (59.7, None, None, None, 35.7),
-        0.05: (63.3, None, None, None, 40.4),
-        0.1: (59.3, None, None, None, 35.8),
-        0.5: (45.4, None, None, None, 24.2),
-        1.0: (40.2, None, None, None, 19.3),
+        "0.01": (29.1, None, None, None, 13.2),
+        "0.03": (59.7, None, None, None, 35.7),
+        "0.05": (63.3, None, None, None, 40.4),
+        "0.1": (59.3, None, None, None, 35.8),
+        "0.5": (45.4, None, None, None, 24.2),
+        "1": (40.2, None, None, None, 19.3),
     },
 }
 _COMPARATORS: dict[Pair, dict[str, Figures]] = {
@@ -141,22 +137,25 @@ def published_name(dataset: Dataset) -> str | None:
     return "msmt17" if dataset.format == "msmt17-market" else dataset.format
 
 
-def published_row(source: str | None, target: str | None, row: str) -> PublishedRow | None:
-    """Row of the paper's ablation (Table 2; for MSMT17 ``e+c+n`` of Table 5), or None where it has none.
+def published_rows(source: str | None, target: str | None) -> dict[str, PublishedRow]:
+    """Rows of the paper's ablation by name, empty where it has none.
+
+    Table 2 has ``supervised``, ``source``, ``e``, ``e+c``, ``e+n`` and ``e+c+n``; for MSMT17, Table 5 has the last.
 
     Args:
         source: name of the published source, see :func:`published_name`; None for any other data.
         target: the same of the target.
-        row: ``supervised``, ``source``, ``e``, ``e+c``, ``e+n`` or ``e+c+n``.
     """
-    for table, rows in (("Table 2", _ABLATION), ("Table 5", _MSMT17)):
-        figures = _of_pair(rows, source, target).get(row)
-        if figures is not None:
-            return _published(row, table, figures)
-    return None
+    table = "Table 5" if target == "msmt17" else "Table 2"
+    return {name: _published(name, table, figures) for name, figures in _of_pair(_ABLATION, source, target).items()}
 
 
-def published_sweep(source: str | None, target: str | None, key: str) -> dict[float, PublishedRow]:
+def published_row(source: str | None, target: str | None, row: str) -> PublishedRow | None:
+    """One of :func:`published_rows`, or None where the paper does not have it."""
+    return published_rows(source, target).get(row)
+
+
+def published_sweep(source: str | None, target: str | None, key: str) -> dict[str, PublishedRow]:
     """Rows of the paper's sweep of a setting (Table 1: ``memory.temperature``) by value; empty where it has none.
 
     Figures 3 and 4, the sweeps of ``loss_weight`` and ``memory.num_neighbors``, print no numbers.
@@ -169,7 +168,7 @@ def published_sweep(source: str | None, target: str | None, key: str) -> dict[fl
     if key != "memory.temperature":
         return {}
     rows = _of_pair(_TEMPERATURES, source, target)
-    return {value: _published(f"{value:g}", "Table 1", figures) for value, figures in rows.items()}
+    return {value: _published(value, "Table 1", figures) for value, figures in rows.items()}
 
 
 def published_comparators(source: str | None, target: str | None) -> tuple[PublishedRow, ...]:
@@ -185,7 +184,7 @@ def published_comparators(source: str | None, target: str | None) -> tuple[Publi
     return tuple(_published(name, table, row) for name, row in _of_pair(_COMPARATORS, source, target).items())
 
 
-def _of_pair(rows: dict[Pair, dict[_Key, Figures]], source: str | None, target: str | None) -> dict[_Key, Figures]:
+def _of_pair(rows: dict[Pair, dict[str, Figures]], source: str | None, target: str | None) -> dict[str, Figures]:
     return {} if source is None or target is None else rows.get((source, target), {})
 
 
