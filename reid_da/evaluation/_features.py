@@ -54,8 +54,25 @@ def _shared_tensor(array: NDArray[Any], name: str) -> Tensor:
 
 
 def working_dtype(*features: Tensor) -> torch.dtype:
-    """float64 where one of ``features`` is, otherwise float32."""
+    """The type to compare ``features`` in: float64 where one of them is, otherwise float32."""
     return torch.float64 if any(tensor.dtype == torch.float64 for tensor in features) else torch.float32
+
+
+def feature_pair(query_features: Array, gallery_features: Array) -> tuple[Tensor, Tensor, torch.dtype]:
+    """Queries (Q, D), gallery (G, D), and the :func:`working_dtype` of the two.
+
+    Raises:
+        InputError: as :func:`feature_tensor`, or unequal dimensions or devices.
+    """
+    query = feature_tensor(query_features, "query_features")
+    gallery = feature_tensor(gallery_features, "gallery_features")
+    for what, ours, theirs in (
+        ("dimensions", query.shape[1], gallery.shape[1]),
+        ("device", query.device, gallery.device),
+    ):
+        if ours != theirs:
+            raise InputError(f"query_features and gallery_features differ in {what}: {ours} and {theirs}")
+    return query, gallery, working_dtype(query, gallery)
 
 
 def pieces(num_rows: int, size: int | None = None) -> Iterator[slice]:

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reid_da.errors import InputError, unknown_name
-from reid_da.evaluation._features import Array, feature_tensor, pieces, row_squares, working_dtype
+from reid_da.errors import unknown_name
+from reid_da.evaluation._features import Array, feature_pair, pieces, row_squares
 
 DISTANCES = ("cosine", "euclidean")
 """Names of the distances between features."""
@@ -51,15 +51,7 @@ class FeatureBlocks:
         if distance not in DISTANCES:
             raise unknown_name("distance", distance, DISTANCES)
         self._is_cosine = distance == "cosine"
-        self._query = feature_tensor(query_features, "query_features")
-        self._gallery = feature_tensor(gallery_features, "gallery_features")
-        for what, ours, theirs in (
-            ("dimensions", self._query.shape[1], self._gallery.shape[1]),
-            ("device", self._query.device, self._gallery.device),
-        ):
-            if ours != theirs:
-                raise InputError(f"query_features and gallery_features differ in {what}: {ours} and {theirs}")
-        self._dtype = working_dtype(self._query, self._gallery)
+        self._query, self._gallery, self._dtype = feature_pair(query_features, gallery_features)
         self._query_squares = row_squares(self._query, "query_features", dtype=self._dtype)
         squares = row_squares(self._gallery, "gallery_features", dtype=self._dtype)
         self._gallery_terms = -squares.rsqrt() if self._is_cosine else squares / 2

@@ -1,0 +1,134 @@
+"""Features of any model in a file: ``.npz``, or ``.mat`` as the Market-1501 evaluation scripts write it."""
+
+import os
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.io
+from numpy.typing import NDArray
+
+from reid_da.atomic import atomic_path
+from reid_da.errors import InputError
+from reid_da.evaluation._features import feature_pair, row_squares
+from reid_da.evaluation._relevance import Relevance
+
+_MAT_NAMES = {
+    "query_features": "query_f",
+    "query_pids": "query_label",
+    "query_camids": "query_cam",
+    "gallery_features": "gallery_f",
+    "gallery_pids": "gallery_label",
+    "gallery_camids": "gallery_cam",
+}
+"""Our name of each array, and its name in a ``.mat`` file."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FeatureSet:
+    """Features and labels of a query and a gallery set.
+
+    Attributes:
+        query_features: (Q, D) float.
+        query_pids: (Q,) int64, -1 for junk.
+        query_camids: (Q,) int64.
+        gallery_features: (G, D) float.
+        gallery_pids: (G,) int64, -1 for junk.
+        gallery_camids: (G,) int64.
+    """
+
+    query_features: NDArray[np.floating[Any]]
+    query_pids: NDArray[np.int64]
+    query_camids: NDArray[np.int64]
+    gallery_features: NDArray[np.floating[Any]]
+    gallery_pids: NDArray[np.int64]
+    gallery_camids: NDArray[np.int64]
+
+    @property
+    def arrays(self) -> tuple[NDArray[Any], ...]:
+        """The six arrays in the order in which :func:`evaluate_retrieval` takes them."""
+        return tuple(getattr(self, field.name) for field in fields(self))
+
+
+def load_feature_file(path: str | os.PathLike[str]) -> FeatureSet:
+    """Features and labels from a file, checked.
+
+    Args:
+        path: ``.npz`` with the arrays that :class:`FeatureSet` names, or ``.mat`` (version 7 or below) with
+            ``query_f, query_label, query_cam, gallery_f, gallery_label, gallery_cam``, labels as rows or columns.
+
+    Raises:
+        InputError: the file cannot be read, an array is missing, the arrays do not fit together, rows of features
+            are NaN, infinite or all zero, or no query has its identity in the gallery.
+    """
+    path = Path(path)
+    readers = {".npz": (_read_npz, {name: name for name in _MAT_NAMES}), ".mat": (_read_mat, _MAT_NAMES)}
+    if path.suffix not in readers:
+        raise InputError(f"{path}: expected a feature file that ends in .npz or .mat")
+    read, names = readers[path.suffix]
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        found = read(path)
+    except Exception as error:  # readers meet a damaged file with errors of any type
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{path}: cannot be read as {path.suffix} ({reason}); write the features again") from error
+    missing = [name for name in names.values() if name not in found]
+    if missing:
+        raise InputError(f"{path}: no {', '.join(missing)} (found: {', '.join(sorted(found)) or 'nothing'})")
+    try:
+        return _checked({ours: found[theirs] for ours, theirs in names.items()})
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def save_feature_file(path: str | os.PathLike[str], features: FeatureSet) -> None:
+    """Write ``features`` to an ``.npz`` file, whole or not at all.
+
+    Raises:
+        InputError: ``path`` does not end in ``.npz``.
+    """
+    if Path(path).suffix != ".npz":
+        raise InputError(f"{path}: expected the name of a feature file to write to end in .npz")
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **{field.name: getattr(features, field.name) for field in fields(features)})
+
+
+def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
+    # numpy leaves a damaged file open unless somebody else closes it
+    with path.open("rb") as file:
+        archive = np.load(file, allow_pickle=False)
+        if isinstance(archive, np.ndarray):
+            raise ValueError("a single array without a name")
+        return {name: archive[name] for name in archive.files}
+
+
+def _read_mat(path: Path) -> dict[str, NDArray[Any]]:
+    return {name: array for name, array in scipy.io.loadmat(path).items() if not name.startswith("__")}
+
+
+def _checked(arrays: dict[str, NDArray[Any]]) -> FeatureSet:
+    """The arrays as a :class:`FeatureSet`, with labels in one dimension."""
+    query, gallery, dtype = feature_pair(arrays["query_features"], arrays["gallery_features"])
+    row_squares(query, "query_features", dtype=dtype)
+    row_squares(gallery, "gallery_features", dtype=dtype)
+    relevance = Relevance(
+        *(_flat(arrays[name]) for name in ("query_pids", "query_camids", "gallery_pids", "gallery_camids")),
+        shape=(len(query), len(gallery)),
+        # the cameras matter only where the evaluation leaves the same camera out, and it checks that itself
+        same_camera="include",
+    )
+    return FeatureSet(
+        query_features=query.numpy(),
+        query_pids=relevance.query_pids,
+        query_camids=relevance.query_camids,
+        gallery_features=gallery.numpy(),
+        gallery_pids=relevance.gallery_pids,
+        gallery_camids=relevance.gallery_camids,
+    )
+
+
+def _flat(labels: NDArray[Any]) -> NDArray[Any]:
+    """``labels`` without the second dimension that MATLAB gives every array."""
+    return labels.reshape(-1) if labels.ndim == 2 and 1 in labels.shape else labels

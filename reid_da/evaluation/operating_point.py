@@ -1,0 +1,149 @@
+"""How many true pairs pass a threshold that lets through a given share of the false ones."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+from reid_da.datasets.table import JUNK_PID
+from reid_da.errors import InputError
+from reid_da.evaluation._features import Array
+from reid_da.evaluation._relevance import Relevance
+from reid_da.evaluation._streaming import FeatureBlocks, row_blocks
+from reid_da.progress import track
+
+NUM_BINS = 2**16
+"""Bins of the histograms over the cosine similarity from -1 to 1."""
+RESOLUTION = 2 / NUM_BINS
+"""Width of a bin, and step between thresholds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OperatingPoint:
+    """What a threshold on the cosine similarity lets through.
+
+    Attributes:
+        fpr: the false positive rate that was asked for.
+        threshold: the lowest threshold with no more false positives than that; pairs at or above it pass. None where
+            the negative pairs are too few, or too many of them too similar, to tell.
+        tpr: share of the positive pairs that pass, or None.
+        measured_fpr: share of the negative pairs that pass, or None.
+    """
+
+    fpr: float
+    threshold: float | None
+    tpr: float | None
+    measured_fpr: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OperatingPoints:
+    """Operating points over the pairs of a query and a gallery image from different cameras.
+
+    Attributes:
+        points: one per false positive rate, in the order asked for.
+        num_positive_pairs: pairs of one identity.
+        num_negative_pairs: pairs of two identities; distractors count, junk does not.
+    """
+
+    points: tuple[OperatingPoint, ...]
+    num_positive_pairs: int
+    num_negative_pairs: int
+
+    def to_json(self) -> dict[str, object]:
+        """The record as dictionaries, lists and numbers; None where a rate could not be resolved."""
+        return {
+            "operating_points": [asdict(point) for point in self.points],
+            "num_positive_pairs": self.num_positive_pairs,
+            "num_negative_pairs": self.num_negative_pairs,
+            "similarity_resolution": RESOLUTION,
+        }
+
+
+def operating_points(
+    query_features: Array,
+    query_pids: Array,
+    query_camids: Array,
+    gallery_features: Array,
+    gallery_pids: Array,
+    gallery_camids: Array,
+    *,
+    fprs: Sequence[float] = (1e-1, 1e-2, 1e-3, 1e-4),
+) -> OperatingPoints:
+    """True positive rates and thresholds on the cosine similarity at the given false positive rates.
+
+    Only pairs across cameras count. Their similarities are counted in :data:`NUM_BINS` bins as they are computed, so
+    that thresholds are multiples of :data:`RESOLUTION`; the rates at these thresholds are exact.
+
+    Args:
+        query_features: (Q, D) array or tensor; the gallery is on the same device, which does the work.
+        query_pids: (Q,) identities, 0 or above, or -1 for junk.
+        query_camids: (Q,) cameras.
+        gallery_features: (G, D).
+        gallery_pids: (G,) identities.
+        gallery_camids: (G,) cameras.
+        fprs: false positive rates, above 0 and at most 1.
+
+    Raises:
+        InputError: arrays that do not fit together, features that are NaN, infinite or all zero, a rate out of its
+            range, or no positive pair.
+    """
+    for fpr in fprs:
+        if not 0 < fpr <= 1:
+            raise InputError(f"fprs: expected rates above 0 and at most 1, got {fpr}")
+    blocks = FeatureBlocks(query_features, gallery_features, distance="cosine")
+    shape = (blocks.num_queries, blocks.num_gallery)
+    relevance = Relevance(query_pids, query_camids, gallery_pids, gallery_camids, shape=shape, same_camera="exclude")
+    positives, negatives = torch.zeros(2, NUM_BINS, dtype=torch.int64)
+    for rows in track(row_blocks(*shape), "comparing pairs"):
+        values = blocks.block(rows, slice(0, shape[1]))
+        of_block = relevance.block(rows, values.device)
+        bins = _bins(blocks.distances(values, rows))
+        del values
+        matches = _histogram(bins[of_block.match_rows, of_block.match_columns])
+        bins.masked_fill_(_left_out(relevance, rows, bins.device), NUM_BINS)
+        positives += matches.cpu()
+        negatives += (_histogram(bins.flatten()) - matches).cpu()
+    return _points(positives, negatives, fprs)
+
+
+def _bins(distances: Tensor) -> Tensor:
+    """int32 bins of the similarities that belong to the cosine ``distances``; bin 0 starts at -1."""
+    return distances.sub_(2).mul_(-NUM_BINS / 2).clamp_(0, NUM_BINS - 1).int()
+
+
+def _histogram(bins: Tensor) -> Tensor:
+    """(NUM_BINS,) int64 pairs per bin; bin NUM_BINS holds those that do not count."""
+    return torch.bincount(bins, minlength=NUM_BINS + 1)[:NUM_BINS]
+
+
+def _left_out(relevance: Relevance, rows: slice, device: torch.device) -> Tensor:
+    """(q, G) bool, pairs within a camera or with junk."""
+    query_camids, query_pids = relevance.query_camids[rows], relevance.query_pids[rows]
+    columns = (query_camids, relevance.gallery_camids, query_pids == JUNK_PID, relevance.gallery_pids == JUNK_PID)
+    of_query, of_gallery, is_junk_query, is_junk = (torch.from_numpy(column).to(device) for column in columns)
+    return (of_query.unsqueeze(1) == of_gallery) | is_junk_query.unsqueeze(1) | is_junk
+
+
+def _points(positives: Tensor, negatives: Tensor, fprs: Sequence[float]) -> OperatingPoints:
+    """Operating points from the pairs per bin, (NUM_BINS,) int64 each."""
+    # entry b: pairs in bin b and above
+    true_accepts, false_accepts = (counts.flip(0).cumsum(0).flip(0) for counts in (positives, negatives))
+    num_positives, num_negatives = int(true_accepts[0]), int(false_accepts[0])
+    points = []
+    for fpr in fprs:
+        allowed = false_accepts <= fpr * num_negatives
+        if fpr * num_negatives < 1 or not allowed.any():
+            points.append(OperatingPoint(fpr=fpr, threshold=None, tpr=None, measured_fpr=None))
+            continue
+        lowest = int(allowed.int().argmax())
+        points.append(
+            OperatingPoint(
+                fpr=fpr,
+                threshold=lowest * RESOLUTION - 1,
+                tpr=int(true_accepts[lowest]) / num_positives,
+                measured_fpr=int(false_accepts[lowest]) / num_negatives,
+            )
+        )
+    return OperatingPoints(points=tuple(points), num_positive_pairs=num_positives, num_negative_pairs=num_negatives)

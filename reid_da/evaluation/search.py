@@ -1,0 +1,67 @@
+"""The nearest gallery images of every query, without a matrix over all pairs."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from reid_da.errors import InputError
+from reid_da.evaluation._features import Array
+from reid_da.evaluation._streaming import FeatureBlocks, row_blocks
+from reid_da.progress import track
+
+
+class Neighbors(NamedTuple):
+    """The K nearest gallery images of Q queries, nearest first.
+
+    Attributes:
+        distances: (Q, K) distances, 1 - cosine similarity or Euclidean.
+        indices: (Q, K) int64 rows of the gallery.
+    """
+
+    distances: Tensor
+    indices: Tensor
+
+
+def search(
+    query_features: Array, gallery_features: Array, *, num_neighbors: int, distance: str = "cosine"
+) -> Neighbors:
+    """The nearest gallery images of every query and their distances, on the device of the features.
+
+    Images at the same distance come in the order of the gallery.
+
+    Args:
+        query_features: (Q, D) array or tensor.
+        gallery_features: (G, D), on the same device.
+        num_neighbors: images K to find per query, at most G.
+        distance: ``cosine`` or ``euclidean``.
+
+    Raises:
+        InputError: arrays that do not fit together, features that are NaN, infinite or all zero, an unknown
+            distance, or more neighbours than the gallery has images.
+    """
+    blocks = FeatureBlocks(query_features, gallery_features, distance=distance)
+    shape = (blocks.num_queries, blocks.num_gallery)
+    if not 1 <= num_neighbors <= shape[1]:
+        raise InputError(f"num_neighbors: expected 1 to {shape[1]}, the images of the gallery, got {num_neighbors}")
+    found = []
+    for rows in track(row_blocks(*shape), "searching the gallery"):
+        values, columns = _nearest(blocks.block(rows, slice(0, shape[1])), num_neighbors)
+        found.append((blocks.distances(values, rows), columns))
+    distances, indices = zip(*found, strict=True)
+    return Neighbors(torch.cat(distances), torch.cat(indices))
+
+
+def _nearest(values: Tensor, num_neighbors: int) -> tuple[Tensor, Tensor]:
+    """The smallest ``values`` (q, G) of each row in increasing order and their columns, both (q, K)."""
+    nearest, columns = values.topk(num_neighbors, dim=1, largest=False)
+    # which of the values equal to the last one topk returns is left open, and so is their order
+    last = nearest.amax(dim=1, keepdim=True)
+    undecided = ((values == last).sum(dim=1) > (nearest == last).sum(dim=1)).nonzero().flatten()
+    if len(undecided):
+        ordered = values[undecided].sort(dim=1, stable=True)
+        nearest[undecided] = ordered.values[:, :num_neighbors]
+        columns[undecided] = ordered.indices[:, :num_neighbors]
+    columns, order = columns.sort(dim=1)
+    nearest, order = nearest.gather(1, order).sort(dim=1, stable=True)
+    return nearest, columns.gather(1, order)
