@@ -1,1 +1,22 @@
 """Exemplar memory and its neighbours."""
+
+from reid_da.memory.exemplar import ExemplarMemory, momentum_schedule
+from reid_da.memory.neighbors import (
+    ExactNeighbors,
+    FaissNeighbors,
+    NeighborIndex,
+    check_neighbors,
+    neighbor_recall,
+    top_neighbors,
+)
+
+__all__ = [
+    "ExactNeighbors",
+    "ExemplarMemory",
+    "FaissNeighbors",
+    "NeighborIndex",
+    "check_neighbors",
+    "momentum_schedule",
+    "neighbor_recall",
+    "top_neighbors",
+]

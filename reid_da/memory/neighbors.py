@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 FaissKind = Literal["flat", "ivf", "hnsw"]
 Refresh = Literal["step", "epoch"]
 
-DEFAULT_CHUNK_SIZE = 8192
+DEFAULT_CHUNK_SIZE = 16384
 """Memory slots that are compared with a batch at a time."""
 
 

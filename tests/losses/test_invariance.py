@@ -33,7 +33,7 @@ def reference_terms(features, memory, index, *, num_neighbors, own_slot, normali
         order = sorted(range(len(logits)), key=lambda slot: (-logits[slot], slot))
         if own_slot == "exclude":
             order.remove(own)
-        weights = dict.fromkeys(order[:num_neighbors], 1 / num_neighbors)
+        weights = dict.fromkeys(order[:num_neighbors], 1 / max(num_neighbors, 1))
         weights[own] = 1.0
         total = sum(weights.values()) if normalize else 1.0
         costs = {slot: weight / total * (log_sum - logits[slot]) for slot, weight in weights.items()}
