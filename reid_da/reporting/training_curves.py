@@ -1,0 +1,189 @@
+"""Plots of training runs: how one went, and how results depend on a setting."""
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import cycle
+from typing import Any, TypeAlias
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from reid_da.atomic import atomic_path
+from reid_da.reporting.result_tables import Figures, Summary, setting_text, summarize
+
+Record: TypeAlias = Mapping[str, Any]
+"""A line of ``metrics.jsonl``."""
+
+_LINES: tuple[dict[str, Any], ...] = (
+    {"color": "#30638e", "linestyle": "-", "marker": "o"},
+    {"color": "#e0902f", "linestyle": "--", "marker": "s"},
+    {"color": "#3d8b5f", "linestyle": "-.", "marker": "^"},
+    {"color": "#b04a5a", "linestyle": ":", "marker": "D"},
+    {"color": "#7b5ea7", "linestyle": (0, (6, 1, 1, 1, 1, 1)), "marker": "v"},
+    {"color": "#6b6b6b", "linestyle": (0, (1, 2)), "marker": "P"},
+)
+"""Lines of a panel differ in dashes and markers too: not everybody sees the colours."""
+_MOST_MARKERS = 12
+
+_SCORES = {"mAP": "mAP", "rank1": "rank-1"}
+_NEIGHBOURS = {
+    "neighbors_precision": "of the same person",
+    "neighbors_cross_camera": "from another camera",
+    "neighbors_camera_entropy": "camera entropy",
+    "neighbors_agreement": "agreement with the epoch before",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Panel:
+    """One panel: title, and its lines as records and what to call each of their keys."""
+
+    title: str
+    records: Sequence[Record]
+    names: Mapping[str, str]
+    scale: float = 1
+
+
+def draw_run(records: Sequence[Record], path: str | os.PathLike[str], *, title: str = "") -> None:
+    """Write :func:`run_figure` as a PNG file, whole or not at all."""
+    _write(run_figure(records, title=title), path)
+
+
+def run_figure(records: Sequence[Record], *, title: str = "") -> Figure:
+    """Figure of a run by epoch: losses, evaluations, and diagnostics of the neighbours in the memory.
+
+    Panels and lines without a figure in the records are left out. A value that was not finite, null in the records,
+    is a gap.
+
+    Args:
+        records: of :meth:`reid_da.training.run_folder.RunFolder.records`.
+        title: above the figure.
+    """
+    train = [record for record in records if record["kind"] == "train"]
+    evaluations = [record for record in records if record["kind"] == "evaluation"]
+    losses = {key: key.removeprefix("loss_") for record in train for key in record if key.startswith("loss_")}
+    panels = (
+        _Panel(title="losses, as weighted in their sum", records=train, names=losses),
+        _Panel(title="evaluation on the target, %", records=evaluations, names=_SCORES, scale=100),
+        _Panel(title="neighbours in the memory, shares", records=train, names=_NEIGHBOURS),
+    )
+    shown = [panel for panel in panels if any(_has_values(panel.records, key) for key in panel.names)] or panels[:1]
+    figure = _figure(len(shown), title)
+    for axes, panel in zip(figure.axes, shown, strict=True):
+        _draw_panel(axes, panel)
+    return figure
+
+
+def draw_sweep(
+    values: Sequence[float | str],
+    results: Mapping[str, Sequence[Sequence[Figures]]],
+    path: str | os.PathLike[str],
+    *,
+    xlabel: str,
+    log: bool = False,
+    title: str = "",
+) -> None:
+    """Write :func:`sweep_figure` as a PNG file, whole or not at all."""
+    _write(sweep_figure(values, results, xlabel=xlabel, log=log, title=title), path)
+
+
+def sweep_figure(
+    values: Sequence[float | str],
+    results: Mapping[str, Sequence[Sequence[Figures]]],
+    *,
+    xlabel: str,
+    log: bool = False,
+    title: str = "",
+) -> Figure:
+    """Figure of rank-1 and mAP against a setting, as Figures 3 and 4 of Zhong et al., CVPR 2019.
+
+    Bars are sample standard deviations over the seeds. Unless all values are numbers, they stand at equal distances.
+
+    Args:
+        values: of the setting.
+        results: by name of the line, e.g. the direction of the adaptation: for each value the evaluations of its seeds.
+        xlabel: the setting.
+        log: make its axis logarithmic, if all values are above 0.
+        title: above the figure.
+    """
+    figure = _figure(2, title)
+    are_numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
+    positions = np.array(values if are_numbers else range(len(values)), dtype=np.float64)
+    for axes, (key, name) in zip(figure.axes, (("rank1", "rank-1 (%)"), ("mAP", "mAP (%)")), strict=True):
+        for line, (label, of_values) in zip(cycle(_LINES), results.items(), strict=False):
+            # a line between names would mean nothing
+            style = line if are_numbers else {**line, "linestyle": "none"}
+            _draw_line(axes, positions, [summarize(seeds) for seeds in of_values], key=key, label=label, style=style)
+        if log and are_numbers and positions.min() > 0:
+            axes.set_xscale("log")
+        axes.set_xticks(positions, [setting_text(value) for value in values])
+        axes.minorticks_off()
+        axes.margins(x=0.08)
+        axes.set(xlabel=xlabel, ylabel=name)
+        _finish(axes)
+    return figure
+
+
+def _draw_line(
+    axes: Axes,
+    positions: NDArray[np.float64],
+    summaries: Sequence[Summary],
+    *,
+    key: str,
+    label: str,
+    style: Mapping[str, Any],
+) -> None:
+    """Means and spreads of a figure, in percent, from left to right."""
+    order = np.argsort(positions)
+    means = 100 * np.array([summary.mean[key] for summary in summaries])
+    spreads = 100 * np.array([summary.std[key] or 0 for summary in summaries])
+    axes.errorbar(positions[order], means[order], spreads[order], label=label, capsize=3, **style)
+
+
+def _figure(num_panels: int, title: str) -> Figure:
+    figure = Figure(figsize=(4.7 * num_panels, 3.8), dpi=110, layout="constrained")
+    figure.suptitle(title, fontsize=12, fontweight="bold", parse_math=False)
+    figure.subplots(1, num_panels)
+    return figure
+
+
+def _draw_panel(axes: Axes, panel: _Panel) -> None:
+    keys = [key for key in panel.names if _has_values(panel.records, key)]
+    for style, key in zip(cycle(_LINES), keys, strict=False):
+        epochs = [record["epoch"] for record in panel.records if key in record]
+        values = [_number(record[key]) * panel.scale for record in panel.records if key in record]
+        every = -(-len(epochs) // _MOST_MARKERS)
+        axes.plot(epochs, values, label=panel.names[key], markersize=4, markevery=every, **style)
+    axes.set(title=panel.title, xlabel="epoch")
+    axes.set_ylim(bottom=0)
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    if not keys:
+        axes.text(0.5, 0.5, "no epoch yet", transform=axes.transAxes, ha="center", va="center", color="grey")
+    _finish(axes)
+
+
+def _has_values(records: Sequence[Record], key: str) -> bool:
+    return any(record.get(key) is not None for record in records)
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _finish(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", alpha=0.3)
+    axes.set_axisbelow(True)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize=9)
+
+
+def _write(figure: Figure, path: str | os.PathLike[str]) -> None:
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png")
