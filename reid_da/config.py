@@ -61,18 +61,23 @@ class ModelSettings(Settings):
 
 
 class AugmentSettings(Settings):
-    """Random changes of the training images."""
+    """Random changes of the training images; see :class:`reid_da.images.transforms.AugmentationSettings`."""
 
-    crop: Literal["rect", "pad", "none"] = Field(default="rect", description="random sized rectangle, or pad and crop")
+    crop: Literal["rect", "pad", "none"] = Field(default="rect", description="random rectangle, or pad and crop")
     crop_scale: tuple[Share, Share] = Field(default=(0.64, 1.0), description="share of the area that a rectangle keeps")
+    crop_aspect: tuple[Positive, Positive] = Field(default=(2.0, 3.0), description="height / width of a rectangle")
     crop_pad: int = Field(default=10, ge=0, description="pixels on every side, for crop: pad")
     flip: Share = Field(default=0.5, description="probability of a horizontal flip")
-    erase: Share = Field(default=0.5, description="probability of random erasing")
-    erase_area: tuple[Share, Share] = Field(default=(0.02, 0.2), description="share of the area that is erased")
     brightness: float = Field(default=0.0, ge=0, description="largest relative change")
     contrast: float = Field(default=0.0, ge=0, description="largest relative change")
     saturation: float = Field(default=0.0, ge=0, description="largest relative change")
     hue: float = Field(default=0.0, ge=0, le=0.5, description="largest change, in turns of the colour circle")
+    erase: Share = Field(default=0.5, description="probability of random erasing")
+    erase_area: tuple[Share, Share] = Field(default=(0.02, 0.2), description="share of the area that is erased")
+    erase_aspect: tuple[Positive, Positive] = Field(default=(0.3, 3.0), description="height / width of what is erased")
+    erase_fill: Literal["official", "mean"] = Field(
+        default="official", description="official: a light grey, as the authors' code; mean: the mean colour"
+    )
 
 
 class BatchSettings(Settings):
@@ -105,6 +110,12 @@ class MemorySettings(Settings):
         description="overwrite: the own slot may be one of the k (authors' code); exclude: k others",
     )
     normalize_weights: bool = Field(default=False, description="let the weights of own slot and neighbours sum to 1")
+    neighbor_search: Literal["exact", "flat", "ivf", "hnsw"] = Field(
+        default="exact", description="exact: comes with the loss at no cost; flat, ivf, hnsw: by FAISS"
+    )
+    neighbor_refresh: Literal["step", "epoch"] = Field(
+        default="epoch", description="how often a FAISS index takes over the memory"
+    )
     momentum_rate: float = Field(default=0.01, ge=0, description="alpha grows by this much an epoch")
     momentum_stretch: bool = Field(
         default=False, description="stretch the growth, published for 60 epochs, to the number of epochs"
@@ -169,6 +180,9 @@ class ExperimentSettings(Settings):
     epochs: Count = 60
     steps_per_epoch: int = Field(default=0, ge=0, description="0: one pass over the source images")
     loss_weight: Share = Field(default=0.3, description="lambda of the paper: weight of the target loss")
+    pretrain: dict[str, Any] | None = Field(
+        default=None, description="a stage before: settings that differ from these; method is source unless given"
+    )
     init_from: Path | None = Field(
         default=None, description="run or weights file to start from; its classifier is kept"
     )
@@ -218,11 +232,28 @@ def settings_of(tree: Mapping[str, Any], *, where: str) -> ExperimentSettings:
     for key in _leaf_keys(tree):
         _require_known(key, where=where)
     try:
-        return ExperimentSettings.model_validate(tree)
+        settings = ExperimentSettings.model_validate(tree)
+        pretrain_settings(settings)
+        return settings
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         raise InputError(f"{where}: {key}: {first['msg']}, got {first['input']!r}") from error
+
+
+def pretrain_settings(settings: ExperimentSettings) -> ExperimentSettings | None:
+    """Settings of the stage before the training, or None if there is none.
+
+    They are the settings of the training with the changes of its key ``pretrain``; a change of the data or the seed
+    thus holds for both.
+
+    Raises:
+        InputError: a key of ``pretrain`` is unknown or a value does not fit.
+    """
+    if settings.pretrain is None:
+        return None
+    stage = {"method": "source", "name": f"{settings.name}-pretrain", **settings.pretrain, "pretrain": None}
+    return settings_of(merge(settings.model_dump(mode="json"), stage), where="pretrain")
 
 
 def dump_settings(settings: ExperimentSettings) -> str:
@@ -280,6 +311,7 @@ def _leaf_keys(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 
 def _require_known(key: str, *, where: str) -> None:
     known = set(_setting_keys(ExperimentSettings))
+    key = key.removeprefix("pretrain.")
     if key not in known:
         raise unknown_setting(key, known, where=where)
 

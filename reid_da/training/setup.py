@@ -1,0 +1,263 @@
+"""From settings to a training run that is ready to go."""
+
+import logging
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from reid_da.camstyle import create_views
+from reid_da.config import ExperimentSettings
+from reid_da.datasets import Dataset, SampleTable, load_dataset
+from reid_da.errors import InputError
+from reid_da.evaluation import evaluate_retrieval
+from reid_da.evaluation.extraction import extract_features
+from reid_da.evaluation.retrieval import RetrievalResult
+from reid_da.images import ImageSource, open_images
+from reid_da.images.decode import Interpolation
+from reid_da.memory.exemplar import ExemplarMemory
+from reid_da.models.backbones import create_backbone
+from reid_da.models.reid_net import ReIDNetwork
+from reid_da.models.weights import read_state_dict
+from reid_da.training.loop import Trainer
+from reid_da.training.methods.ecn import ECN
+from reid_da.training.run_folder import RunFolder
+from reid_da.training.seeds import derived_seed
+from reid_da.training.streams import TrainingImages, TrainingStreams
+
+logger = logging.getLogger(__name__)
+
+
+def build_trainer(settings: ExperimentSettings, run: RunFolder) -> Trainer:
+    """Everything that the settings ask for, put together: data, network, memory, optimiser.
+
+    Args:
+        settings: of the experiment.
+        run: folder for metrics and checkpoints.
+
+    Raises:
+        InputError: the data, the weights or the settings do not fit.
+    """
+    if settings.precision.threads:
+        torch.set_num_threads(settings.precision.threads)
+    device = torch.device(choose_device(settings.device))
+    source, target = _training_images(settings)
+    streams = TrainingStreams(settings, source=source, target=target, device=device)
+    network = build_network(settings, num_classes=source.table.num_pids).to(device)
+    if settings.precision.channels_last:
+        network = network.to(memory_format=torch.channels_last)
+    method = ECN(
+        network,
+        _memory(settings, target, network),
+        settings=settings,
+        source_labels=torch.from_numpy(source.table.labels()).to(device),
+        **_target_columns(target, device),
+    )
+    if settings.precision.compile:
+        network.backbone.compile()
+    return Trainer(
+        settings=settings,
+        run=run,
+        method=method,
+        batches=streams,
+        optimizer=build_optimizer(network, settings),
+        device=device,
+        evaluate=_evaluator(network, settings),
+    )
+
+
+def choose_device(name: str) -> str:
+    """The device to use: the named one, or the best there is for ``auto``.
+
+    Raises:
+        InputError: torch does not know or does not have the device.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device: {name!r} is not to be had here: {str(error).splitlines()[0]}") from error
+    return name
+
+
+def build_network(settings: ExperimentSettings, *, num_classes: int) -> ReIDNetwork:
+    """The network of an experiment on the CPU, with the weights that it starts from.
+
+    Args:
+        settings: of the experiment.
+        num_classes: number of classes of the source branch.
+
+    Raises:
+        InputError: the weights cannot be read or do not fit.
+    """
+    model = settings.model
+    generator = torch.Generator().manual_seed(derived_seed(settings.seed, "weights"))
+    weights = "none" if settings.init_from else model.weights
+    backbone = create_backbone(model.backbone, last_stride=model.last_stride, weights=weights, generator=generator)
+    network = ReIDNetwork(
+        backbone,
+        num_classes=num_classes,
+        embedding=model.embedding,
+        embedding_dim=model.embedding_dim,
+        dropout=model.dropout,
+        target_dropout=model.target_dropout,
+        freeze=model.freeze,
+        bn_mode=model.bn_mode,
+        generator=generator,
+    )
+    if settings.init_from:
+        start_from(network, settings.init_from)
+    return network
+
+
+def start_from(network: ReIDNetwork, path: Path) -> None:
+    """Load the weights of a run, or of a file, into a network; a classifier of other classes keeps its own.
+
+    Raises:
+        InputError: there are no weights, or they are of another network.
+    """
+    if path.is_dir():
+        checkpoint = RunFolder.open(path).last_checkpoint()
+        if checkpoint is None:
+            raise InputError(f"{path}: the run has no checkpoint yet")
+        weights = dict(checkpoint.weights)
+    else:
+        weights = dict(read_state_dict(path))
+    own = network.state_dict()
+    fitting = {name: value for name, value in weights.items() if name in own and own[name].shape == value.shape}
+    missing = [name for name in own if name not in fitting and not name.startswith("classifier.")]
+    if missing:
+        raise InputError(
+            f"{path}: the weights lack {len(missing)} of {len(own)} parts of this network, such as {missing[0]}; "
+            "the settings under model have to be those that the weights were trained with"
+        )
+    if not all(name in fitting for name in own):
+        logger.info("%s: the classifier is not taken over, it is of other classes", path)
+    network.load_state_dict(own | fitting)
+
+
+def build_optimizer(network: ReIDNetwork, settings: ExperimentSettings) -> torch.optim.Optimizer:
+    """Stochastic gradient descent with a lower learning rate for the backbone."""
+    optimizer = settings.optimizer
+    groups = network.parameter_groups(lr_new=optimizer.lr, lr_backbone=optimizer.lr * optimizer.backbone_lr_factor)
+    return torch.optim.SGD(
+        groups,
+        momentum=optimizer.momentum,
+        nesterov=optimizer.nesterov and optimizer.momentum > 0,
+        weight_decay=optimizer.weight_decay,
+    )
+
+
+def evaluate_network(network: torch.nn.Module, dataset: Dataset, settings: ExperimentSettings) -> RetrievalResult:
+    """Retrieval on the query and gallery images of a data set, with cosine distances of the test features.
+
+    Args:
+        network: images to features.
+        dataset: with a query and a gallery.
+        settings: size of the images and their cache.
+
+    Raises:
+        InputError: the data set has no query or gallery.
+    """
+    if not len(dataset.query) or not len(dataset.gallery):
+        raise InputError(f"{dataset.root}: has no query and gallery images to evaluate on")
+    query, gallery = dataset.query.without_junk(), dataset.gallery.without_junk()
+    features = {
+        table.name: extract_features(
+            network,
+            # the authors' code tests with bicubic resizing, and trains with bilinear
+            open_table(table, settings, interpolation="bicubic"),
+            autocast=settings.precision.autocast == "bfloat16",
+        )
+        for table in (query, gallery)
+    }
+    return evaluate_retrieval(
+        features[query.name], query.pids, query.camids, features[gallery.name], gallery.pids, gallery.camids
+    )
+
+
+def open_table(
+    table: SampleTable, settings: ExperimentSettings, *, interpolation: Interpolation = "bilinear"
+) -> ImageSource:
+    """The images of a table at the size of the experiment."""
+    data = settings.data
+    return open_images(
+        table,
+        size=data.image_size,
+        cache=data.cache,
+        cache_dir=data.cache_dir,
+        interpolation=interpolation,
+        on_error=data.on_error,
+    )
+
+
+def _training_images(settings: ExperimentSettings) -> tuple[TrainingImages, TrainingImages | None]:
+    """Labelled and unlabelled training images of the experiment's method."""
+    if settings.method == "supervised":
+        table = _dataset(settings, "target").train
+        return TrainingImages(table=table, source=open_table(table, settings)), None
+    table = _dataset(settings, "source").train
+    source = TrainingImages(table=table, source=open_table(table, settings))
+    if settings.method == "source" or not settings.invariance.exemplar:
+        return source, None
+    dataset = _dataset(settings, "target")
+    images = open_table(dataset.train, settings)
+    if not settings.invariance.camera:
+        return source, TrainingImages(table=dataset.train, source=images)
+    if dataset.num_cameras < 2:
+        raise InputError(
+            f"{dataset.root}: has one camera, and camera invariance needs several; set invariance.camera=false to go on"
+        )
+    views = create_views(
+        settings.views.style,
+        images,
+        dataset.train,
+        num_cameras=dataset.num_cameras,
+        folder=settings.views.folder,
+        on_missing=settings.views.on_missing,
+        open_files=partial(open_table, settings=settings),
+    )
+    return source, TrainingImages(table=dataset.train, source=views, num_cameras=dataset.num_cameras)
+
+
+def _dataset(settings: ExperimentSettings, role: str) -> Dataset:
+    path = getattr(settings.data, role)
+    if path is None:
+        raise InputError(f"data.{role} is not set: give the folder of the {role} data set, data.{role}=PATH")
+    dataset = load_dataset(path)
+    if not len(dataset.train):
+        raise InputError(f"{path}: has no training images")
+    return dataset
+
+
+def _memory(settings: ExperimentSettings, target: TrainingImages | None, network: ReIDNetwork) -> ExemplarMemory | None:
+    if target is None:
+        return None
+    return ExemplarMemory(
+        len(target.table),
+        network.embedding_dim,
+        fingerprint=target.table.fingerprint,
+        dtype=getattr(torch, settings.memory.dtype),
+    ).to(next(network.parameters()).device)
+
+
+def _target_columns(target: TrainingImages | None, device: torch.device) -> dict[str, torch.Tensor]:
+    if target is None:
+        return {}
+    columns = {"target_camids": torch.tensor(target.table.camids).to(device)}
+    if target.table.is_labelled:
+        columns["target_pids"] = torch.tensor(target.table.pids).to(device)
+    return columns
+
+
+def _evaluator(network: ReIDNetwork, settings: ExperimentSettings) -> Callable[[], Mapping[str, float]] | None:
+    """Evaluation on the target, or None where it has no query and gallery."""
+    if settings.data.target is None:
+        return None
+    dataset = load_dataset(settings.data.target)
+    if not len(dataset.query) or not len(dataset.gallery):
+        logger.info("%s: no query and gallery, so nothing is evaluated on the way", dataset.root)
+        return None
+    return lambda: evaluate_network(network, dataset, settings).to_json()

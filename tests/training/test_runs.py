@@ -1,0 +1,233 @@
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from reid_da.config import dump_settings, merge, settings_of
+from reid_da.errors import InputError
+from reid_da.training.ablation import ablate, sweep
+from reid_da.training.checkpoint import load_checkpoint
+from reid_da.training.run_folder import RunFolder
+from reid_da.training.runs import final_result, is_complete, resume, train, train_or_resume
+
+TIMING = {"seconds", "images_per_second"}
+
+
+def changed(settings, **changes):
+    return settings_of(merge(settings.model_dump(mode="json"), changes), where="test")
+
+
+def numbers(run):
+    """All records of a run but for what depends on the clock."""
+    return [{key: value for key, value in record.items() if key not in TIMING} for record in run.records()]
+
+
+def last(run):
+    return run.last_checkpoint()
+
+
+def same(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_run_leaves_everything_that_explains_it(small_settings, tmp_path):
+    run = train(small_settings, tmp_path / "run")
+    assert is_complete(run)
+    assert run.settings() == small_settings
+    train_records = run.records("train")
+    assert [record["epoch"] for record in train_records] == [1, 2]
+    first, second = train_records
+    assert "loss_neighborhood" not in first
+    assert {"loss_cross_entropy", "loss_exemplar", "loss_neighborhood", "lr_backbone", "lr_new"} <= second.keys()
+    assert {
+        "neighbors_cross_camera",
+        "neighbors_camera_entropy",
+        "neighbors_precision",
+        "slots_unwritten",
+    } <= first.keys()
+    assert "neighbors_agreement" in second
+    assert all(math.isfinite(value) for record in train_records for value in record.values() if value != "train")
+    result = final_result(run)
+    assert 0 < result["mAP_trapezoid"] <= result["mAP"] <= 1
+    memory = last(run).state["method"]["memory"]
+    assert memory["slots"].shape == (len(memory["last_update"]), 32)
+    assert json.loads((run.path / "versions.json").read_text())["torch"] == torch.__version__
+
+
+def test_the_same_seed_gives_the_same_numbers_and_another_one_others(small_settings, tmp_path):
+    one, two, other = (
+        train(changed(small_settings, epochs=1, seed=seed), tmp_path / name)
+        for name, seed in (("a", 0), ("b", 0), ("c", 1))
+    )
+    assert numbers(one) == numbers(two)
+    assert same(last(one).weights, last(two).weights)
+    assert numbers(one) != numbers(other)
+
+
+def test_rows_of_the_ablation_differ_in_their_terms_only(small_settings, tmp_path):
+    table = ablate(small_settings, tmp_path, rows=("source", "e", "e+c", "e+n", "e+c+n", "supervised"))
+    assert list(table) == ["source", "e", "e+c", "e+n", "e+c+n", "supervised"]
+    runs = {row: RunFolder.open(tmp_path / f"{row}-seed0").records("train")[-1] for row in table}
+    terms = {row: {key for key in record if key.startswith("loss_")} for row, record in runs.items()}
+    assert terms["source"] == terms["supervised"] == {"loss_cross_entropy"}
+    assert terms["e"] == terms["e+c"] == {"loss_cross_entropy", "loss_exemplar"}
+    assert terms["e+n"] == terms["e+c+n"] == {"loss_cross_entropy", "loss_exemplar", "loss_neighborhood"}
+    assert runs["e"]["loss_exemplar"] != runs["e+c"]["loss_exemplar"]
+
+
+def test_an_ablation_goes_on_where_it_stopped_and_shares_the_stage_before(small_settings, tmp_path):
+    settings = changed(small_settings, epochs=1, pretrain={"epochs": 1})
+    before = ablate(settings, tmp_path, rows=("source", "e"), seeds=2)
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("checkpoint.json")}
+    assert len(times) == 6
+    assert ablate(settings, tmp_path, rows=("source", "e"), seeds=2) == before
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("checkpoint.json")} == times
+    with pytest.raises(InputError, match="holds a run with other settings"):
+        ablate(changed(settings, loss_weight=0.5), tmp_path, rows=("e",))
+    with pytest.raises(InputError, match=r"unknown row 'n'.*valid: e, e\+c"):
+        ablate(settings, tmp_path, rows=("n",))
+
+
+def test_a_flat_index_finds_the_neighbours_that_the_loss_finds(small_settings, tmp_path):
+    memory = {"neighbor_search": "flat", "neighbor_refresh": "step", "neighbors_from_epoch": 1}
+    indexed = train(changed(small_settings, memory=memory), tmp_path / "indexed")
+    exact = train(small_settings, tmp_path / "exact")
+    got, expected = (run.records("train")[-1]["loss_neighborhood"] for run in (indexed, exact))
+    assert got == pytest.approx(expected, rel=1e-4)
+
+
+def test_sweep_varies_one_setting(small_settings, tmp_path):
+    results = sweep(changed(small_settings, epochs=1), tmp_path, key="memory.temperature", values=[0.05, 0.5])
+    assert list(results) == ["0.05", "0.5"]
+    run = RunFolder.open(tmp_path / "memory.temperature=0.5-seed0")
+    assert run.settings().memory.temperature == 0.5
+
+
+def test_the_stage_before_hands_its_weights_on(small_settings, tmp_path):
+    settings = changed(
+        small_settings, epochs=1, optimizer={"lr": 1e-12}, pretrain={"epochs": 1, "optimizer": {"lr": 0.01}}
+    )
+    run = train(settings, tmp_path)
+    weights, before = last(run).weights, last(RunFolder.open(tmp_path / "pretrain")).weights
+    assert torch.allclose(weights["backbone.conv1.weight"], before["backbone.conv1.weight"], atol=1e-6)
+    assert torch.allclose(weights["classifier.weight"], before["classifier.weight"], atol=1e-6)
+
+
+def test_gradients_may_be_added_up_and_arithmetic_be_shorter(small_settings, tmp_path):
+    precision = {"autocast": "bfloat16"}
+    optimizer = {"accumulate": 3, "clip_norm": 1.0, "schedule": "one_cycle"}
+    run = train(changed(small_settings, epochs=1, precision=precision, optimizer=optimizer), tmp_path)
+    assert math.isfinite(run.records("train")[0]["loss_exemplar"])
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(small_settings, tmp_path):
+    settings = changed(small_settings, epochs=3, optimizer={"schedule": "step", "milestones": [1], "decay": 1e30})
+    with pytest.raises(InputError, match=r"the loss \w+ became (nan|inf) in step \d of epoch 2; the last checkpoint"):
+        train(settings, tmp_path)
+    assert last(RunFolder.open(tmp_path)).description["epoch"] == 1
+
+
+def test_a_checkpoint_of_other_data_or_settings_is_refused(small_settings, small_sites, tmp_path):
+    run = train(changed(small_settings, epochs=1), tmp_path)
+    run.config_file.write_text(dump_settings(changed(small_settings, epochs=2)))
+    with pytest.raises(InputError, match="made with other settings than config.yaml"):
+        resume(tmp_path)
+    other = changed(small_settings, epochs=1, data={"source": str(small_sites / "site-b")})
+    description = run.checkpoint_folder / "epoch_0001" / "checkpoint.json"
+    noted = json.loads(description.read_text())
+    noted["fingerprints"]["source"] = "0" * 16
+    description.write_text(json.dumps(noted))
+    run.config_file.write_text(dump_settings(changed(small_settings, epochs=1)))
+    with pytest.raises(InputError, match="the source images are not those that the checkpoint was made with"):
+        resume(tmp_path)
+    with pytest.raises(InputError, match="holds a run with other settings"):
+        train_or_resume(other, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data": {"target": None}}, "data.target is not set: give the folder of the target data set"),
+        ({"batch": {"target": 5000}}, "batch.target is 5000, but there are .* target images; lower it"),
+        ({"batch": {"source": 8, "instances": 3}}, "batch.source is 8, which is no multiple of batch.instances, 3"),
+        ({"views": {"style": "files"}}, "camstyle"),
+        ({"invariance": {"exemplar": False}}, "invariance.exemplar: camera and neighborhood build on it"),
+        ({"device": "cuda:99"}, "device: 'cuda:99' is not to be had here"),
+        ({"init_from": "nowhere.pt"}, "nowhere.pt"),
+    ],
+)
+def test_settings_that_do_not_fit_the_data(small_settings, tmp_path, changes, message):
+    with pytest.raises(InputError, match=message) as caught:
+        train(changed(small_settings, **changes), tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+PROGRAM = (
+    "import sys, pathlib; from reid_da.training.runs import train_or_resume; from reid_da.config import load_settings; "
+)
+PROGRAM += "import torch; torch.set_num_threads(1); "
+PROGRAM += "train_or_resume(load_settings(sys.argv[1]), pathlib.Path(sys.argv[2]))"
+
+
+def kill_when(process, condition) -> bool:
+    """Kill the process as soon as the condition holds; False if it ended before."""
+    while process.poll() is None:
+        if condition():
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            return True
+        time.sleep(0.0005)
+    assert process.returncode == 0
+    return False
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_again_and_again_ends_with_the_numbers_of_an_unbroken_one(small_settings, tmp_path):
+    settings = changed(small_settings, epochs=5, keep_checkpoints=2, pretrain={"epochs": 1})
+    unbroken = train(settings, tmp_path / "unbroken")
+    config, folder = tmp_path / "config.yaml", tmp_path / "killed"
+    config.write_text(dump_settings(settings))
+    rng = random.Random(0)
+
+    def is_writing() -> bool:
+        return any(folder.glob("checkpoints/.epoch_*.tmp"))
+
+    def after(seconds: float):
+        deadline: list[float] = []
+
+        def condition() -> bool:
+            if not deadline and (folder / "metrics.jsonl").exists():
+                deadline.append(time.monotonic() + seconds)
+            return bool(deadline) and time.monotonic() > deadline[0]
+
+        return condition
+
+    kills = 0
+    for condition in (is_writing, after(rng.uniform(0, 1)), is_writing, after(rng.uniform(0, 2))):
+        command = [sys.executable, "-c", PROGRAM, str(config), str(folder)]
+        kills += kill_when(subprocess.Popen(command, start_new_session=True), condition)
+    assert kills >= 2
+    resumed = train_or_resume(settings, folder)
+    assert numbers(resumed) == numbers(unbroken)
+    assert same(last(resumed).weights, last(unbroken).weights)
+    for name in ("slots", "last_update"):
+        assert torch.equal(*(last(run).state["method"]["memory"][name] for run in (resumed, unbroken)))
+
+
+def test_a_damaged_checkpoint_is_passed_over_if_asked(small_settings, tmp_path):
+    run = train(small_settings, tmp_path / "run")
+    expected = last(run).weights
+    newest: Path = run.checkpoint_folder / "epoch_0002"
+    (newest / "state.pt").write_bytes((newest / "state.pt").read_bytes()[:100])
+    with pytest.raises(InputError, match="damaged or cut off"):
+        resume(run.path)
+    assert same(last(resume(run.path, skip_damaged=True)).weights, expected)
+    assert load_checkpoint(newest).description["epoch"] == 2
