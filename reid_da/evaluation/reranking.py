@@ -9,7 +9,7 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from reid_da.errors import InputError
-from reid_da.evaluation._features import Array, feature_tensor, working_dtype
+from reid_da.evaluation._features import Array, feature_pair
 from reid_da.evaluation._reciprocal import Distances, Rows, nearest_neighbors, reciprocal_encoding
 from reid_da.evaluation._streaming import FeatureBlocks
 
@@ -141,9 +141,7 @@ def _even_batches(left: csr_array, column_sizes: NDArray[np.int32]) -> list[tupl
 
 def _points(query_features: Array, gallery_features: Array, *, unit: bool) -> Tensor:
     """(Q + G, D) copy of the features, queries first, scaled to unit length where asked for."""
-    queries = feature_tensor(query_features, "query_features")
-    gallery = feature_tensor(gallery_features, "gallery_features")
-    dtype = working_dtype(queries, gallery)
+    queries, gallery, dtype = feature_pair(query_features, gallery_features)
     points = torch.cat([queries.to(dtype), gallery.to(dtype)])
     return points.div_(points.norm(dim=1, keepdim=True)) if unit else points
 
