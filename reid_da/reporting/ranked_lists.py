@@ -1,0 +1,281 @@
+"""Pictures of ranked lists: queries, and what a model holds to be their nearest gallery images."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from numpy.typing import NDArray
+from torch import Tensor
+
+from reid_da.atomic import atomic_path
+from reid_da.datasets import JUNK_PID, SampleTable
+from reid_da.errors import InputError
+from reid_da.evaluation.search import search
+from reid_da.images.decode import decode_row
+from reid_da.images.source import FailedImage
+
+_HEIGHT, _WIDTH = 128, 64
+_GAP = 10
+_LABEL = 15
+"""Pixels below an image, for its camera."""
+_MARGIN = 12
+_HEADER = 20
+"""Pixels for the title, for the ranks, and for each line of the legend."""
+_LEGEND_WIDTH = 340
+"""Least width of a picture, so that the legend fits."""
+_QUERY_GAP = 18
+"""Pixels between the query and its list, for the name of the model."""
+_DPI = 100
+"""Pixels of an inch at which fonts look as on a screen."""
+_SCALE = 2
+"""Pixels of the file for one of the images."""
+_LONGEST_NAME = 8
+_UNREADABLE_GREY = 200
+
+
+class _Style(NamedTuple):
+    """How an image is framed (width in pixels), and what stands before the name of its camera."""
+
+    mark: str
+    colour: str
+    line_width: float
+
+
+_QUERY = _Style("", "#404040", 1.5)
+_RIGHT = _Style("\N{HEAVY CHECK MARK} ", "#1a7f37", 4)
+_WRONG = _Style("\N{BALLOT X} ", "#d32f2f", 1.5)
+_LEGEND = (
+    f"{_RIGHT.mark}same person, another camera   {_WRONG.mark}somebody else\n"
+    "left out: the person in the query's own camera, junk"
+)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RankedLists:
+    """The nearest valid gallery images of some queries, nearest first.
+
+    Attributes:
+        rows: (N,) int64, rows of the query table.
+        indices: (N, K) int64, rows of the gallery table; -1 beyond the last valid image.
+        is_match: (N, K) bool, whether it shows the person of the query.
+    """
+
+    rows: NDArray[np.int64]
+    indices: NDArray[np.int64] = field(repr=False)
+    is_match: NDArray[np.bool_] = field(repr=False)
+
+
+def pick_queries(query: SampleTable, has_match: NDArray[np.bool_], *, num: int) -> NDArray[np.int64]:
+    """(N,) int64 rows of at most ``num`` queries of different people, spread evenly over the query set.
+
+    No result is looked at, so that pictures of them are neither flattering nor unfair.
+
+    Args:
+        query: the queries.
+        has_match: (Q,) bool, whether a query has a true match: ``per_query.first_match_rank > 0`` of an evaluation.
+        num: how many.
+    """
+    rows = np.flatnonzero(has_match)
+    rows = rows[np.unique(query.pids[rows], return_index=True)[1]]
+    picked: NDArray[np.int64] = rows[np.linspace(0, len(rows) - 1, min(num, len(rows))).round().astype(np.int64)]
+    return picked
+
+
+def ranked_lists(
+    query_features: Tensor,
+    gallery_features: Tensor,
+    query: SampleTable,
+    gallery: SampleTable,
+    *,
+    rows: Sequence[int] | NDArray[np.int64],
+    num: int = 10,
+    distance: str = "cosine",
+) -> RankedLists:
+    """The nearest gallery images of some queries, without those that an evaluation leaves out.
+
+    Left out are images of the query's person from the query's camera, and junk.
+
+    Args:
+        query_features: (Q, D).
+        gallery_features: (G, D), on the same device.
+        query: identities and cameras of the queries.
+        gallery: identities and cameras of the gallery.
+        rows: queries to look at.
+        num: images K per query.
+        distance: ``cosine`` or ``euclidean``.
+
+    Raises:
+        InputError: features that do not fit together or the tables, that are NaN, infinite or all zero; unknown
+            identities.
+    """
+    for table, features in ((query, query_features), (gallery, gallery_features)):
+        if len(features) != len(table):
+            raise InputError(f"{table.name}: expected features of {len(table)} images, got {len(features)}")
+        if not table.is_labelled:
+            raise InputError(f"{table.name}: ranked lists tell right from wrong by identities, which are not all known")
+    chosen = np.asarray(rows, dtype=np.int64)
+    pids, camids = query.pids[chosen, None], query.camids[chosen, None]
+    is_valid = (gallery.pids != JUNK_PID) & ~((gallery.pids == pids) & (gallery.camids == camids))
+    # as many as are left out may come before the last one that is wanted
+    num_candidates = min(num + int((~is_valid).sum(axis=1).max()), len(gallery))
+    found = search(
+        query_features[torch.from_numpy(chosen)], gallery_features, num_neighbors=num_candidates, distance=distance
+    )
+    candidates = found.indices.cpu().numpy()
+    is_valid = np.take_along_axis(is_valid, candidates, axis=1)
+    first = np.argsort(~is_valid, axis=1, kind="stable")[:, :num]
+    indices = np.take_along_axis(np.where(is_valid, candidates, -1), first, axis=1)
+    return RankedLists(rows=chosen, indices=indices, is_match=(gallery.pids[indices] == pids) & (indices >= 0))
+
+
+def draw_ranked_lists(
+    query: SampleTable,
+    gallery: SampleTable,
+    lists: RankedLists,
+    path: str | os.PathLike[str],
+    *,
+    camera_names: Sequence[str],
+    title: str = "",
+) -> None:
+    """Write the picture of ranked lists as a PNG file, whole or not at all: a query and its list in each line.
+
+    A true match has a thick green frame and a tick, anybody else a thin red frame and a cross. An image that cannot
+    be read is grey.
+
+    Args:
+        query: the queries.
+        gallery: the gallery.
+        lists: what to show, see :func:`ranked_lists`.
+        path: the file.
+        camera_names: ``camera_names[camid]``.
+        title: above the picture.
+    """
+    draw_comparison(query, gallery, {"": lists}, path, camera_names=camera_names, title=title)
+
+
+def draw_comparison(
+    query: SampleTable,
+    gallery: SampleTable,
+    lists: Mapping[str, RankedLists],
+    path: str | os.PathLike[str],
+    *,
+    camera_names: Sequence[str],
+    title: str = "",
+) -> None:
+    """Write a picture in which the lists of several models for the same queries stand one above the other.
+
+    Args:
+        query: the queries.
+        gallery: the gallery.
+        lists: by name of the model, e.g. before and after the adaptation; all of the same queries.
+        path: the file.
+        camera_names: ``camera_names[camid]``.
+        title: above the picture.
+    """
+    figure = comparison_figure(query, gallery, lists, camera_names=camera_names, title=title)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png")
+
+
+def comparison_figure(
+    query: SampleTable,
+    gallery: SampleTable,
+    lists: Mapping[str, RankedLists],
+    *,
+    camera_names: Sequence[str],
+    title: str = "",
+) -> Figure:
+    """Figure of ranked lists; see :func:`draw_comparison`.
+
+    Raises:
+        ValueError: the lists are not of the same queries.
+    """
+    first, *others = lists.values()
+    if any(not np.array_equal(other.rows, first.rows) for other in others):
+        raise ValueError("the ranked lists are not of the same queries")
+    columns = max(of_model.indices.shape[1] for of_model in lists.values())
+    width = max(_left(columns) + _WIDTH + _MARGIN, _LEGEND_WIDTH)
+    height = _top(len(first.rows), 0, len(lists)) + 2 * _HEADER
+    canvas = np.full((height, width, 3), 255, dtype=np.uint8)
+    figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_SCALE * _DPI)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    for thumbnail in _thumbnails(query, gallery, lists):
+        _draw_thumbnail(axes, canvas, thumbnail, camera_names)
+    axes.imshow(canvas, extent=(0, width, height, 0), interpolation="nearest", aspect="auto")
+    _draw_names(axes, list(lists), len(first.rows), columns)
+    _text(axes, _MARGIN, _MARGIN, title, size=9, va="top")
+    _text(axes, _MARGIN, height - _MARGIN, _LEGEND, size=7, va="bottom")
+    return figure
+
+
+class _Thumbnail(NamedTuple):
+    """An image of the picture: where it comes from, where its upper left corner goes, and how it is framed."""
+
+    table: SampleTable
+    row: int
+    left: int
+    top: int
+    style: _Style
+
+
+def _thumbnails(query: SampleTable, gallery: SampleTable, lists: Mapping[str, RankedLists]) -> Iterator[_Thumbnail]:
+    for strip, of_model in enumerate(lists.values()):
+        for number, row in enumerate(of_model.rows.tolist()):
+            top = _top(number, strip, len(lists))
+            if strip == 0:
+                yield _Thumbnail(query, row, _MARGIN, top, _QUERY)
+            ranking = zip(of_model.indices[number].tolist(), of_model.is_match[number], strict=True)
+            for rank, (index, is_match) in enumerate(ranking, start=1):
+                if index >= 0:
+                    yield _Thumbnail(gallery, index, _left(rank), top, _RIGHT if is_match else _WRONG)
+
+
+def _left(rank: int) -> int:
+    """Left edge in pixels of the image at a rank, from 1."""
+    return _MARGIN + _QUERY_GAP + rank * (_WIDTH + _GAP)
+
+
+def _top(number: int, strip: int, num_strips: int) -> int:
+    """Upper edge in pixels of a strip of images, of which each query, counted by ``number``, has several."""
+    height = _HEIGHT + _LABEL + _GAP
+    return _MARGIN + 2 * _HEADER + number * (num_strips * height + (num_strips - 1) * 2 * _GAP) + strip * height
+
+
+def _draw_thumbnail(axes: Axes, canvas: NDArray[np.uint8], thumbnail: _Thumbnail, camera_names: Sequence[str]) -> None:
+    """Copy the pixels to the canvas; draw frame, mark and camera on top of it."""
+    table, row, left, top, style = thumbnail
+    pixels = decode_row(table, row, size=(_HEIGHT, _WIDTH), interpolation="bilinear")
+    canvas[top : top + _HEIGHT, left : left + _WIDTH] = _UNREADABLE_GREY if isinstance(pixels, FailedImage) else pixels
+    # the line is centred on the rectangle: half of it must not hide the image
+    half = style.line_width / 2
+    frame = Rectangle((left - half, top - half), _WIDTH + 2 * half, _HEIGHT + 2 * half, fill=False)
+    frame.set(edgecolor=style.colour, linewidth=style.line_width * 72 / _DPI)
+    axes.add_patch(frame)
+    name = camera_names[table.camids[row]]
+    label = style.mark + (name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…")
+    _text(axes, left + _WIDTH / 2, top + _HEIGHT + 5, label, size=7, va="top", ha="center", color=style.colour)
+
+
+def _draw_names(axes: Axes, models: Sequence[str], num_queries: int, columns: int) -> None:
+    """Ranks above the columns, and the name of the model beside each strip."""
+    heading = _top(0, 0, 1) - 5
+    for rank, name in enumerate(["query", *range(1, columns + 1)]):
+        left = _left(rank) if rank else _MARGIN
+        _text(axes, left + _WIDTH / 2, heading, str(name), size=7, va="bottom", ha="center")
+    middle = _MARGIN + _WIDTH + (_GAP + _QUERY_GAP) / 2
+    for number in range(num_queries):
+        for strip, name in enumerate(models):
+            top = _top(number, strip, len(models))
+            _text(axes, middle, top + _HEIGHT / 2, name, size=8, va="center", ha="center", rotation=90)
+
+
+def _text(axes: Axes, x: float, y: float, text: str, *, size: float, **style: Any) -> None:
+    # names are no formulas, though they may hold a dollar sign
+    axes.text(x, y, text, fontsize=size, parse_math=False, **style)
