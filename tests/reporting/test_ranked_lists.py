@@ -192,6 +192,14 @@ def test_lists_of_two_models_stand_above_each_other(tables: tuple[SampleTable, S
     assert {"a -> b", "query", "1", "2", "3"} < set(labels(figure))
 
 
+def test_frames_hide_no_part_of_an_image(tables: tuple[SampleTable, SampleTable]) -> None:
+    figure = comparison_figure(*tables, {"": AFTER}, camera_names=CAMERAS)
+
+    for patch in figure.axes[0].patches:
+        inside = patch.get_bbox().padded(-patch.get_linewidth() * 100 / 72 / 2)
+        assert (inside.width, inside.height) == pytest.approx((64, 128))
+
+
 def test_frames_stay_apart_and_inside(tables: tuple[SampleTable, SampleTable]) -> None:
     figure = comparison_figure(*tables, {"before": BEFORE, "after": AFTER}, camera_names=CAMERAS)
     width, height = (figure.get_size_inches() * 100).tolist()
