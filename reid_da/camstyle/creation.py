@@ -18,7 +18,7 @@ from reid_da.errors import InputError, first_few, unknown_name
 from reid_da.images import ImageSource, open_images
 
 Style = Literal["statistics", "histogram", "files"]
-"""How camera views are made: by colour statistics, by histogram matching, or by somebody else."""
+"""How camera views come about: by colour statistics, by histogram matching, or as ready-made files."""
 
 logger = logging.getLogger(__name__)
 

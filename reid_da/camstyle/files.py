@@ -170,7 +170,7 @@ def find_styled_images(
                 missing.append(styled)
     if missing:
         _report_missing(missing, num_found=len(found), folder=folder, on_missing=on_missing)
-    return _styled_images(table, sorted(found), tuple(missing), folder=folder, num_cameras=num_cameras)
+    return _styled_images(table, found, tuple(missing), folder=folder, num_cameras=num_cameras)
 
 
 def _unique_stems(table: SampleTable) -> list[str]:
@@ -226,7 +226,7 @@ def _styled_images(
     folder: Path,
     num_cameras: int,
 ) -> StyledImages:
-    """The record, of (file name, row of the real image, camera) rows in the order of the names."""
+    """The record of the files found, given as (name, row of the real image, camera)."""
     index = np.array([cell[1] for cell in found], dtype=np.int64)
     cameras = np.array([cell[2] for cell in found], dtype=np.int64)
     rows = np.full((len(table), num_cameras), -1, dtype=np.int64)

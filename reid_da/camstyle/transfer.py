@@ -11,6 +11,8 @@ from reid_da.images.source import check_index
 from reid_da.progress import track
 
 _BATCH_SIZE = 64
+_BLOCK_SIZE = 8
+"""Images in work at a time: the arithmetic on larger arrays waits for memory and takes twice as long."""
 
 
 class ColourTransfer(Protocol):
@@ -78,13 +80,13 @@ class TransferViews:
             return images
         check_index(views, self.num_cameras)
         own = self._camids[index]
-        changed = (views != own).nonzero().flatten()
-        images[changed] = self._transfer(images[changed], own[changed], views[changed])
+        for changed in torch.split((views != own).nonzero().flatten(), _BLOCK_SIZE):
+            images[changed] = self._transfer(images[changed], own[changed], views[changed])
         return images
 
 
 def camera_batches(source: ImageSource, camids: Tensor, description: str) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield all decodable images, (B, 3, H, W) uint8, with their (B,) cameras, a batch at a time.
+    """Yield all decodable images, (B, 3, H, W) uint8, with their (B,) cameras, a few at a time.
 
     Args:
         source: the N images.
@@ -96,4 +98,5 @@ def camera_batches(source: ImageSource, camids: Tensor, description: str) -> Ite
         images = source.gather(index)
         # asked after the images: a source that decodes as it goes learns only then which ones it cannot decode
         usable = torch.isin(index, usable_rows(source))
-        yield images[usable], camids[index[usable]]
+        for rows in torch.split(usable.nonzero().flatten(), _BLOCK_SIZE):
+            yield images[rows], camids[index[rows]]
