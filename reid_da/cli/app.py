@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from reid_da import __version__
-from reid_da.cli import data
+from reid_da.cli import data, evaluate, pictures, train
 
 app = typer.Typer(
     name="reid-da",
@@ -16,6 +16,18 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.add_typer(data.app, name="data")
+for command in (
+    train.train,
+    train.ablate,
+    train.sweep,
+    train.settings,
+    evaluate.evaluate,
+    evaluate.evaluate_features,
+    evaluate.extract,
+    pictures.curves,
+    pictures.ranked_lists,
+):
+    app.command()(command)
 
 
 def _print_version(wanted: bool) -> None:

@@ -12,10 +12,8 @@ from reid_da.config import ExperimentSettings
 from reid_da.datasets import Dataset, SampleTable, load_dataset
 from reid_da.errors import InputError
 from reid_da.evaluation import evaluate_retrieval
-from reid_da.evaluation.extraction import extract_features
-from reid_da.evaluation.retrieval import RetrievalResult
+from reid_da.evaluation.extraction import extract_dataset
 from reid_da.images import ImageSource, open_images
-from reid_da.images.decode import Interpolation
 from reid_da.memory.exemplar import ExemplarMemory
 from reid_da.models.backbones import create_backbone
 from reid_da.models.reid_net import ReIDNetwork
@@ -150,47 +148,10 @@ def build_optimizer(network: ReIDNetwork, settings: ExperimentSettings) -> torch
     )
 
 
-def evaluate_network(network: torch.nn.Module, dataset: Dataset, settings: ExperimentSettings) -> RetrievalResult:
-    """Retrieval on the query and gallery images of a data set, with cosine distances of the test features.
-
-    Args:
-        network: images to features.
-        dataset: with a query and a gallery.
-        settings: size of the images and their cache.
-
-    Raises:
-        InputError: the data set has no query or gallery.
-    """
-    if not len(dataset.query) or not len(dataset.gallery):
-        raise InputError(f"{dataset.root}: has no query and gallery images to evaluate on")
-    query, gallery = dataset.query.without_junk(), dataset.gallery.without_junk()
-    features = {
-        table.name: extract_features(
-            network,
-            # the authors' code tests with bicubic resizing, and trains with bilinear
-            open_table(table, settings, interpolation="bicubic"),
-            autocast=settings.precision.autocast == "bfloat16",
-        )
-        for table in (query, gallery)
-    }
-    return evaluate_retrieval(
-        features[query.name], query.pids, query.camids, features[gallery.name], gallery.pids, gallery.camids
-    )
-
-
-def open_table(
-    table: SampleTable, settings: ExperimentSettings, *, interpolation: Interpolation = "bilinear"
-) -> ImageSource:
+def open_table(table: SampleTable, settings: ExperimentSettings) -> ImageSource:
     """The images of a table at the size of the experiment."""
     data = settings.data
-    return open_images(
-        table,
-        size=data.image_size,
-        cache=data.cache,
-        cache_dir=data.cache_dir,
-        interpolation=interpolation,
-        on_error=data.on_error,
-    )
+    return open_images(table, size=data.image_size, cache=data.cache, cache_dir=data.cache_dir, on_error=data.on_error)
 
 
 def _training_images(settings: ExperimentSettings) -> tuple[TrainingImages, TrainingImages | None]:
@@ -260,4 +221,16 @@ def _evaluator(network: ReIDNetwork, settings: ExperimentSettings) -> Callable[[
     if not len(dataset.query) or not len(dataset.gallery):
         logger.info("%s: no query and gallery, so nothing is evaluated on the way", dataset.root)
         return None
-    return lambda: evaluate_network(network, dataset, settings).to_json()
+
+    def evaluate() -> Mapping[str, float]:
+        features = extract_dataset(
+            network,
+            dataset,
+            image_size=settings.data.image_size,
+            cache=settings.data.cache,
+            cache_dir=settings.data.cache_dir,
+            autocast=settings.precision.autocast == "bfloat16",
+        )
+        return evaluate_retrieval(*features.arrays).to_json()
+
+    return evaluate

@@ -1,0 +1,132 @@
+"""``reid-da evaluate-features``, ``evaluate``, ``extract``: features and figures."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from reid_da.cli.output import print_json, show_log
+from reid_da.errors import InputError
+
+Rerank = Annotated[bool, typer.Option("--rerank", help="Also after k-reciprocal re-ranking.")]
+OperatingPoint = Annotated[
+    float | None, typer.Option(help="False positive rate, e.g. 1e-3: also thresholds and true positive rates.")
+]
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="Run folder, checkpoint, file of weights, or backbone.")]
+BackboneName = Annotated[str, typer.Option(help="Network that a file of weights belongs to.")]
+LastStride = Annotated[int, typer.Option(help="Stride of layer4, for a file of weights or a backbone.")]
+Weights = Annotated[str, typer.Option(help="For a backbone: 'imagenet', or 'none' for random ones.")]
+Size = Annotated[str | None, typer.Option(help="Height and width of the images, e.g. 256x128.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+def evaluate_features(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Features of any model: .npz, or .mat.")],
+    rerank: Rerank = False,
+    operating_point: OperatingPoint = None,
+    distance: Annotated[str, typer.Option(help="'cosine' or 'euclidean'.")] = "cosine",
+    same_camera: Annotated[
+        str, typer.Option(help="'exclude' (as papers do) or 'include' gallery images of the query's camera.")
+    ] = "exclude",
+    as_json: AsJson = False,
+) -> None:
+    """CMC, mAP and mINP of features in a file.
+
+    An .npz file has the arrays query_features, query_pids, query_camids, gallery_features, gallery_pids and
+    gallery_camids; a .mat file those of the Market-1501 scripts: query_f, query_label, query_cam and so on.
+
+    Example: reid-da evaluate-features features.npz --rerank --operating-point 1e-3
+    """
+    from reid_da.evaluation import load_feature_file
+    from reid_da.evaluation.feature_evaluation import evaluate_feature_set
+    from reid_da.reporting.evaluation_tables import format_evaluation
+
+    result = evaluate_feature_set(
+        load_feature_file(file),
+        distance=distance,
+        same_camera=same_camera,
+        rerank=rerank,
+        operating_point=operating_point,
+    )
+    if as_json:
+        print_json(result.to_json())
+    else:
+        Console().print(format_evaluation(result))
+
+
+def evaluate(
+    model: Model,
+    data: Annotated[Path | None, typer.Option(help="Data set; that of a run is its target.")] = None,
+    rerank: Rerank = False,
+    operating_point: OperatingPoint = None,
+    flip: Annotated[bool, typer.Option("--flip", help="Average with the features of mirror images.")] = False,
+    backbone: BackboneName = "resnet50",
+    last_stride: LastStride = 2,
+    weights: Weights = "imagenet",
+    size: Size = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """CMC, mAP and mINP of a model on the query and gallery of a data set.
+
+    Example: reid-da evaluate runs/rendered-a2b-seed0 --data data/rendered/site-b --rerank
+    """
+    from reid_da.datasets import load_dataset
+    from reid_da.evaluation.extraction import extract_dataset
+    from reid_da.evaluation.feature_evaluation import evaluate_feature_set
+    from reid_da.reporting.evaluation_tables import format_evaluation
+    from reid_da.training.trained import load_trained
+
+    show_log()
+    trained = load_trained(
+        model, backbone=backbone, last_stride=last_stride, weights=weights, image_size=_size(size), device=device
+    )
+    path = data or (trained.settings.data.target if trained.settings else None)
+    if path is None:
+        raise InputError(f"{model}: give the data set to evaluate on, --data PATH")
+    features = extract_dataset(trained.network, load_dataset(path), image_size=trained.image_size, flip=flip)
+    result = evaluate_feature_set(features, rerank=rerank, operating_point=operating_point)
+    if as_json:
+        print_json(result.to_json())
+    else:
+        Console().print(format_evaluation(result))
+
+
+def extract(
+    model: Model,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Image files, or one data set.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The .npz file to write.")],
+    flip: Annotated[bool, typer.Option("--flip", help="Average with the features of mirror images.")] = False,
+    backbone: BackboneName = "resnet50",
+    last_stride: LastStride = 2,
+    weights: Weights = "imagenet",
+    size: Size = None,
+    device: Device = "auto",
+) -> None:
+    """Write the features of images to a file.
+
+    For a data set the file has its query and gallery, as evaluate-features reads it; for image files the arrays
+    `features` and `paths`.
+
+    Example: reid-da extract resnet18 --weights none data/rendered/site-b -o features.npz
+    """
+    from reid_da.evaluation.extraction import extract_to_file
+    from reid_da.training.trained import load_trained
+
+    show_log()
+    trained = load_trained(
+        model, backbone=backbone, last_stride=last_stride, weights=weights, image_size=_size(size), device=device
+    )
+    text = extract_to_file(trained.network, images, output, image_size=trained.image_size, flip=flip)
+    Console().print(f"{output}: {text}", soft_wrap=True)
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    height, _, width = text.partition("x")
+    if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
+        raise InputError(f"--size: expected height and width in pixels such as 256x128, got {text!r}")
+    return int(height), int(width)

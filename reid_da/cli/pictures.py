@@ -1,0 +1,76 @@
+"""``reid-da curves``, ``ranked-lists``: pictures of runs and models."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from reid_da.cli.output import show_log
+from reid_da.errors import InputError
+
+Picture = Annotated[Path | None, typer.Option("--output", "-o", help="The PNG file to write.")]
+
+
+def curves(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")],
+    output: Picture = None,
+) -> None:
+    """Draw how a run went: losses, evaluations, neighbours in the memory.
+
+    Example: reid-da curves runs/rendered-a2b-seed0
+    """
+    from reid_da.reporting.training_curves import draw_run
+    from reid_da.training.run_folder import RunFolder
+
+    folder = RunFolder.open(run)
+    if not folder.records():
+        raise InputError(f"{run}: nothing to draw yet, {folder.metrics_file.name} is empty")
+    path = output or run / "curves.png"
+    draw_run(folder.records(), path, title=folder.settings().name)
+    Console().print(f"picture: {path}", soft_wrap=True)
+
+
+def ranked_lists(
+    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Run folders, such as before and after.")],
+    data: Annotated[Path | None, typer.Option(help="Data set; that of the first run is its target.")] = None,
+    num_queries: Annotated[int, typer.Option(min=1, help="Queries to show, of different people.")] = 8,
+    num: Annotated[int, typer.Option(min=1, help="Gallery images in each list.")] = 10,
+    output: Picture = None,
+) -> None:
+    """Draw what models find for the same queries, right and wrong.
+
+    Example: reid-da ranked-lists runs/demo/pretrain runs/demo -o lists.png
+    """
+    import torch
+
+    from reid_da.datasets import load_dataset
+    from reid_da.evaluation import evaluate_retrieval
+    from reid_da.evaluation.extraction import extract_dataset
+    from reid_da.reporting.ranked_lists import draw_comparison, pick_queries
+    from reid_da.reporting.ranked_lists import ranked_lists as rank
+    from reid_da.training.trained import load_trained
+
+    show_log()
+    trained = {model: load_trained(model) for model in models}
+    settings = trained[models[0]].settings
+    path = data or (settings.data.target if settings else None)
+    if path is None:
+        raise InputError(f"{models[0]}: give the data set to search, --data PATH")
+    dataset = load_dataset(path)
+    features = {
+        name: extract_dataset(model.network, dataset, image_size=model.image_size) for name, model in trained.items()
+    }
+    query, gallery = dataset.query.without_junk(), dataset.gallery.without_junk()
+    result = evaluate_retrieval(*features[models[0]].arrays)
+    rows = pick_queries(query, result.per_query.first_match_rank > 0, num=num_queries)
+    lists = {
+        name: rank(
+            torch.from_numpy(found.query_features), torch.from_numpy(found.gallery_features), query, gallery,
+            rows=rows, num=num,
+        )
+        for name, found in features.items()
+    }  # fmt: skip
+    file = output or Path("ranked-lists.png")
+    draw_comparison(query, gallery, lists, file, camera_names=dataset.camera_names)
+    Console().print(f"picture: {file}", soft_wrap=True)

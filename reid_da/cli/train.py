@@ -1,0 +1,161 @@
+"""``reid-da train``, ``ablate``, ``sweep``, ``settings``: experiments."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from rich.console import Console
+
+from reid_da.atomic import write_text
+from reid_da.cli.output import print_json, show_log
+from reid_da.config import ExperimentSettings, dump_settings, load_settings
+from reid_da.errors import InputError
+
+SHOWN = {"rank-1": "rank1", "rank-5": "rank5", "rank-10": "rank10", "mAP": "mAP", "mAP (trapezoid)": "mAP_trapezoid"}
+
+Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file, such as those in experiments/.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Settings that differ, e.g. memory.temperature=0.1."),
+]
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="Folder of the run; runs/NAME-seedSEED.")]
+Seeds = Annotated[int, typer.Option(min=1, help="Number of seeds, from the configured one on.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+def train(
+    config: Annotated[Path | None, typer.Argument(metavar="CONFIG", help="YAML file; not with --resume.")] = None,
+    overrides: Overrides = None,
+    output: Output = None,
+    resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with a run that was stopped.")] = None,
+    skip_damaged: Annotated[
+        bool, typer.Option("--skip-damaged", help="Resume from the newest checkpoint that is whole.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train an experiment, or go on with one.
+
+    Example: reid-da train experiments/rendered/site-a2site-b.yaml memory.temperature=0.1 -o runs/warm
+    """
+    from reid_da.training import runs
+
+    show_log()
+    if (config is None) == (resume is None):
+        raise InputError("give either CONFIG or --resume RUN")
+    if resume is not None:
+        run = runs.resume(resume, skip_damaged=skip_damaged)
+    else:
+        assert config is not None
+        settings = load_settings(config, overrides or ())
+        run = runs.train(settings, output or _folder(settings))
+    result = runs.final_result(run) if run.records("evaluation") else {}
+    if as_json:
+        print_json({"run": str(run.path), **result})
+        return
+    Console().print(f"run: {run.path}", soft_wrap=True)
+    if result:
+        figures = ", ".join(f"{name} {100 * result[key]:.1f} %" for name, key in SHOWN.items())
+        Console().print(f"target, after the last epoch: {figures}", soft_wrap=True)
+
+
+def ablate(
+    config: Config,
+    overrides: Overrides = None,
+    rows: Annotated[str, typer.Option(help="Rows of the table, with commas.")] = "source,e,e+c,e+n,e+c+n",
+    seeds: Seeds = 1,
+    output: Output = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train the rows of the ablation table; an interrupted one goes on where it stopped.
+
+    Rows: source, e, e+c, e+n, e+c+n, supervised (trained on the labels of the target, an upper bound).
+
+    Example: reid-da ablate experiments/rendered/site-a2site-b.yaml --rows source,e+c+n,supervised --seeds 3
+    """
+    from reid_da.reporting.published_results import published_rows
+    from reid_da.reporting.result_tables import ResultRow, ablation_table, to_json, to_markdown
+    from reid_da.training.ablation import ablate as train_rows
+
+    show_log()
+    settings = load_settings(config, overrides or ())
+    folder = output or _folder(settings, "ablation")
+    trained = train_rows(settings, folder, rows=rows.split(","), seeds=seeds)
+    results = [ResultRow(name=name, results=figures) for name, figures in trained.items()]
+    published = published_rows(*_published_names(settings))
+    _save(folder, to_markdown(results, published=published), to_json(results))
+    if as_json:
+        print_json(to_json(results))
+        return
+    Console().print(ablation_table(results, published=published, title=settings.name))
+    Console(stderr=True).print(f"table: {folder / 'table.md'}", soft_wrap=True)
+
+
+def sweep(
+    config: Config,
+    setting: Annotated[str, typer.Argument(metavar="KEY=VALUE,VALUE,...", help="What to vary.")],
+    overrides: Overrides = None,
+    seeds: Seeds = 1,
+    output: Output = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train with several values of one setting: a table and a plot.
+
+    Example: reid-da sweep experiments/rendered/site-a2site-b.yaml memory.temperature=0.01,0.05,0.1,0.5
+    """
+    from reid_da.reporting.published_results import published_sweep
+    from reid_da.reporting.result_tables import sweep_rows, sweep_table, to_json, to_markdown
+    from reid_da.reporting.training_curves import draw_sweep
+    from reid_da.training.ablation import sweep as train_values
+
+    show_log()
+    settings = load_settings(config, overrides or ())
+    key, _, texts = setting.partition("=")
+    values = [yaml.safe_load(text) for text in texts.split(",") if text]
+    if not key or not values:
+        raise InputError(f"{setting!r} should be key=value,value,..., for example memory.temperature=0.01,0.05")
+    folder = output or _folder(settings, f"sweep-{key}")
+    results = list(train_values(settings, folder, key=key, values=values, seeds=seeds).values())
+    rows = sweep_rows(values, results)
+    _save(folder, to_markdown(rows, heading=key), to_json(rows))
+    draw_sweep(values, {settings.name: results}, folder / "sweep.png", xlabel=key)
+    if as_json:
+        print_json(to_json(rows))
+        return
+    published = published_sweep(*_published_names(settings), key)
+    Console().print(sweep_table(key, values, results, published=published, title=settings.name))
+    Console(stderr=True).print(f"picture: {folder / 'sweep.png'}", soft_wrap=True)
+
+
+def settings(
+    config: Annotated[Path | None, typer.Argument(metavar="CONFIG")] = None, overrides: Overrides = None
+) -> None:
+    """Print all settings with their values: the defaults, or those of a file.
+
+    Example: reid-da settings experiments/duke2market/e_c_n.yaml loss_weight=0.5
+    """
+    shown = ExperimentSettings() if config is None else load_settings(config, overrides or ())
+    typer.echo(dump_settings(shown), nl=False)
+
+
+def _folder(settings: ExperimentSettings, kind: str | None = None) -> Path:
+    """Where results go unless told otherwise."""
+    return Path("runs") / (f"{settings.name}-{kind}" if kind else f"{settings.name}-seed{settings.seed}")
+
+
+def _save(folder: Path, table: str, records: list[dict[str, Any]]) -> None:
+    write_text(folder / "table.md", table)
+    write_text(folder / "table.json", json.dumps(records, indent=2) + "\n")
+
+
+def _published_names(settings: ExperimentSettings) -> tuple[str | None, str | None]:
+    """Names of source and target where they are published data sets."""
+    from reid_da.datasets import load_dataset
+    from reid_da.reporting.published_results import published_name
+
+    source, target = (
+        None if path is None else published_name(load_dataset(path))
+        for path in (settings.data.source, settings.data.target)
+    )
+    return source, target

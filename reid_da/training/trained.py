@@ -1,0 +1,85 @@
+"""Trained models, wherever they come from, ready to give features."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from reid_da.config import ExperimentSettings
+from reid_da.errors import InputError
+from reid_da.models.backbones import BACKBONE_NAMES, create_backbone
+from reid_da.training.checkpoint import load_checkpoint
+from reid_da.training.run_folder import RunFolder
+from reid_da.training.setup import build_network, choose_device
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedModel:
+    """A network that gives features, and the images that it wants.
+
+    Attributes:
+        network: (B, 3, H, W) normalised images to (B, D) features, in evaluation mode.
+        image_size: height and width in pixels.
+        settings: of the run that it comes from, or None.
+    """
+
+    network: nn.Module
+    image_size: tuple[int, int]
+    settings: ExperimentSettings | None = None
+
+
+def load_trained(
+    model: str | Path,
+    *,
+    backbone: str = "resnet50",
+    last_stride: int = 2,
+    weights: str = "imagenet",
+    image_size: tuple[int, int] | None = None,
+    device: str = "auto",
+) -> TrainedModel:
+    """A model by what names it: a run folder, one of its checkpoints, a file of weights, or a backbone.
+
+    Args:
+        model: the run, the checkpoint, the file, or a name such as ``resnet50``.
+        backbone: network that a file of weights belongs to.
+        last_stride: stride of ``layer4``, for files and names.
+        weights: ``imagenet`` or ``none`` (random), for names.
+        image_size: height and width of the images; that of the run, else 256x128, if None.
+        device: where the network goes.
+
+    Raises:
+        InputError: there is no such model, or its weights do not fit.
+    """
+    path = Path(model)
+    chosen = choose_device(device)
+    if path.is_dir():
+        return _from_run(path, image_size=image_size, device=chosen)
+    if path.exists():
+        name, source = backbone, str(path)
+    elif str(model) in BACKBONE_NAMES:
+        name, source = str(model), weights
+    else:
+        raise InputError(
+            f"{model}: no such run or file of weights, and no backbone of this name ({', '.join(BACKBONE_NAMES)})"
+        )
+    network = create_backbone(name, last_stride=last_stride, weights=source).to(chosen).eval()
+    return TrainedModel(network=network, image_size=image_size or (256, 128))
+
+
+def _from_run(path: Path, *, image_size: tuple[int, int] | None, device: str) -> TrainedModel:
+    """Model of a run's last checkpoint, or of the checkpoint whose folder it is."""
+    is_checkpoint = path.parent.name == "checkpoints"
+    run = RunFolder.open(path.parent.parent if is_checkpoint else path)
+    checkpoint = load_checkpoint(path) if is_checkpoint else run.last_checkpoint()
+    if checkpoint is None:
+        raise InputError(f"{path}: the run has no checkpoint yet")
+    settings = run.settings()
+    num_classes = len(checkpoint.weights["classifier.weight"])
+    # its own weights replace those that it started from, which need not be there any more
+    bare = settings.model_copy(
+        update={"init_from": None, "model": settings.model.model_copy(update={"weights": "none"})}
+    )
+    network = build_network(bare, num_classes=num_classes)
+    network.load_state_dict(dict(checkpoint.weights))
+    size = image_size or settings.data.image_size
+    return TrainedModel(network=network.to(device).eval(), image_size=size, settings=settings)

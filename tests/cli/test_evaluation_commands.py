@@ -1,0 +1,109 @@
+import json
+
+import numpy as np
+import pytest
+import scipy.io
+
+from reid_da.evaluation import FeatureSet, evaluate_retrieval, save_feature_file
+
+KEYS = {"rank1", "rank5", "rank10", "rank20", "mAP", "mAP_trapezoid", "mINP", "num_queries", "num_valid_queries"}
+
+
+@pytest.fixture(scope="module")
+def features():
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(12, 16))
+    pids = {"query": np.arange(12), "gallery": np.tile(np.arange(12), 5)}
+    values = {name: centres[of] + 0.9 * rng.normal(size=(len(of), 16)) for name, of in pids.items()}
+    return FeatureSet(
+        query_features=values["query"].astype(np.float32),
+        query_pids=pids["query"],
+        query_camids=np.zeros(12, dtype=np.int64),
+        gallery_features=values["gallery"].astype(np.float32),
+        gallery_pids=pids["gallery"],
+        gallery_camids=np.repeat(np.arange(5), 12),
+    )
+
+
+@pytest.fixture(scope="module")
+def npz(features, tmp_path_factory):
+    file = tmp_path_factory.mktemp("features") / "f.npz"
+    save_feature_file(file, features)
+    return file
+
+
+def test_json_has_the_figures_of_the_function(run, npz, features):
+    record = json.loads(run("evaluate-features", npz, "--json").out)
+    assert record.keys() >= KEYS
+    expected = evaluate_retrieval(*features.arrays).to_json()
+    assert {key: record[key] for key in KEYS} == expected
+
+
+def test_mat_file_gives_the_same(run, npz, features, tmp_path):
+    names = ("query_f", "query_label", "query_cam", "gallery_f", "gallery_label", "gallery_cam")
+    scipy.io.savemat(tmp_path / "f.mat", dict(zip(names, features.arrays, strict=True)))
+    got = json.loads(run("evaluate-features", tmp_path / "f.mat", "--json").out)
+    assert got == json.loads(run("evaluate-features", npz, "--json").out)
+
+
+def test_reranking_and_operating_point(run, npz):
+    plain = json.loads(run("evaluate-features", npz, "--json").out)
+    record = json.loads(run("evaluate-features", npz, "--rerank", "--operating-point", "0.05", "--json").out)
+    assert record["without_rerank"] == {key: plain[key] for key in KEYS}
+    assert record["mAP"] != plain["mAP"]
+    assert [point["fpr"] for point in record["operating_points"]] == [0.1, 0.05, 0.01, 0.001, 0.0001]
+    assert record["operating_points"][-1]["threshold"] is None
+    table = run("evaluate-features", npz, "--rerank", "--operating-point", "0.05").out
+    assert "re-ranked" in table
+    assert "mAP trap." in table
+    assert "0.05" in table
+
+
+def test_extract_a_data_set_and_evaluate_it(run, tmp_path, rendered):
+    options = ("--weights", "none", "--size", "16x8", "--device", "cpu")
+    outcome = run("extract", "resnet18", *options, rendered / "site-b", "-o", tmp_path / "f.npz")
+    assert outcome.status == 0
+    assert "198 query and 488 gallery features" in outcome.out
+    record = json.loads(run("evaluate-features", tmp_path / "f.npz", "--json").out)
+    assert record["num_valid_queries"] == 198
+    assert 0 < record["mAP_trapezoid"] < record["mAP"] < 0.5
+
+
+def test_extract_image_files(run, tmp_path, rendered):
+    images = sorted((rendered / "site-a" / "query").glob("*.jpg"))[:3]
+    outcome = run("extract", "resnet18", "--weights", "none", "--size", "32x16", *images, "-o", tmp_path / "f.npz")
+    assert outcome.status == 0
+    with np.load(tmp_path / "f.npz") as archive:
+        assert archive["features"].shape == (3, 512)
+        assert np.allclose(np.linalg.norm(archive["features"], axis=1), 1, atol=1e-5)
+        assert archive["paths"].tolist() == [path.as_posix() for path in images]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["evaluate-features", "nope.npz"], "nope.npz: no such file"),
+        (["evaluate-features", "{bad}"], "bad.npz: cannot be read as .npz"),
+        (["evaluate-features", "{npz}", "--distance", "cos"], "cos"),
+        (["evaluate-features", "{npz}", "--operating-point", "2"], "operating point: expected a false positive rate"),
+        (["extract", "resnet1", "x.jpg", "-o", "{tmp}/f.npz"], "resnet1: no such run or file of weights"),
+        (["extract", "{bad}", "x.jpg", "-o", "{tmp}/f.npz"], "bad.npz"),
+        (
+            ["extract", "resnet18", "--weights", "none", "x.jpg", "-o", "{tmp}/f.npz"],
+            "1 of 1 images do not exist: x.jpg",
+        ),
+        (["extract", "resnet18", "--weights", "none", "{bad}", "-o", "{tmp}/f.npz"], "bad.npz"),
+        (["extract", "resnet18", "--weights", "none", "{bad}", "-o", "{tmp}/f.txt"], "f.txt: expected the name"),
+        (["extract", "resnet18", "--size", "16", "x.jpg", "-o", "{tmp}/f.npz"], "--size: expected height and width"),
+        (["evaluate", "resnet18", "--weights", "none"], "give the data set to evaluate on, --data PATH"),
+    ],
+)
+def test_mistakes_end_with_one_line_and_status_2(run, npz, tmp_path, arguments, message):
+    bad = tmp_path / "in" / "bad.npz"
+    bad.parent.mkdir()
+    bad.write_bytes(b"garbage")
+    outcome = run(*(text.format(npz=npz, bad=bad, tmp=tmp_path) for text in arguments))
+    assert outcome.status == 2
+    assert message in outcome.err
+    assert outcome.err.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
