@@ -15,9 +15,9 @@ from reid_da.errors import InputError, first_few
 Array: TypeAlias = Tensor | ArrayLike
 Labels: TypeAlias = NDArray[np.int64]
 
-PIECE_ROWS = 16384
+PIECE_ROWS = 8192
 """Rows of features that are multiplied, and converted where needed, at a time."""
-_SQUARED_ROWS = 1024
+_SQUARED_ROWS = 256
 
 
 def feature_tensor(features: Array, name: str) -> Tensor:
@@ -82,14 +82,29 @@ def pieces(num_rows: int, size: int | None = None) -> Iterator[slice]:
         yield slice(start, min(start + size, num_rows))
 
 
+def native(tensor: Tensor) -> Any:
+    """``tensor`` as what :func:`native_library` works on, in the same memory."""
+    return tensor.numpy() if tensor.device.type == "cpu" else tensor
+
+
+def native_library(device: torch.device) -> Any:
+    """numpy on the CPU, otherwise torch, for functions that both have under one name.
+
+    Between two matrix products of numpy's, torch's threads are in the way: they wait for more work in a busy loop.
+    """
+    return np if device.type == "cpu" else torch
+
+
 def row_squares(features: Tensor, name: str, *, dtype: torch.dtype) -> Tensor:
     """(N,) squared Euclidean lengths of the rows of ``features`` (N, D), which are checked on the way.
 
     Raises:
         InputError: rows with NaN or infinite values, or rows of zeros; the message tells which.
     """
-    parts = pieces(len(features), _SQUARED_ROWS)
-    squares = torch.cat([features[rows].to(dtype).square().sum(dim=1) for rows in parts])
+    library, squares = native_library(features.device), features.new_empty(len(features), dtype=dtype)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for rows in pieces(len(features), _SQUARED_ROWS):
+            library.sum(library.square(native(features[rows].to(dtype))), 1, out=native(squares[rows]))
     suspects = (~(squares.isfinite() & (squares > 0))).nonzero().flatten()
     if len(suspects):
         raise _bad_rows(features[suspects], suspects.tolist(), name, dtype)

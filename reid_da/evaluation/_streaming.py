@@ -3,27 +3,54 @@
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import repeat
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from reid_da.errors import unknown_name
-from reid_da.evaluation._features import Array, feature_pair, pieces, row_squares
+from reid_da.evaluation._features import Array, feature_pair, native, native_library, pieces, row_squares
+from reid_da.evaluation.blocks import DistanceBlocks
+from reid_da.progress import track
 
 DISTANCES = ("cosine", "euclidean")
 """Names of the distances between features."""
-BLOCK_ELEMENTS = 3 * 2**23
-"""Entries of the distance matrix that exist at a time (96 MiB in float32)."""
+BLOCK_ELEMENTS = 2**25
+"""Entries of the distance matrix that exist at a time (128 MiB in float32)."""
 _BLOCK_ROWS = (64, 512)
 """Fewest and most rows of a block: below, the matrix product is slow; above, it gets no faster."""
+_SORTED_BYTES = 2**20
+"""Part of a block that one thread sorts at a time; it fits in the cache."""
 
 
 def row_blocks(num_rows: int, num_columns: int) -> list[slice]:
     """Slices of rows, each a block of a (num_rows, num_columns) matrix that is worth computing at a time."""
     fewest, most = _BLOCK_ROWS
-    return list(pieces(num_rows, min(max(BLOCK_ELEMENTS // num_columns, fewest), most)))
+    size = min(max(BLOCK_ELEMENTS // num_columns, fewest), most)
+    return list(pieces(num_rows, size // fewest * fewest))
+
+
+def whole_rows(blocks: DistanceBlocks, description: str) -> Iterator[tuple[slice, Tensor]]:
+    """Slices of rows and their (q, G) distances, under a progress bar.
+
+    All go to the same memory: the caller may write to the distances, and must be done with them when it asks for
+    the next.
+
+    Args:
+        blocks: where the distances come from; what it returns is not written to.
+        description: what is being done, for the progress bar.
+    """
+    everything = slice(0, blocks.num_gallery)
+    buffer: Tensor | None = None
+    for rows in track(row_blocks(blocks.num_queries, blocks.num_gallery), description):
+        if isinstance(blocks, FeatureBlocks):
+            distances = blocks.block(rows, everything, out=buffer)
+            buffer = distances if buffer is None else buffer
+        else:
+            distances = blocks.block(rows, everything).clone()
+        yield rows, distances
 
 
 class FeatureBlocks:
@@ -66,36 +93,36 @@ class FeatureBlocks:
         """Number of columns G."""
         return len(self._gallery)
 
-    def block(self, query_rows: slice, gallery_rows: slice) -> Tensor:
-        """(q, g) values in the order of the distances; the caller may write to them."""
+    def block(self, query_rows: slice, gallery_rows: slice, *, out: Tensor | None = None) -> Tensor:
+        """(q, g) values in the order of the distances, which the caller may write to.
+
+        Args:
+            query_rows: the queries.
+            gallery_rows: the gallery images.
+            out: (q or more, g) memory for the values, of the type in which the features are compared.
+        """
         query, gallery = self._query[query_rows].to(self._dtype), self._gallery[gallery_rows]
-        terms = self._gallery_terms[gallery_rows]
-        values = torch.empty((len(query), len(gallery)), dtype=self._dtype, device=query.device)
-        for rows in pieces(len(gallery)):
-            part = values[:, rows]
-            _product(query, gallery[rows].to(self._dtype), out=part)
+        if out is None:
+            out = query.new_empty((len(query), len(gallery)))
+        values, terms = out[: len(query)], self._gallery_terms[gallery_rows]
+        library = native_library(values.device)
+        for columns in pieces(len(gallery)):
+            # small enough to be in the cache when it is read again
+            part, terms_of_part = native(values[:, columns]), native(terms[columns])
+            with _full_precision(values.device):
+                library.matmul(native(query), native(gallery[columns].to(self._dtype)).T, out=part)
             if self._is_cosine:
-                part.mul_(terms[rows])
+                library.multiply(part, terms_of_part, out=part)
             else:
-                torch.sub(terms[rows], part, out=part)
+                library.subtract(terms_of_part, part, out=part)
         return values
 
-    def distances(self, values: Tensor, query_rows: slice) -> Tensor:
-        """Distances for ``values`` (q, ...) of :meth:`block`: 1 - cosine similarity, or Euclidean distance."""
+    def distances(self, values: Tensor, query_rows: slice | Tensor) -> Tensor:
+        """Distances for ``values`` (q, n) of the given queries: 1 - cosine similarity, or Euclidean distance."""
         squares = self._query_squares[query_rows].unsqueeze(1)
         if self._is_cosine:
             return 1 + values / squares.sqrt()
         return (2 * values + squares).clamp(min=0).sqrt()
-
-
-def _product(left: Tensor, right: Tensor, *, out: Tensor) -> None:
-    """Write ``left @ right.T`` to ``out``."""
-    if left.device.type == "cpu":
-        # numpy's matrix product is no slower than torch's, and 1.4 times as fast on AMD processors
-        np.matmul(left.numpy(), right.numpy().T, out=out.numpy())
-    else:
-        with _full_precision(left.device):
-            torch.mm(left, right.T, out=out)
 
 
 @contextmanager
@@ -110,12 +137,23 @@ def _full_precision(device: torch.device) -> Iterator[None]:
         products.fp32_precision = allowed
 
 
-def sort_rows(values: Tensor) -> Tensor:
-    """``values`` (N, M) with every row sorted in increasing order, NaN last; the argument is overwritten."""
+def sort_rows(values: Tensor, *, limits: Tensor) -> Tensor:
+    """``values`` (N, M) with every row sorted in increasing order, NaN last; the argument may be overwritten.
+
+    Args:
+        values: (N, M).
+        limits: (N, 1), what larger values of each row are replaced by: the fewer differ, the faster the sort.
+    """
     if values.device.type != "cpu":
-        return values.sort(dim=1).values
+        return torch.minimum(values, limits).sort(dim=1).values
     # numpy sorts numbers without their positions, with vector instructions; it releases the lock meanwhile
-    parts = np.array_split(values.numpy(), 4 * torch.get_num_threads())
+    num_parts = -(-values.nbytes // _SORTED_BYTES)
+    parts, limits_of_parts = (np.array_split(array.numpy(), num_parts) for array in (values, limits))
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        list(pool.map(np.ndarray.sort, parts, repeat(1)))
+        list(pool.map(_sort_part, parts, limits_of_parts))
     return values
+
+
+def _sort_part(values: NDArray[np.floating[Any]], limits: NDArray[np.floating[Any]]) -> None:
+    np.minimum(values, limits, out=values)
+    values.sort(axis=1)

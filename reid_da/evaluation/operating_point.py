@@ -8,10 +8,9 @@ from torch import Tensor
 
 from reid_da.datasets.table import JUNK_PID
 from reid_da.errors import InputError
-from reid_da.evaluation._features import Array
+from reid_da.evaluation._features import Array, pieces
 from reid_da.evaluation._relevance import Relevance
-from reid_da.evaluation._streaming import FeatureBlocks, row_blocks
-from reid_da.progress import track
+from reid_da.evaluation._streaming import FeatureBlocks, whole_rows
 
 NUM_BINS = 2**16
 """Bins of the histograms over the cosine similarity from -1 to 1."""
@@ -96,15 +95,15 @@ def operating_points(
     shape = (blocks.num_queries, blocks.num_gallery)
     relevance = Relevance(query_pids, query_camids, gallery_pids, gallery_camids, shape=shape, same_camera="exclude")
     positives, negatives = torch.zeros(2, NUM_BINS, dtype=torch.int64)
-    for rows in track(row_blocks(*shape), "comparing pairs"):
-        values = blocks.block(rows, slice(0, shape[1]))
+    for rows, values in whole_rows(blocks, "comparing pairs"):
         of_block = relevance.block(rows, values.device)
-        bins = _bins(blocks.distances(values, rows))
-        del values
-        matches = _histogram(bins[of_block.match_rows, of_block.match_columns])
-        bins.masked_fill_(_left_out(relevance, rows, bins.device), NUM_BINS)
-        positives += matches.cpu()
-        negatives += (_histogram(bins.flatten()) - matches).cpu()
+        matches = values[of_block.match_rows, of_block.match_columns].unsqueeze(1)
+        of_matches = _histogram(_bins(blocks.distances(matches, rows.start + of_block.match_rows)))
+        positives += of_matches
+        negatives -= of_matches
+        for columns in pieces(blocks.num_gallery):
+            bins = _bins(blocks.distances(values[:, columns], rows))
+            negatives += _histogram(bins.masked_fill_(_left_out(relevance, rows, columns, bins.device), NUM_BINS))
     return _points(positives, negatives, fprs)
 
 
@@ -114,16 +113,17 @@ def _bins(distances: Tensor) -> Tensor:
 
 
 def _histogram(bins: Tensor) -> Tensor:
-    """(NUM_BINS,) int64 pairs per bin; bin NUM_BINS holds those that do not count."""
-    return torch.bincount(bins, minlength=NUM_BINS + 1)[:NUM_BINS]
+    """(NUM_BINS,) int64 pairs per bin, on the CPU; those in bin NUM_BINS do not count."""
+    return torch.bincount(bins.flatten(), minlength=NUM_BINS + 1)[:NUM_BINS].cpu()
 
 
-def _left_out(relevance: Relevance, rows: slice, device: torch.device) -> Tensor:
-    """(q, G) bool, pairs within a camera or with junk."""
-    query_camids, query_pids = relevance.query_camids[rows], relevance.query_pids[rows]
-    columns = (query_camids, relevance.gallery_camids, query_pids == JUNK_PID, relevance.gallery_pids == JUNK_PID)
-    of_query, of_gallery, is_junk_query, is_junk = (torch.from_numpy(column).to(device) for column in columns)
-    return (of_query.unsqueeze(1) == of_gallery) | is_junk_query.unsqueeze(1) | is_junk
+def _left_out(relevance: Relevance, rows: slice, columns: slice, device: torch.device) -> Tensor:
+    """(q, g) bool, pairs within a camera or with junk."""
+    query_pids, query_camids = relevance.query_pids[rows], relevance.query_camids[rows]
+    gallery_pids, gallery_camids = relevance.gallery_pids[columns], relevance.gallery_camids[columns]
+    arrays = (query_camids, query_pids == JUNK_PID, gallery_camids, gallery_pids == JUNK_PID)
+    query_camera, query_is_junk, camera, is_junk = (torch.from_numpy(array).to(device) for array in arrays)
+    return (query_camera.unsqueeze(1) == camera) | query_is_junk.unsqueeze(1) | is_junk
 
 
 def _points(positives: Tensor, negatives: Tensor, fprs: Sequence[float]) -> OperatingPoints:

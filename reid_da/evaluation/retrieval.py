@@ -12,9 +12,8 @@ from torch import Tensor
 from reid_da.errors import InputError
 from reid_da.evaluation._features import Array
 from reid_da.evaluation._relevance import BlockRelevance, Relevance
-from reid_da.evaluation._streaming import FeatureBlocks, row_blocks, sort_rows
+from reid_da.evaluation._streaming import FeatureBlocks, sort_rows, whole_rows
 from reid_da.evaluation.blocks import DistanceBlocks
-from reid_da.progress import track
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -147,7 +146,7 @@ def evaluate_distances(
     """CMC, mAP and mINP of any distances that come block by block; see :func:`evaluate_retrieval`.
 
     Args:
-        blocks: the (Q, G) distances; whole rows are asked for, as many at a time as memory allows.
+        blocks: the (Q, G) distances.
         query_pids: (Q,) identities.
         query_camids: (Q,) cameras.
         gallery_pids: (G,) identities.
@@ -165,8 +164,7 @@ def evaluate_distances(
     shape = (blocks.num_queries, blocks.num_gallery)
     relevance = Relevance(query_pids, query_camids, gallery_pids, gallery_camids, shape=shape, same_camera=same_camera)
     scores = []
-    for rows in track(row_blocks(*shape), "ranking the gallery"):
-        distances = blocks.block(rows, slice(0, shape[1]))
+    for rows, distances in whole_rows(blocks, "ranking the gallery"):
         of_block = relevance.block(rows, distances.device)
         scores.append(_scores(_match_ranks(distances, of_block), of_block))
     ap, ap_trapezoid, inp, first = torch.cat(scores, dim=1).cpu().numpy()
@@ -189,17 +187,17 @@ def _match_ranks(distances: Tensor, relevance: BlockRelevance) -> Tensor:
     """(q, R) float64 ranks of the true matches of each query, nearest first; what follows the last one is void.
 
     Distances of matches and of others come from the same block: the least difference in rounding between two ways
-    of computing them would move ranks. A rank is NaN where a distance is NaN, or infinite and a match's.
+    of computing them would move ranks. A rank is NaN where a distance is NaN, or infinite and a match's. The
+    distances are overwritten.
     """
     matches = distances.new_full((len(distances), max(1, relevance.most_matches)), torch.inf)
     matches[relevance.match_rows, relevance.match_numbers] = distances[relevance.match_rows, relevance.match_columns]
     matches = matches.sort(dim=1).values
     farthest = matches.gather(1, _last(relevance))
-    # beyond the farthest match nothing counts, and a row that ends in equal values is sorted in half the time
-    others = torch.minimum(distances, farthest.nextafter(farthest.new_tensor(torch.inf)))
-    others[relevance.rows, relevance.columns] = torch.inf
-    others[:, relevance.junk] = torch.inf
-    others = sort_rows(others)
+    distances[relevance.rows, relevance.columns] = torch.inf
+    distances[:, relevance.junk] = torch.inf
+    # beyond the farthest match nothing counts
+    others = sort_rows(distances, limits=farthest.nextafter(farthest.new_tensor(torch.inf)))
     numbers = torch.arange(1, matches.shape[1] + 1, device=distances.device)
     ranks = numbers + torch.searchsorted(others, matches, right=True)
     # NaN is sorted to the end of a row

@@ -7,8 +7,7 @@ from torch import Tensor
 
 from reid_da.errors import InputError
 from reid_da.evaluation._features import Array
-from reid_da.evaluation._streaming import FeatureBlocks, row_blocks
-from reid_da.progress import track
+from reid_da.evaluation._streaming import FeatureBlocks, whole_rows
 
 
 class Neighbors(NamedTuple):
@@ -41,13 +40,14 @@ def search(
             distance, or more neighbours than the gallery has images.
     """
     blocks = FeatureBlocks(query_features, gallery_features, distance=distance)
-    shape = (blocks.num_queries, blocks.num_gallery)
-    if not 1 <= num_neighbors <= shape[1]:
-        raise InputError(f"num_neighbors: expected 1 to {shape[1]}, the images of the gallery, got {num_neighbors}")
+    if not 1 <= num_neighbors <= blocks.num_gallery:
+        raise InputError(
+            f"num_neighbors: expected 1 to {blocks.num_gallery}, the size of the gallery, got {num_neighbors}"
+        )
     found = []
-    for rows in track(row_blocks(*shape), "searching the gallery"):
-        values, columns = _nearest(blocks.block(rows, slice(0, shape[1])), num_neighbors)
-        found.append((blocks.distances(values, rows), columns))
+    for rows, values in whole_rows(blocks, "searching the gallery"):
+        nearest, columns = _nearest(values, num_neighbors)
+        found.append((blocks.distances(nearest, rows), columns))
     distances, indices = zip(*found, strict=True)
     return Neighbors(torch.cat(distances), torch.cat(indices))
 

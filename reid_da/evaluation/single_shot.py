@@ -11,8 +11,7 @@ from reid_da.datasets.table import JUNK_PID
 from reid_da.errors import InputError
 from reid_da.evaluation._features import Array, Labels
 from reid_da.evaluation._relevance import BlockRelevance, Relevance
-from reid_da.evaluation._streaming import FeatureBlocks, row_blocks
-from reid_da.progress import track
+from reid_da.evaluation._streaming import FeatureBlocks, whole_rows
 
 
 def single_gallery_shot_cmc(
@@ -58,8 +57,7 @@ def single_gallery_shot_cmc(
     relevance = Relevance(query_pids, query_camids, gallery_pids, gallery_camids, shape=shape, same_camera=same_camera)
     galleries = [_random_gallery(generator, relevance.gallery_pids) for _ in range(num_repeats)]
     ranks = []
-    for rows in track(row_blocks(*shape), "ranking the galleries"):
-        distances = blocks.block(rows, slice(0, shape[1]))
+    for rows, distances in whole_rows(blocks, "ranking the galleries"):
         of_block = relevance.block(rows, distances.device)
         pids = torch.from_numpy(relevance.query_pids[rows]).to(distances.device)
         ranks.append(torch.stack([_ranks(distances, pids, of_block, gallery) for gallery in galleries]))

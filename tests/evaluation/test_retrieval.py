@@ -121,7 +121,6 @@ def assert_same(left: RetrievalResult, right: RetrievalResult) -> None:
 
 @pytest.fixture
 def tiny_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_streaming, "BLOCK_ELEMENTS", 1)
     monkeypatch.setattr(_streaming, "_BLOCK_ROWS", (5, 5))
     monkeypatch.setattr(_features, "PIECE_ROWS", 7)
 
