@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DEMO := runs/demo
 
 .PHONY: help install demo test lint types unit test-lowest clean
 
@@ -17,9 +18,13 @@ $(STAMP): setup.cfg pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[cpu,dev]'
 	touch $@
 
-demo: $(STAMP)  ## check the shipped rendered data set
+demo: $(STAMP)  ## adapt a model from one rendered site to the other: a table, ranked lists, curves
 	$(BIN)/reid-da data check data/rendered/site-a
 	$(BIN)/reid-da data check data/rendered/site-b
+	if test -f $(DEMO)/config.yaml; then $(BIN)/reid-da train --resume $(DEMO); \
+	else $(BIN)/reid-da train experiments/rendered/demo.yaml -o $(DEMO); fi
+	$(BIN)/reid-da curves $(DEMO)
+	$(BIN)/reid-da ranked-lists $(DEMO)/pretrain $(DEMO) -o $(DEMO)/ranked-lists.png
 
 test: lint types unit  ## ruff, mypy --strict, pytest
 

@@ -4,9 +4,6 @@ import json
 import logging
 import sys
 
-from rich.console import Console
-from rich.logging import RichHandler
-
 
 def print_json(value: object) -> None:
     """Print JSON on standard output; NaN, which JSON lacks, is a mistake in the value."""
@@ -14,7 +11,6 @@ def print_json(value: object) -> None:
 
 
 def show_log() -> None:
-    """Let the library's log appear on standard error."""
-    handler = RichHandler(console=Console(stderr=True), show_path=False, show_level=False, log_time_format="%H:%M:%S")
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
+    """Let the library's log appear on standard error, a line for each record."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("reid_da").setLevel(logging.INFO)

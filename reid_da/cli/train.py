@@ -1,8 +1,9 @@
 """``reid-da train``, ``ablate``, ``sweep``, ``settings``: experiments."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
@@ -13,7 +14,8 @@ from reid_da.cli.output import print_json, show_log
 from reid_da.config import ExperimentSettings, dump_settings, load_settings
 from reid_da.errors import InputError
 
-SHOWN = {"rank-1": "rank1", "rank-5": "rank5", "rank-10": "rank10", "mAP": "mAP", "mAP (trapezoid)": "mAP_trapezoid"}
+if TYPE_CHECKING:
+    from reid_da.training.run_folder import RunFolder
 
 Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file, such as those in experiments/.")]
 Overrides = Annotated[
@@ -54,10 +56,25 @@ def train(
     if as_json:
         print_json({"run": str(run.path), **result})
         return
-    Console().print(f"run: {run.path}", soft_wrap=True)
     if result:
-        figures = ", ".join(f"{name} {100 * result[key]:.1f} %" for name, key in SHOWN.items())
-        Console().print(f"target, after the last epoch: {figures}", soft_wrap=True)
+        _print_result(run, result)
+    Console().print(f"run: {run.path}", soft_wrap=True)
+
+
+def _print_result(run: "RunFolder", result: Mapping[str, float]) -> None:
+    """Figures on the target after the last epoch, beside those of the stage before where there was one."""
+    from reid_da.reporting.result_tables import ResultRow, ablation_table, before_after_table
+    from reid_da.training import runs
+
+    name = run.settings().name
+    stage = run.path / "pretrain"
+    if stage.is_dir():
+        before = runs.final_result(type(run).open(stage))
+        Console().print(before_after_table(before, result, title=f"{name}: on the target, before and after"))
+    else:
+        Console().print(
+            ablation_table([ResultRow(name="last epoch", results=(result,))], title=f"{name}: on the target")
+        )
 
 
 def ablate(
