@@ -1,19 +1,56 @@
-"""Shared settings of the tests: one thread each, no progress bars, quick property tests."""
+"""Shared settings of the tests: one thread each, quick property tests, small data sets."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
 
+from reid_da.config import ExperimentSettings, settings_of
+
 torch.set_num_threads(1)
 settings.register_profile("default", deadline=None, max_examples=50)
 settings.load_profile("default")
 
 RENDERED = Path(__file__).parent.parent / "data" / "rendered"
+NUM_IDENTITIES = 5
 
 
 @pytest.fixture(scope="session")
 def rendered() -> Path:
     """Folder of the rendered data set that ships with the project."""
     return RENDERED
+
+
+@pytest.fixture(scope="session")
+def small_sites(rendered: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with ``site-a`` and ``site-b``: the first few people of the rendered sites."""
+    root = tmp_path_factory.mktemp("sites")
+    for site in ("site-a", "site-b"):
+        for split in ("bounding_box_train", "query", "bounding_box_test"):
+            files = sorted((rendered / site / split).glob("[0-9]*.jpg"))
+            people = sorted({file.name[:4] for file in files} - {"0000"})[:NUM_IDENTITIES]
+            (root / site / split).mkdir(parents=True)
+            for file in files:
+                if file.name[:4] in people:
+                    shutil.copy(file, root / site / split)
+    return root
+
+
+@pytest.fixture
+def small_settings(small_sites: Path) -> ExperimentSettings:
+    """ECN from site-a to site-b with a tiny input, two epochs, all three invariances."""
+    tree = {
+        "epochs": 2,
+        "evaluate_every": 1,
+        "device": "cpu",
+        "data": {"source": str(small_sites / "site-a"), "target": str(small_sites / "site-b"), "image_size": [32, 16]},
+        "model": {"backbone": "resnet18", "weights": "none", "embedding_dim": 32, "freeze": "none", "bn_mode": "train"},
+        "batch": {"source": 8, "target": 8},
+        "steps_per_epoch": 3,
+        "memory": {"neighbors_from_epoch": 1, "num_neighbors": 3},
+        "views": {"style": "statistics"},
+        "optimizer": {"lr": 0.01},
+    }
+    return settings_of(tree, where="test")

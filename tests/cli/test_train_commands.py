@@ -1,0 +1,99 @@
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from reid_da.config import ExperimentSettings, dump_settings, load_settings
+from reid_da.training.run_folder import RunFolder
+
+
+@pytest.fixture
+def config(small_settings, tmp_path):
+    file = tmp_path / "small.yaml"
+    file.write_text(dump_settings(small_settings))
+    return file
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "run"
+
+
+def test_train_then_everything_that_a_run_is_good_for(run, config, folder, tmp_path):
+    outcome = run("train", config, "pretrain={epochs: 1}", "epochs=1", "name=mine", "-o", folder)
+    assert outcome.status == 0
+    assert "mine: on the target, before and after" in outcome.out
+    assert "change" in outcome.out
+    final = RunFolder.open(folder).records("evaluation")[-1]
+
+    record = json.loads(run("train", "--resume", folder, "--json").out)
+    assert record["mAP"] == final["mAP"]
+    record = json.loads(run("evaluate", folder, "--json").out)
+    assert record["mAP"] == pytest.approx(final["mAP"], abs=1e-6)
+    checkpoint = folder / "checkpoints" / "epoch_0001"
+    assert json.loads(run("evaluate", checkpoint, "--rerank", "--json").out)["without_rerank"]["mAP"] == record["mAP"]
+
+    assert run("curves", folder).status == 0
+    assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+    picture = tmp_path / "lists.png"
+    outcome = run("ranked-lists", folder / "pretrain", folder, "--num-queries", 2, "--num", 3, "-o", picture)
+    assert outcome.status == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert run("extract", folder, tmp_path / "nothing.jpg", "-o", tmp_path / "f.npz").status == 2
+
+
+def test_ablate(run, config, folder):
+    outcome = run("ablate", config, "epochs=1", "--rows", "source,e+c,supervised", "--seeds", 2, "-o", folder, "--json")
+    assert outcome.status == 0
+    rows = json.loads(outcome.out)
+    assert [(row["row"], row["seeds"]) for row in rows] == [("source", 2), ("e+c", 2), ("supervised", 2)]
+    assert {"rank1", "rank20", "mAP", "mAP_trapezoid", "mINP"} <= rows[0]["mean"].keys() == rows[0]["std"].keys()
+    assert rows == json.loads((folder / "table.json").read_text())
+    assert "| e+c |" in (folder / "table.md").read_text()
+    table = run("ablate", config, "epochs=1", "--rows", "source,e+c,supervised", "--seeds", 2, "-o", folder)
+    assert "R-10" in table.out
+    assert "±" in table.out
+
+
+def test_sweep(run, config, folder):
+    outcome = run("sweep", config, "loss_weight=0.1,0.9", "epochs=1", "-o", folder)
+    assert outcome.status == 0
+    assert "loss_weight" in outcome.out
+    assert (folder / "sweep.png").read_bytes().startswith(b"\x89PNG")
+    assert [row["row"] for row in json.loads((folder / "table.json").read_text())] == ["0.1", "0.9"]
+
+
+def test_settings_prints_what_a_file_comes_to(run, config):
+    shown = yaml.safe_load(run("settings", config, "loss_weight=0.5").out)
+    assert shown["loss_weight"] == 0.5
+    assert yaml.safe_load(run("settings").out) == yaml.safe_load(dump_settings(ExperimentSettings()))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train"], "give either CONFIG or --resume RUN"),
+        (["train", "{config}", "memory.temprature=1"], "did you mean 'memory.temperature'"),
+        (["train", "{config}", "-o", "{there}"], "there is a run already; resume it, or name another folder"),
+        (["train", "--resume", "{tmp}"], "no run in it"),
+        (["ablate", "{config}", "--rows", "e,x", "-o", "{tmp}/a"], "unknown row 'x'"),
+        (["sweep", "{config}", "loss_weight", "-o", "{tmp}/s"], "should be key=value,value"),
+        (["sweep", "{config}", "loss_wait=1", "-o", "{tmp}/s"], "did you mean 'loss_weight'"),
+        (["curves", "{there}"], "nothing to draw yet"),
+        (["evaluate", "{there}"], "the run has no checkpoint yet"),
+    ],
+)
+def test_mistakes_end_with_one_line_and_status_2(run, config, tmp_path, arguments, message):
+    there = RunFolder.create(tmp_path / "there", load_settings(config)).path
+    outcome = run(*(text.format(config=config, tmp=tmp_path, there=there) for text in arguments))
+    assert outcome.status == 2
+    assert message in outcome.err
+    assert outcome.err.count("\n") == 1
+
+
+def test_every_experiment_file_is_valid():
+    files = sorted((Path(__file__).parent.parent.parent / "experiments").rglob("*.yaml"))
+    assert len(files) > 20
+    for file in files:
+        load_settings(file)
