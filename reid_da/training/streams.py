@@ -1,7 +1,7 @@
 """The batches of an epoch: source images, and target images in one random camera style each."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -88,26 +88,26 @@ class TrainingStreams:
         streams = {name: self._stream(name, epoch) for name in self._images}
         try:
             for _ in range(self.steps_per_epoch):
-                yield {name: next(stream) for name, stream in streams.items()}
+                yield {name: self._unstyled(name, next(stream)) for name, stream in streams.items()}
         finally:
             for stream in streams.values():
                 stream.close()
 
     def _stream(self, name: str, epoch: int) -> Stream[Batch]:
         images = self._images[name]
-        source, sampler = images.source, self._source_sampler(epoch)
-        if name == "target":
-            sampler = ShuffledSampler(
-                usable_rows(source), batch_size=self._settings.batch.target, seed=self._seed("target order", epoch)
-            )
-        if images.num_cameras:
-            source = RandomViews(images, seed=self._seed("styles", epoch))
+        source: ImageSource = StyledImages(images=images) if images.num_cameras else images.source
+        sampler = self._source_sampler(epoch) if name == "source" else self._target_sampler(images, epoch)
         transform = TrainTransform(
             AugmentationSettings(**self._settings.augment.model_dump()),
             size=self._settings.data.image_size,
             seed=self._seed(f"{name} pixels", epoch),
         )
         return Stream(Loader(source, sampler, transform, device=self._device))
+
+    def _unstyled(self, name: str, batch: Batch) -> Batch:
+        """The batch with rows of the table as index, in place of those of :class:`StyledImages`."""
+        num_cameras = self._images[name].num_cameras
+        return replace(batch, index=batch.index // num_cameras) if num_cameras else batch
 
     def _source_sampler(self, epoch: int) -> Sampler:
         batch, seed = self._settings.batch, self._seed("source order", epoch)
@@ -127,38 +127,66 @@ class TrainingStreams:
             seed=seed,
         )
 
+    def _target_sampler(self, images: TrainingImages, epoch: int) -> Sampler:
+        size, seed = self._settings.batch.target, self._seed("target order", epoch)
+        if images.num_cameras:
+            return StyledSampler(
+                images, batch_size=size, order_seed=seed, style_seed=self._seed("target styles", epoch)
+            )
+        return ShuffledSampler(usable_rows(images.source), batch_size=size, seed=seed)
+
     def _seed(self, purpose: str, epoch: int) -> int:
         return derived_seed(self._settings.seed, purpose, epoch)
 
 
-class RandomViews:
-    """Images each in the style of a random camera, drawn anew at every visit.
+class StyledSampler(ShuffledSampler):
+    """Images in random order, each in the style of a random camera: row ``index * num_cameras + camera``.
 
     Args:
         images: with the styles of several cameras.
-        seed: of the draws.
+        batch_size: number of images in a batch.
+        order_seed: of the order of the images.
+        style_seed: of the styles.
     """
 
-    def __init__(self, images: TrainingImages, *, seed: int) -> None:
-        self._images = images
-        self._camids = torch.from_numpy(images.table.camids.copy())
-        self._generator = torch.Generator().manual_seed(seed)
+    def __init__(self, images: TrainingImages, *, batch_size: int, order_seed: int, style_seed: int) -> None:
+        super().__init__(usable_rows(images.source), batch_size=batch_size, seed=order_seed)
+        self._num_cameras = images.num_cameras
+        self._camids = torch.tensor(images.table.camids)
+        self._styles = torch.Generator().manual_seed(style_seed)
+
+    def batches(self) -> Generator[Tensor, None, None]:
+        """Yield what is left of the current epoch: (B,) int64 rows of :class:`StyledImages`."""
+        for index in super().batches():
+            cameras = sample_views(self._camids[index], num_cameras=self._num_cameras, generator=self._styles)
+            yield index * self._num_cameras + cameras
+
+
+@dataclass(frozen=True, kw_only=True)
+class StyledImages:
+    """Every image in every style as a row of its own, so that threads need no random numbers.
+
+    Attributes:
+        images: with the styles of several cameras.
+    """
+
+    images: TrainingImages
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width in pixels."""
-        return self._images.source.size
+        return self.images.source.size
 
     @property
     def failed(self) -> tuple[FailedImage, ...]:
-        """Images known to be undecodable."""
-        return self._images.source.failed
+        """Images known to be undecodable: none, the sampler leaves them out."""
+        return ()
 
     def __len__(self) -> int:
-        return len(self._images.source)
+        return len(self.images.source) * self.images.num_cameras
 
     def gather(self, index: Tensor, views: Tensor | None = None) -> Tensor:
-        """(B, 3, H, W) uint8 images, in the given views or in random ones."""
-        if views is None:
-            views = sample_views(self._camids[index], num_cameras=self._images.num_cameras, generator=self._generator)
-        return self._images.source.gather(index, views)
+        """(B, 3, H, W) uint8 images for rows ``image * num_cameras + camera``."""
+        assert views is None
+        num_cameras = self.images.num_cameras
+        return self.images.source.gather(index // num_cameras, index % num_cameras)
