@@ -144,7 +144,7 @@ def sort_rows(values: Tensor, *, limits: Tensor) -> Tensor:
         values: (N, M).
         limits: (N, 1), what larger values of each row are replaced by: the fewer differ, the faster the sort.
     """
-    if values.device.type != "cpu":
+    if native_library(values.device) is torch:
         return torch.minimum(values, limits).sort(dim=1).values
     # numpy sorts numbers without their positions, with vector instructions; it releases the lock meanwhile
     num_parts = -(-values.nbytes // _SORTED_BYTES)

@@ -95,11 +95,12 @@ def evaluate_retrieval(
 
     Gallery images of the query's identity and camera are left out (see ``same_camera``), and so is junk (pid -1).
     Queries without a true match, junk queries among them, are skipped and counted. The rank of a true match is one
-    plus the number of valid gallery images that are nearer; a wrong image at the same distance counts as nearer, so
-    that a model that maps everything to one point gets the worst score, not a lucky one, and the order of the
-    gallery does not matter.
+    plus the number of valid gallery images that are nearer. A wrong image at the same distance counts as nearer:
+    ties never flatter a model, and the order of the gallery decides nothing.
 
-    The distance matrix exists a block at a time; features in float64 are compared in float64, others in float32.
+    The distance matrix exists a block at a time. Features in float64 are compared in float64, others in float32,
+    where distances are good to seven digits: which of two images is nearer is open if they differ by less, and
+    copies of one image may differ by as much.
 
     Args:
         query_features: (Q, D) array or tensor; the gallery is on the same device, which does the work.
@@ -195,7 +196,7 @@ def _match_ranks(distances: Tensor, relevance: BlockRelevance) -> Tensor:
     matches = matches.sort(dim=1).values
     farthest = matches.gather(1, _last(relevance))
     distances[relevance.rows, relevance.columns] = torch.inf
-    distances[:, relevance.junk] = torch.inf
+    distances.index_fill_(1, relevance.junk, torch.inf)
     # beyond the farthest match nothing counts
     others = sort_rows(distances, limits=farthest.nextafter(farthest.new_tensor(torch.inf)))
     numbers = torch.arange(1, matches.shape[1] + 1, device=distances.device)

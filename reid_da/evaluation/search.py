@@ -27,7 +27,9 @@ def search(
 ) -> Neighbors:
     """The nearest gallery images of every query and their distances, on the device of the features.
 
-    Images at the same distance come in the order of the gallery.
+    Images at the same distance come in the order of the gallery. Features in float64 are compared in float64, others
+    in float32, where Euclidean distances that are short beside the features themselves lose digits: an image need
+    not be at distance 0 from itself.
 
     Args:
         query_features: (Q, D) array or tensor.

@@ -152,6 +152,32 @@ def test_blocks_of_odd_sizes_equal_one_block(distance: str, request: pytest.Fixt
     np.testing.assert_array_equal(in_blocks.per_query.ap, whole.per_query.ap)
 
 
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_what_other_devices_compute_with(distance: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = scene(4, dim=8)
+    expected = evaluate_retrieval(*case, distance=distance)
+    for module in (_features, _streaming):
+        monkeypatch.setattr(module, "native", lambda tensor: tensor)
+        monkeypatch.setattr(module, "native_library", lambda device: torch)
+    allowed: list[str] = []
+    product = torch.matmul
+
+    def observed(*args: Any, **options: Any) -> Tensor:
+        allowed.append(torch.backends.cuda.matmul.fp32_precision)
+        return product(*args, **options)
+
+    monkeypatch.setattr(torch, "matmul", observed)
+    products = torch.backends.cuda.matmul
+    before, products.fp32_precision = products.fp32_precision, "tf32"
+    try:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert_same(evaluate_retrieval(*case, distance=distance), expected)
+        assert products.fp32_precision == "tf32"
+    finally:
+        products.fp32_precision = before
+    assert set(allowed) == {"ieee"}
+
+
 @given(seed=st.integers(0, 2**32 - 1), distance=st.sampled_from(DISTANCES))
 def test_order_of_images_changes_nothing(seed: int, distance: str) -> None:
     case = scene(seed)
@@ -238,7 +264,7 @@ def test_same_camera_and_junk_are_neither_right_nor_wrong() -> None:
     assert included.mean_ap == pytest.approx((1 + 2 / 3 + 3 / 4) / 3)
 
 
-def test_one_point_for_all_images_gets_the_worst_score() -> None:
+def test_ties_count_against_the_match() -> None:
     result = evaluate_retrieval(np.ones((1, 2)), [1], [0], np.ones((10, 2)), [1, *range(10, 19)], [1] * 10)
     assert result.per_query.first_match_rank.tolist() == [10]
 
@@ -345,6 +371,7 @@ def with_rows(rows: list[int], value: float) -> Any:
         (1, lambda x: x[:-1], r"query_pids: expected 12 values, .* \(11,\)"),
         (5, lambda x: x[:, None], r"gallery_camids: expected 40 values, .* \(40, 1\)"),
         (2, lambda x: x + 0.5, "query_camids: expected whole numbers"),
+        (4, lambda x: np.where(x == 1, math.inf, x), "gallery_pids: expected whole numbers"),
         (2, lambda x: [f"c{camid}" for camid in x], "query_camids: expected whole numbers"),
         (4, lambda x: x * 0 - 2, r"gallery_pids: 40 images have no identity \(pid -2\)"),
         (1, lambda x: x * 0 - 1, r"no query has a true match .* all 12 queries are junk"),
@@ -378,9 +405,9 @@ def test_every_match_in_the_camera_of_its_query() -> None:
     assert evaluate_retrieval(*case, same_camera="include").num_valid_queries == 1
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_distances_that_are_not_numbers(value: float) -> None:
+@pytest.mark.parametrize(("column", "value"), [(0, math.nan), (0, math.inf), (2, math.nan)])
+def test_distances_that_are_not_numbers(column: int, value: float) -> None:
     distances = torch.zeros(2, 3)
-    distances[1, 0] = value
+    distances[1, column] = value
     with pytest.raises(ValueError, match="NaN, or an infinite distance"):
         evaluate_distances(Matrix(distances), [1, 1], [0, 0], [1, 1, 2], [1, 1, 1])
