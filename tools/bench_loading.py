@@ -35,7 +35,7 @@ from reid_da.images.augment import (
 
 SIZE = (256, 128)
 BATCH = 128
-CHUNK = 16
+CHUNK = 8
 
 
 class RectCrop:
@@ -120,7 +120,8 @@ def compare(name: str, table: SampleTable, *, cores: int, turns: int) -> None:
         packing = seconds(lambda: pack_images(table, size=SIZE, cache_dir=cache, num_workers=cores))
         images = pack_images(table, size=SIZE, cache_dir=cache)
         sampler = ShuffledSampler(torch.arange(len(table)), batch_size=BATCH, seed=0)
-        loader = Loader(images, sampler, TrainTransform(AugmentationSettings(), size=SIZE, seed=0))
+        transform = TrainTransform(AugmentationSettings(), size=SIZE, seed=0)
+        loader = Loader(images, sampler, transform, prefetch=2 * cores, num_workers=cores)
         baseline = DataLoader(dataset, BATCH, shuffle=True, drop_last=True, num_workers=cores, persistent_workers=True)
         list(baseline), list(loader.batches())  # starts the workers, warms the caches
         ours, theirs = [], []
@@ -150,7 +151,7 @@ def parts(images: Tensor) -> dict[str, Callable[[], object]]:
     return {
         "crop, resize, mirror": lambda: crop_resize(images, boxes, size=SIZE, mirrored=mirrored),
         "normalise": lambda: normalize(cropped),
-        "erase": lambda: erase(normalized, erased, fill=IMAGENET_MEAN),
+        "erase": lambda: erase(normalized, erased, fill=IMAGENET_MEAN, inplace=True),
     }
 
 
@@ -169,7 +170,7 @@ def main() -> None:
     options = parser.parse_args()
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.cores])
-    torch.set_num_threads(options.cores)
+    torch.set_num_threads(1)  # each thread of ours computes on one core, as each process of the other loader does
     if options.data:
         dataset = load_dataset(options.data)
         compare(dataset.name, dataset.train, cores=options.cores, turns=options.turns)

@@ -2,15 +2,16 @@
 
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice, repeat
-from typing import Final, TypeVar, cast
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from threading import Barrier
+from typing import TypeVar
+
+import torch
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-_END: Final = object()
 
 
 def available_cores() -> int:
@@ -22,37 +23,47 @@ def map_ahead(function: Callable[[T], R], items: Iterable[T], *, workers: int, a
     """Yield ``function(item)`` for each item, in the order of the items, computed by threads.
 
     Unlike ``Executor.map`` it holds at most ``ahead`` results, however slow the caller is. An error of ``function``
-    surfaces at its place in the order. Closing the iterator early drops what has not begun and waits for the rest.
+    surfaces at its place in the order. Closing the iterator early drops what has not begun; what has goes on to its
+    end without being waited for, so ``function`` must not write to what others read.
 
     Args:
-        function: called in the threads; it should spend its time where Python's lock is released.
+        function: called in the threads; it should spend its time where Python's lock is released. In them torch
+            computes on one core.
         items: read by the caller's thread.
         workers: number of threads.
         ahead: number of items in work or ready, at least 1.
     """
     remaining = iter(items)
-    with ThreadPoolExecutor(workers, thread_name_prefix="reid-da-images") as pool:
-        pending: deque[Future[R]] = deque(pool.submit(function, item) for item in islice(remaining, ahead))
-        try:
-            while pending:
-                result = pending.popleft().result()
-                pending.extend(pool.submit(function, item) for item in islice(remaining, 1))
-                yield result
-        finally:
-            for future in pending:
-                future.cancel()
-
-
-def iterate_ahead(items: Iterator[T], *, ahead: int) -> Generator[T, None, None]:
-    """Yield ``items``, which one thread computes up to ``ahead`` items before they are asked for.
-
-    An error while computing an item surfaces at its place. Closing the iterator early waits for the item in work.
-    """
-    results = map_ahead(lambda _: next(items, _END), repeat(None), workers=1, ahead=ahead)
+    pool = _one_core_each(workers)
     try:
-        for item in results:
-            if item is _END:
-                return
-            yield cast(T, item)
+        pending = deque(pool.submit(function, item) for item in islice(remaining, ahead))
+        while pending:
+            result = pending.popleft().result()
+            pending.extend(pool.submit(function, item) for item in islice(remaining, 1))
+            yield result
     finally:
-        results.close()
+        # A dropped iterator is closed by the garbage collector, which may run in any thread and in the middle of
+        # starting one, with a lock held that joining a thread needs: waiting here could wait forever.
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _one_core_each(workers: int) -> ThreadPoolExecutor:
+    """Threads in which torch computes on one core, as it does in the worker processes of its own loader.
+
+    By default an operation in any thread is shared out to all cores, and then waits for those that the training step
+    or another worker keeps busy: small operations take many times as long.
+    """
+    num_threads = torch.get_num_threads()
+    all_begun = Barrier(workers)
+
+    def begin() -> None:
+        torch.get_num_threads()  # takes over the common number, which the first operation would do later
+        torch.set_num_threads(1)
+        all_begun.wait()
+
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="reid-da-images")
+    for begun in [pool.submit(begin) for _ in range(workers)]:
+        begun.result()
+    # what a thread sets holds for itself and for threads to come: give those their number back
+    torch.set_num_threads(num_threads)
+    return pool

@@ -79,7 +79,7 @@ class OnTheFlyImages:
         """
         check_index(index, len(self))
         if views is not None:
-            check_index(views, 1)
+            check_index(views, 1, name="views")
         decode = partial(decode_row, self._table, size=self.size, interpolation=self._interpolation)
         pixels = np.zeros((len(index), *self.size, 3), dtype=np.uint8)
         for place, decoded in enumerate(self._pool.map(decode, index.tolist())):

@@ -74,7 +74,7 @@ class PackedImages:
             if self.num_views > 1:
                 raise ValueError(f"each image has {self.num_views} views: say which with views")
             views = torch.zeros_like(index)
-        check_index(views, self.num_views)
+        check_index(views, self.num_views, name="views")
         return torch.from_numpy(self.pixels[index.numpy(), views.numpy()]).permute(0, 3, 1, 2)
 
 
@@ -142,7 +142,6 @@ def pack_images(
         recipe={
             "images": table.fingerprint,
             "image files": _digest_of_files(table),
-            "size": f"{size[0]}x{size[1]}",
             "interpolation": interpolation,
         },
         num_workers=workers,

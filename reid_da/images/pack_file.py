@@ -36,7 +36,6 @@ _TAIL = struct.Struct("<QQI4s")
 _SIGNATURE = b"RDPK"
 _CHECKSUM = np.dtype("<u4")
 
-
 CACHE_VARIABLE = "REID_DA_CACHE"
 """Environment variable that names the folder of all caches."""
 
@@ -98,19 +97,19 @@ def open_or_build(
         CacheUnavailableError: the folder cannot be written, or the file would take more of the disk than it may.
     """
     with suppress(UnusablePackError):
-        return read_pack(path, recipe=recipe, num_workers=num_workers)
+        return read_pack(path, shape=shape, recipe=recipe, num_workers=num_workers)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _only_writer(path):
             # the process that this one waited for may have written it
             try:
-                return read_pack(path, recipe=recipe, num_workers=num_workers)
+                return read_pack(path, shape=shape, recipe=recipe, num_workers=num_workers)
             except UnusablePackError as reason:
                 level = logging.WARNING if path.exists() else logging.INFO
                 logger.log(level, "packing %d images to %s: %s", shape[0], path, reason)
             _check_room(path.parent, pack_bytes(shape), max_disk_share=max_disk_share)
             write_pack(path, images, shape=shape, recipe=recipe)
-            return read_pack(path, recipe=recipe, num_workers=num_workers)
+            return read_pack(path, shape=shape, recipe=recipe, num_workers=num_workers)
     except OSError as error:
         raise CacheUnavailableError(
             f"{path}: cannot write the cache of images ({error.strerror or error}); {_REMEDY}"
@@ -179,22 +178,25 @@ def write_pack(
         file.write(trailer + _TAIL.pack(shape[0], len(text), zlib.crc32(trailer), _SIGNATURE))
 
 
-def read_pack(path: Path, *, recipe: dict[str, str], num_workers: int) -> PackFile:
+def read_pack(
+    path: Path, *, shape: tuple[int, int, int, int, int], recipe: dict[str, str], num_workers: int
+) -> PackFile:
     """The packed file, after every pixel of it was compared with its checksum (some 3 GB/s on a core).
 
     Args:
         path: the file.
-        recipe: what the file must be made of.
+        shape: N, V, H, W and 3 that it must have.
+        recipe: what it must be made of.
         num_workers: number of threads that compute checksums.
 
     Raises:
-        UnusablePackError: the file is absent, cut off, damaged, of another version, or of another recipe.
+        UnusablePackError: the file is absent, cut off, damaged, of another version, shape or recipe.
     """
     try:
         checksums, description = _read_trailer(path)
-        _check_current(description, recipe)
+        _check_current(description, shape, recipe)
         # asarray: every batch would pay for the methods of memmap's own class
-        pixels = np.asarray(np.memmap(path, dtype=np.uint8, mode="r", shape=tuple(description["shape"])))
+        pixels = np.asarray(np.memmap(path, dtype=np.uint8, mode="r", shape=shape))
     except FileNotFoundError:
         raise UnusablePackError("there is none") from None
     except OSError as error:
@@ -224,9 +226,11 @@ def _read_trailer(path: Path) -> tuple[NDArray[np.uint32], dict[str, Any]]:
     return np.frombuffer(trailer, dtype=_CHECKSUM, count=num_images), description
 
 
-def _check_current(description: dict[str, Any], recipe: dict[str, str]) -> None:
+def _check_current(description: dict[str, Any], shape: tuple[int, ...], recipe: dict[str, str]) -> None:
     if description["version"] != VERSION:
         raise UnusablePackError(f"it is of version {description['version']}, not {VERSION}")
+    if tuple(description["shape"]) != shape:
+        raise UnusablePackError(f"its shape is {tuple(description['shape'])}, not {shape}")
     changed = sorted(key for key in recipe if description["recipe"].get(key) != recipe[key])
     if changed:
         raise UnusablePackError(f"it was made of other {' and '.join(changed)}")

@@ -182,7 +182,10 @@ class IdentitySampler(Sampler):
         Raises:
             InputError: P is not a positive multiple of ``world_size``, K is below 1, or there are fewer than P
                 identities.
+            ValueError: ``rows`` and ``labels`` differ in length.
         """
+        if len(rows) != len(labels):
+            raise ValueError(f"{len(rows)} rows, but {len(labels)} labels")
         if num_images < 1 or num_identities < 1 or num_identities % world_size:
             raise InputError(
                 f"num_identities must be a positive multiple of the number of processes, {world_size}, and num_images"
@@ -267,5 +270,5 @@ class Stream(Generic[T_co]):
         self._epochs.restart()
 
     def close(self) -> None:
-        """Stop the work on batches ahead; the next batch, if one is asked for, is the one that follows all the same."""
+        """Stop the work on batches ahead; a next batch, if one is asked for, is the one that would have followed."""
         self._batches.close()

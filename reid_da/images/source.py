@@ -38,7 +38,7 @@ class ImageSource(Protocol):
         ...
 
     def gather(self, index: Tensor, views: Tensor | None = None) -> Tensor:
-        """(B, 3, H, W) uint8 RGB images on the CPU, channels last in memory.
+        """(B, 3, H, W) uint8 RGB images on the CPU, channels last in memory; may be called from several threads.
 
         Args:
             index: (B,) int64, rows in 0..N-1; repeats are allowed.
@@ -54,17 +54,17 @@ def usable_rows(source: ImageSource) -> Tensor:
     return usable.nonzero().flatten()
 
 
-def check_index(index: Tensor, length: int) -> None:
-    """Raise what an index outside 0..length-1 deserves.
+def check_index(index: Tensor, length: int, *, name: str = "index") -> None:
+    """Check that an argument of :meth:`ImageSource.gather` is an index into ``length`` things.
 
     Raises:
-        TypeError: ``index`` is not a vector of int64.
-        IndexError: a value lies outside; a negative one would otherwise be taken from the end.
+        TypeError: it is not a vector of int64.
+        IndexError: a value lies outside of 0..length-1; a negative one would otherwise count from the end.
     """
     if index.dtype != torch.int64 or index.ndim != 1:
-        raise TypeError(f"index must be an int64 vector, got {index.dtype} of shape {tuple(index.shape)}")
+        raise TypeError(f"{name} must be an int64 vector, got {index.dtype} of shape {tuple(index.shape)}")
     if not len(index):
         return
     least, most = int(index.min()), int(index.max())
     if least < 0 or most >= length:
-        raise IndexError(f"index from {least} to {most} leaves the range 0..{length - 1}")
+        raise IndexError(f"{name} from {least} to {most} leaves the range 0..{length - 1}")

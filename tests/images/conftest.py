@@ -1,5 +1,7 @@
 """Small image files of several kinds, as tables."""
 
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,3 +30,18 @@ def make_table(tmp_path: Path) -> Callable[[int], SampleTable]:
         return SampleTable.from_rows("photos/train", root, [(f"{n:03d}.jpg", n, 0) for n in range(count)])
 
     return make
+
+
+@pytest.fixture
+def threads_end() -> Callable[[], bool]:
+    """Function that tells whether all threads that work ahead end within a few seconds."""
+
+    def ended() -> bool:
+        deadline = time.monotonic() + 5
+        while any(thread.name.startswith("reid-da-images") for thread in threading.enumerate()):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.001)
+        return True
+
+    return ended

@@ -1,11 +1,14 @@
 """Order, bounds, errors and the end of work done ahead."""
 
+import gc
 import threading
 import time
+from collections.abc import Callable
 
 import pytest
+import torch
 
-from reid_da.images.ahead import iterate_ahead, map_ahead
+from reid_da.images.ahead import map_ahead
 
 
 def test_order_is_kept_though_later_items_are_ready_first() -> None:
@@ -35,29 +38,42 @@ def test_error_surfaces_at_its_place() -> None:
         next(results)
 
 
-def test_closing_early_ends_the_threads() -> None:
+def test_closing_early_ends_the_threads(threads_end: Callable[[], bool]) -> None:
+    assert threads_end()
     before = threading.active_count()
-    for results in (
-        map_ahead(lambda item: item, range(100), workers=3, ahead=5),
-        iterate_ahead(iter(range(100)), ahead=3),
-    ):
-        assert next(results) == 0
-        assert threading.active_count() > before
-        results.close()
-        assert threading.active_count() == before
+    results = map_ahead(lambda item: item, range(100), workers=3, ahead=5)
+    assert next(results) == 0
+    assert threading.active_count() == before + 3
+    results.close()
+    assert threads_end()
 
 
-def test_iterating_ahead_gives_the_same_items() -> None:
-    assert list(iterate_ahead(iter([]), ahead=2)) == []
-    assert list(iterate_ahead(iter([None, 0, "a"]), ahead=2)) == [None, 0, "a"]
+def test_an_iterator_that_is_dropped_in_a_cycle_does_not_block_the_collector() -> None:
+    for _ in range(5):
+        cycle = [map_ahead(lambda item: item, range(100), workers=2, ahead=4)]
+        next(cycle[0])
+        cycle.append(cycle)
+        del cycle
+        finished = threading.Thread(target=gc.collect)
+        finished.start()
+        finished.join(timeout=5)
+        assert not finished.is_alive()
 
 
-def test_iterating_ahead_surfaces_errors_after_the_items_before_them() -> None:
-    def items():
-        yield 1
-        raise OSError("gone")
+def test_no_items() -> None:
+    assert list(map_ahead(str, [], workers=2, ahead=2)) == []
 
-    results = iterate_ahead(items(), ahead=4)
-    assert next(results) == 1
-    with pytest.raises(OSError, match="gone"):
-        next(results)
+
+def test_torch_computes_on_one_core_in_the_threads_and_as_before_elsewhere() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert set(map_ahead(lambda _: torch.get_num_threads(), range(8), workers=2, ahead=4)) == {1}
+        assert torch.get_num_threads() == 2
+        elsewhere = []
+        thread = threading.Thread(target=lambda: elsewhere.append(torch.get_num_threads()))
+        thread.start()
+        thread.join()
+        assert elsewhere == [2]
+    finally:
+        torch.set_num_threads(before)

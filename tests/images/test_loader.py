@@ -1,9 +1,8 @@
 """The loader gives the same batches however far it works ahead, and says what goes wrong."""
 
 import copy
-import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import islice
 from pathlib import Path
 
@@ -33,12 +32,13 @@ SIZE = (16, 8)
 PIXELS = np.random.default_rng(0).integers(0, 256, (COUNT, 1, *SIZE, 3), dtype=np.uint8)
 
 
-def loader(prefetch: int = 2, *, source=None, transform=None, seed: int = 0) -> Loader:
+def loader(prefetch: int = 2, *, source=None, transform=None, seed: int = 0, num_workers: int = 1) -> Loader:
     return Loader(
         source or PackedImages(PIXELS),
         ShuffledSampler(torch.arange(COUNT), batch_size=4, seed=seed),
         transform or TrainTransform(AugmentationSettings(hue=0.1), size=SIZE, seed=seed + 1),
         prefetch=prefetch,
+        num_workers=num_workers,
     )
 
 
@@ -59,9 +59,9 @@ def test_batches_hold_the_images_that_they_name() -> None:
         assert torch.equal(images, expected)
 
 
-@pytest.mark.parametrize("prefetch", [1, 2, 10])
-def test_the_same_numbers_with_and_without_prefetching(prefetch: int) -> None:
-    plain, ahead = loader(0), loader(prefetch)
+@pytest.mark.parametrize(("prefetch", "num_workers"), [(1, 1), (2, 1), (3, 2), (10, 4)])
+def test_the_same_numbers_with_and_without_prefetching(prefetch: int, num_workers: int) -> None:
+    plain, ahead = loader(0), loader(prefetch, num_workers=num_workers)
     for _ in range(3):
         assert_same(taken(plain.batches()), taken(ahead.batches()))
 
@@ -103,12 +103,11 @@ def test_restart(prefetch: int) -> None:
     stream.close()
 
 
-def test_leaving_a_loop_ends_the_thread() -> None:
-    before = threading.active_count()
-    for _ in loader(3).batches():
-        assert threading.active_count() == before + 1
+def test_leaving_a_loop_ends_the_threads(threads_end: Callable[[], bool]) -> None:
+    assert threads_end()
+    for _ in loader(3, num_workers=2).batches():
         break
-    assert threading.active_count() == before
+    assert threads_end()
 
 
 class Counted(PackedImages):
@@ -137,7 +136,7 @@ def test_batches_are_prepared_while_nobody_asks(prefetch: int) -> None:
 
 
 @pytest.mark.parametrize("prefetch", [0, 3])
-def test_errors_surface_at_their_batch(tmp_path: Path, make_table, prefetch: int) -> None:
+def test_errors_surface_at_their_batch(make_table, threads_end, prefetch: int) -> None:
     table = make_table(8)
     source = OnTheFlyImages(table, size=SIZE, num_workers=1)
     order = SequentialSampler(torch.arange(8), batch_size=2)
@@ -148,7 +147,7 @@ def test_errors_surface_at_their_batch(tmp_path: Path, make_table, prefetch: int
     assert [next(batches).index.tolist() for _ in range(2)] == [[0, 1], [2, 3]]
     with pytest.raises(InputError, match=r"005.jpg \(empty\)"):
         next(batches)
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("reid-da-images")]
+    assert threads_end()
     # the batch that failed was not handed out: once the file is there it comes
     table.path(5).write_bytes(content)
     assert next(images.batches()).index.tolist() == [4, 5]
@@ -171,6 +170,8 @@ def test_packed_and_decoded_images_make_the_same_batches(rendered: Path, tmp_pat
     assert_same(*(taken(loader(source=source).batches()) for source in sources))
 
 
-def test_wrong_prefetch() -> None:
-    with pytest.raises(ValueError, match="prefetch must be at least 0, got -1"):
+def test_wrong_numbers() -> None:
+    with pytest.raises(ValueError, match="expected prefetch >= 0 and num_workers >= 1, got -1 and 1"):
         loader(-1)
+    with pytest.raises(ValueError, match="got 2 and 0"):
+        loader(num_workers=0)

@@ -140,7 +140,7 @@ def test_views() -> None:
         np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), images.pixels[row, view])
     with pytest.raises(ValueError, match="each image has 3 views"):
         images.gather(torch.tensor([0]))
-    with pytest.raises(IndexError, match=r"from 3 to 3 leaves the range 0\.\.2"):
+    with pytest.raises(IndexError, match=r"views from 3 to 3 leaves the range 0\.\.2"):
         images.gather(torch.tensor([0]), torch.tensor([3]))
 
 

@@ -32,7 +32,7 @@ def write(path: Path, **changes) -> None:
 
 def unusable(path: Path, **changes) -> str:
     with pytest.raises(UnusablePackError) as caught:
-        read_pack(path, recipe=RECIPE | changes, num_workers=2)
+        read_pack(path, shape=changes.pop("shape", SHAPE), recipe=RECIPE | changes, num_workers=2)
     return str(caught.value)
 
 
@@ -40,7 +40,7 @@ def test_round_trip(tmp_path: Path) -> None:
     images = list(pixels())
     images[3] = FailedImage(index=3, reason="cut off")
     write(tmp_path / "a.pack", images=images)
-    pack = read_pack(tmp_path / "a.pack", recipe=RECIPE, num_workers=2)
+    pack = read_pack(tmp_path / "a.pack", shape=SHAPE, recipe=RECIPE, num_workers=2)
     expected = pixels()
     expected[3] = 0
     np.testing.assert_array_equal(pack.pixels, expected)
@@ -90,10 +90,13 @@ def test_reasons(tmp_path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch
     assert unusable(path) == "it is cut off"
     path.write_bytes(content[1:])
     assert unusable(path) == "its length does not agree with its description"
+    path.write_bytes(content[:-30] + b"?" + content[-29:])
+    assert unusable(path) == "its description is damaged"
     path.write_bytes(b"\1" + content[1:])
     assert unusable(path) == "1 of its images are damaged"
     path.write_bytes(content)
     assert unusable(path, images="def", interpolation="bicubic") == "it was made of other images and interpolation"
+    assert unusable(path, shape=(5, 1, 4, 3, 3)) == "its shape is (5, 2, 4, 3, 3), not (5, 1, 4, 3, 3)"
     monkeypatch.setattr(pack_file, "VERSION", 2)
     assert unusable(path) == "it is of version 1, not 2"
 

@@ -217,6 +217,11 @@ def test_wrong_settings(call, message: str) -> None:
         call()
 
 
+def test_wrong_lengths() -> None:
+    with pytest.raises(ValueError, match="3 rows, but 2 labels"):
+        IdentitySampler(torch.arange(3), torch.arange(2), num_identities=1, num_images=1, seed=0)
+
+
 def test_wrong_rank() -> None:
     with pytest.raises(ValueError, match=r"rank must lie in 0\.\.1, got 2"):
         shuffled(batch_size=2, rank=2, world_size=2)
