@@ -115,6 +115,7 @@ class _Augmentation:
 
     Attributes:
         settings: what to do at all.
+        size: height and width of the result.
         frame: height and width of the images when they are cropped.
         boxes: (B, 4) crops.
         mirrored: (B,) bool.
@@ -123,24 +124,29 @@ class _Augmentation:
     """
 
     settings: AugmentationSettings
+    size: tuple[int, int]
     frame: tuple[int, int]
     boxes: Tensor
     mirrored: Tensor
     colors: dict[str, Tensor]
     erased: Tensor
 
-    def apply(self, images: Tensor, rows: slice, out: Tensor) -> None:
-        """Write the results for ``images``, which are these rows of the batch, to ``out``."""
+    def __call__(self, images: Tensor) -> Tensor:
+        result = _by_parts(images, self._change_part, size=self.size)
+        if self.settings.erase:
+            # in one go: few pixels are touched, and to find them takes as long for few images as for many
+            erase(result, self.erased, fill=_FILLS[self.settings.erase_fill], inplace=True)
+        return result
+
+    def _change_part(self, images: Tensor, rows: slice, out: Tensor) -> None:
         if images.shape[2:] != self.frame:
             images = resize(images, size=self.frame)
         if self.settings.crop == "pad":
             images = F.pad(images, 4 * (self.settings.crop_pad,))
-        images = crop_resize(images, self.boxes[rows], size=_size(out), mirrored=self.mirrored[rows])
+        images = crop_resize(images, self.boxes[rows], size=self.size, mirrored=self.mirrored[rows])
         if self.colors:
             images = color_jitter(images, **{name: values[rows] for name, values in self.colors.items()})
         normalize(images, out=out)
-        if self.settings.erase:
-            erase(out, self.erased[rows], fill=_FILLS[self.settings.erase_fill], inplace=True)
 
 
 class TrainTransform:
@@ -168,15 +174,14 @@ class TrainTransform:
         Args:
             images: (B, 3, H, W) uint8.
         """
-        return self.draw(len(images), _size(images))(images)
+        return self.draw(len(images), (images.shape[2], images.shape[3]))(images)
 
     def draw(self, count: int, image_size: tuple[int, int]) -> Callable[[Tensor], Tensor]:
         """Function that augments and normalises the next batch; see :meth:`BatchTransform.draw`."""
         is_larger = image_size[0] > self.size[0] or image_size[1] > self.size[1]
         # a crop must not shrink (see crop_resize), and a padding is counted in pixels of the result
         frame = self.size if is_larger or self.settings.crop == "pad" else image_size
-        augmentation = self._draw_augmentation(count, frame)
-        return lambda images: _by_parts(images, augmentation.apply, size=self.size)
+        return self._draw_augmentation(count, frame)
 
     def state_dict(self) -> dict[str, Any]:
         """State of the generator, a tensor."""
@@ -207,6 +212,7 @@ class TrainTransform:
         )
         return _Augmentation(
             settings=settings,
+            size=self.size,
             frame=frame,
             boxes=boxes,
             mirrored=mirrored,
@@ -252,13 +258,13 @@ class TestTransform:
         Args:
             images: (B, 3, H, W) uint8.
         """
-        return _by_parts(images, self._apply, size=self.size)
+        return _by_parts(images, self._change_part, size=self.size)
 
     def draw(self, count: int, image_size: tuple[int, int]) -> Callable[[Tensor], Tensor]:  # noqa: ARG002
         """The transform itself: nothing is random."""
         return self
 
-    def _apply(self, images: Tensor, rows: slice, out: Tensor) -> None:  # noqa: ARG002
+    def _change_part(self, images: Tensor, rows: slice, out: Tensor) -> None:  # noqa: ARG002
         if images.shape[2:] != self.size:
             images = resize(images, size=self.size, interpolation=self.interpolation)
         normalize(images, out=out)
@@ -295,7 +301,3 @@ def _empty(shape: tuple[int, ...], device: torch.device) -> Tensor:
         return torch.empty(shape, device=device)
     # numpy asks Linux for large pages, torch does not: 0.06 instead of 0.26 ms to fill the place of a 256x128 image
     return torch.from_numpy(np.empty(shape, dtype=np.float32))
-
-
-def _size(images: Tensor) -> tuple[int, int]:
-    return images.shape[2], images.shape[3]
