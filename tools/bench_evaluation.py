@@ -5,8 +5,9 @@
     python tools/bench_evaluation.py --size 2000,50000,512
 
 Everything runs in turn in one process, several times over; the best time of each counts. "Memory" is the peak of the
-resident memory beyond what the features and their labels take. The matrix product is computed 1,024 rows at a time
-into one buffer, by numpy and by torch; ratios refer to the faster one.
+resident memory in the first run beyond what the features and their labels take (read from /proc, so on Linux only).
+The matrix product is computed 1,024 rows at a time into one buffer, by numpy and by torch; ratios refer to the
+faster one.
 """
 
 import argparse
@@ -111,18 +112,39 @@ def argsort_map(query: tuple[NDArray, ...], gallery: tuple[NDArray, ...]) -> flo
     return float(np.mean(precisions))
 
 
-def measure(contenders: dict[str, Callable[[], object]], repeats: int) -> tuple[dict[str, list[float]], dict[str, int]]:
-    """Seconds of every run, and peak bytes of the first one."""
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    peaks: dict[str, int] = {}
+@dataclass(kw_only=True)
+class Measurement:
+    """Seconds of every run, peak bytes of the first one, and what the last one returned."""
+
+    seconds: list[float]
+    peak: int
+    value: float | None
+
+
+def measure(contenders: dict[str, Callable[[], float | None]], repeats: int) -> dict[str, Measurement]:
+    """Run all contenders in turn, ``repeats`` times over."""
+    measurements: dict[str, Measurement] = {}
     for _ in range(repeats):
         for name, run in contenders.items():
             before = reset_peak()
             start = time.perf_counter()
-            run()
-            seconds[name].append(time.perf_counter() - start)
-            peaks.setdefault(name, status("VmHWM") - before)
-    return seconds, peaks
+            value = run()
+            seconds = time.perf_counter() - start
+            peak = status("VmHWM") - before
+            known = measurements.setdefault(name, Measurement(seconds=[], peak=peak, value=value))
+            known.seconds.append(seconds)
+    return measurements
+
+
+def make_test_set(size: Size) -> tuple[tuple[NDArray, ...], tuple[NDArray, ...]]:
+    """Features, pids and camids of queries and gallery."""
+    rng = np.random.default_rng(0)
+    centres = rng.standard_normal((size.pids, size.dim), dtype=np.float32)
+    offsets = rng.standard_normal((size.cameras, size.dim), dtype=np.float32)
+    gallery_pids = rng.integers(0, size.pids, size.gallery)
+    gallery_pids[: size.distractors] = size.pids
+    query = make_images(rng, centres, offsets, rng.integers(0, size.pids, size.queries))
+    return query, make_images(rng, centres, offsets, gallery_pids)
 
 
 def main() -> None:
@@ -132,32 +154,23 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
     size: Size = arguments.size
-    rng = np.random.default_rng(0)
-    centres = rng.standard_normal((size.pids, size.dim), dtype=np.float32)
-    offsets = rng.standard_normal((size.cameras, size.dim), dtype=np.float32)
-    gallery_pids = rng.integers(0, size.pids, size.gallery)
-    gallery_pids[: size.distractors] = size.pids
-    query = make_images(rng, centres, offsets, rng.integers(0, size.pids, size.queries))
-    gallery = make_images(rng, centres, offsets, gallery_pids)
-    contenders: dict[str, Callable[[], object]] = {
-        "evaluate_retrieval": lambda: evaluate_retrieval(*query, *gallery),
+    query, gallery = make_test_set(size)
+    contenders: dict[str, Callable[[], float | None]] = {
+        "evaluate_retrieval": lambda: evaluate_retrieval(*query, *gallery).mean_ap,
         "matrix product, numpy": lambda: product_numpy(query[0], gallery[0]),
         "matrix product, torch": lambda: product_torch(query[0], gallery[0]),
     }
     if size.queries * size.gallery <= ARGSORT_LIMIT:
         contenders["argsort"] = lambda: argsort_map(query, gallery)
-    result = evaluate_retrieval(*(part[:64] for part in query), *(part[:4096] for part in gallery))  # warm up
-    seconds, peaks = measure(contenders, arguments.repeats)
-    bare = min(min(times) for name, times in seconds.items() if name.startswith("matrix product"))
+    measurements = measure(contenders, arguments.repeats)
+    products = [measurement for name, measurement in measurements.items() if name.startswith("matrix product")]
+    bare = min(min(measurement.seconds) for measurement in products)
     print(f"{size}, {torch.get_num_threads()} threads")
-    print(f"{'':24}{'best s':>9}{'x product':>11}{'memory MB':>11}   all runs")
-    for name, times in seconds.items():
-        runs = " ".join(f"{value:.2f}" for value in times)
-        print(f"{name:24}{min(times):9.2f}{min(times) / bare:11.2f}{peaks[name] / 1e6:11.0f}   {runs}")
-    result = evaluate_retrieval(*query, *gallery)
-    print(f"mAP {result.mean_ap:.6f}, mINP {result.mean_inp:.4f}, rank-1 {result.rank(1):.4f}")
-    if "argsort" in contenders:
-        print(f"mAP by argsort {argsort_map(query, gallery):.6f}")
+    print(f"{'':24}{'best s':>9}{'x product':>11}{'memory MB':>11}{'mAP':>10}   all runs")
+    for name, measurement in measurements.items():
+        best, runs = min(measurement.seconds), " ".join(f"{value:.2f}" for value in measurement.seconds)
+        value = "" if measurement.value is None else f"{measurement.value:.6f}"
+        print(f"{name:24}{best:9.2f}{best / bare:11.2f}{measurement.peak / 1e6:11.0f}{value:>10}   {runs}")
 
 
 if __name__ == "__main__":

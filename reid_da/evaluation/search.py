@@ -56,10 +56,10 @@ def search(
 
 def _nearest(values: Tensor, num_neighbors: int) -> tuple[Tensor, Tensor]:
     """The smallest ``values`` (q, G) of each row in increasing order and their columns, both (q, K)."""
-    nearest, columns = values.topk(num_neighbors, dim=1, largest=False)
-    # which of the values equal to the last one topk returns is left open, and so is their order
-    last = nearest.amax(dim=1, keepdim=True)
-    undecided = ((values == last).sum(dim=1) > (nearest == last).sum(dim=1)).nonzero().flatten()
+    found = values.topk(min(num_neighbors + 1, values.shape[1]), dim=1, largest=False)
+    nearest, columns = found.values[:, :num_neighbors], found.indices[:, :num_neighbors]
+    # which of several equal values topk returns is left open, and so is their order
+    undecided = (found.values[:, num_neighbors:] == nearest[:, -1:]).any(dim=1).nonzero().flatten()
     if len(undecided):
         ordered = values[undecided].sort(dim=1, stable=True)
         nearest[undecided] = ordered.values[:, :num_neighbors]

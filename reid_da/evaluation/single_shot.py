@@ -104,6 +104,6 @@ def _ranks(distances: Tensor, query_pids: Tensor, relevance: BlockRelevance, gal
     place = places.new_full((len(distances),), len(gallery.order))
     place.scatter_reduce_(0, relevance.match_rows, places, "amin")
     match = gallery.order.to(device)[place.clamp(max=len(gallery.order) - 1)]
-    is_nearer = distances[:, gallery.shown.to(device)] <= distances.gather(1, match.unsqueeze(1))
+    is_nearer = distances.index_select(1, gallery.shown.to(device)) <= distances.gather(1, match.unsqueeze(1))
     is_nearer &= gallery.pids.to(device) != query_pids.unsqueeze(1)
     return (1 + is_nearer.sum(dim=1)).where(relevance.num_matches > 0, 0)
