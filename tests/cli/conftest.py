@@ -1,6 +1,7 @@
 """Running the command line inside the test's process."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -16,8 +17,9 @@ class Outcome:
 
 
 @pytest.fixture
-def run(capsys) -> Callable[..., Outcome]:
+def run(capsys) -> Iterator[Callable[..., Outcome]]:
     """Function that runs ``reid-da`` with the given arguments and returns exit status and output."""
+    level = logging.getLogger("reid_da").level
 
     def call(*arguments: object) -> Outcome:
         with pytest.raises(SystemExit) as ended:
@@ -25,4 +27,6 @@ def run(capsys) -> Callable[..., Outcome]:
         captured = capsys.readouterr()
         return Outcome(int(ended.value.code or 0), captured.out, captured.err)
 
-    return call
+    yield call
+    # commands switch the log on, which is no concern of other tests
+    logging.getLogger("reid_da").setLevel(level)
