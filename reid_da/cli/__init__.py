@@ -8,11 +8,11 @@ from typing import NoReturn
 # process makes a training on two cores four times as slow as threads that sleep meanwhile.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from rich.console import Console  # noqa: E402
-from rich.markup import escape  # noqa: E402
+from rich.console import Console
+from rich.markup import escape
 
-from reid_da.cli.app import app  # noqa: E402
-from reid_da.errors import InputError  # noqa: E402
+from reid_da.cli.app import app
+from reid_da.errors import InputError
 
 
 def main(arguments: list[str] | None = None) -> None:
