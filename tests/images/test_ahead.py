@@ -48,6 +48,23 @@ def test_closing_early_ends_the_threads(threads_end: Callable[[], bool]) -> None
     assert threads_end()
 
 
+def test_closing_drops_what_has_not_begun_and_waits_for_nothing(threads_end: Callable[[], bool]) -> None:
+    begun, released = [], threading.Event()
+
+    def wait_but_for_the_first(item: int) -> None:
+        begun.append(item)
+        if item:
+            released.wait(timeout=10)
+
+    results = map_ahead(wait_but_for_the_first, range(100), workers=1, ahead=5)
+    next(results)
+    results.close()
+    assert any(thread.name.startswith("reid-da-images") for thread in threading.enumerate())
+    released.set()
+    assert threads_end()
+    assert len(begun) <= 2
+
+
 def test_an_iterator_that_is_dropped_in_a_cycle_does_not_block_the_collector() -> None:
     for _ in range(5):
         cycle = [map_ahead(lambda item: item, range(100), workers=2, ahead=4)]

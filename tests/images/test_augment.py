@@ -246,6 +246,11 @@ def test_erased_boxes_are_distributed_as_one_by_one() -> None:
         assert stats.ks_2samp(chosen[:, column], expected[:, column]).pvalue > 0.01
 
 
+def test_nothing_is_erased_where_no_box_fits() -> None:
+    boxes = random_erasing_boxes(50, (10, 10), probability=1, area=(0.9, 1), aspect=(3, 3), generator=seeded())
+    assert not boxes.any()
+
+
 @pytest.mark.parametrize("probability", [0, 1])
 def test_erasing_never_and_always(probability: float) -> None:
     boxes = random_erasing_boxes(300, (64, 32), probability=probability, generator=seeded())
@@ -290,8 +295,8 @@ def test_color_jitter_equals_torchvision_one_by_one(name: str) -> None:
 
 def test_hue_equals_the_standard_library() -> None:
     images = random_images(2, 6, 5).float()
-    images[0, :, 0, 0] = torch.tensor([10.0, 200, 200])  # two equal largest values
-    images[0, :, 0, 1] = 77
+    equal = [[10.0, 200, 200], [200, 10, 200], [200, 200, 10], [10, 10, 200], [77, 77, 77]]
+    images[0, :, 0] = torch.tensor(equal).T
     shifts = (0.3, -0.2)
     result = color_jitter(images, hue=torch.tensor(shifts))
     for image, shift, found in zip(images, shifts, result, strict=True):

@@ -63,6 +63,10 @@ def test_is_used_again_until_something_changes(make_table, tmp_path: Path, caplo
     os.utime(table.path(1), ns=(status.st_atime_ns, status.st_mtime_ns + 1))
     pack_images(table, size=SIZE, cache_dir=tmp_path)
     assert rebuilt_because(caplog) == ["it was made of other image files"]
+    table.path(1).write_bytes(table.path(1).read_bytes() + b"more")
+    os.utime(table.path(1), ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    pack_images(table, size=SIZE, cache_dir=tmp_path)
+    assert rebuilt_because(caplog) == ["it was made of other image files"]
     assert len(packs(tmp_path)) == 1
 
 

@@ -88,6 +88,8 @@ def test_reasons(tmp_path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch
     path.rmdir()
     path.write_bytes(content[:-1])
     assert unusable(path) == "it is cut off"
+    path.write_bytes(content[-4:])
+    assert unusable(path) == "it is cut off"
     path.write_bytes(content[1:])
     assert unusable(path) == "its length does not agree with its description"
     path.write_bytes(content[:-30] + b"?" + content[-29:])

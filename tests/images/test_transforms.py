@@ -121,6 +121,13 @@ def test_colors_change_before_normalisation() -> None:
         torch.testing.assert_close(back[row : row + 1] * 255, expected, atol=0.05, rtol=1e-4)
 
 
+def test_factors_are_never_negative() -> None:
+    batch = torch.full((200, 3, *SIZE), 100, dtype=torch.uint8)
+    result = transform(one_by_one(brightness=3.0))(batch)
+    black = normalize(torch.zeros(1, 3, 1, 1))
+    assert ((result - black).amax(dim=(1, 2, 3)) > 1e-4).all()
+
+
 def test_seed_and_state() -> None:
     first, second = transform(seed=1), transform(seed=1)
     state = None
