@@ -181,7 +181,7 @@ def write_pack(
 def read_pack(
     path: Path, *, shape: tuple[int, int, int, int, int], recipe: dict[str, str], num_workers: int
 ) -> PackFile:
-    """The packed file, after every pixel of it was compared with its checksum (some 3 GB/s on a core).
+    """The packed file, after every pixel of it was compared with its checksum (about 1 GB/s on a core).
 
     Args:
         path: the file.
