@@ -5,7 +5,7 @@ The defaults are those of ECN (Zhong et al., CVPR 2019) as its authors' code run
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -328,8 +328,10 @@ def unknown_setting(key: str, known: set[str], *, where: str) -> InputError:
 
 def _setting_keys(settings: type[Settings], prefix: str = "") -> Iterator[str]:
     for name, field in settings.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Settings):
+        # Python 3.10 takes tuple[int, int] for a class, but not for an argument of issubclass
+        kind = field.annotation
+        if get_origin(kind) is None and isinstance(kind, type) and issubclass(kind, Settings):
             yield f"{prefix}{name}"
-            yield from _setting_keys(field.annotation, f"{prefix}{name}.")
+            yield from _setting_keys(kind, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}"

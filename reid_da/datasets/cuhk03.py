@@ -76,7 +76,8 @@ def _read_extracted(root: Path, file: Path, folder: str, *, name: str) -> Datase
         files = [str(np.asarray(item).item()) for item in config["filelist"].ravel()]
         # MATLAB counts from 1
         splits = {split: config[f"{split}_idx"].ravel().astype(np.int64) - 1 for split in ("train", "query", "gallery")}
-    except (MatReadError, ValueError, KeyError, NotImplementedError, OSError, TypeError) as error:
+    # scipy 1.12 meets a file that ends early with an IndexError
+    except (MatReadError, ValueError, LookupError, NotImplementedError, OSError, TypeError) as error:
         raise InputError(
             f"{file}: not a config of the new protocol (fields labels, filelist, train_idx, query_idx, gallery_idx): "
             f"{str(error).splitlines()[0]}"
