@@ -17,7 +17,7 @@ from reid_da.images import ImageSource, open_images
 from reid_da.memory.exemplar import ExemplarMemory
 from reid_da.models.backbones import create_backbone
 from reid_da.models.reid_net import ReIDNetwork
-from reid_da.models.weights import read_state_dict
+from reid_da.models.weights import match_state_dict, read_state_dict
 from reid_da.training.loop import Trainer
 from reid_da.training.methods.ecn import ECN
 from reid_da.training.run_folder import RunFolder
@@ -123,17 +123,13 @@ def start_from(network: ReIDNetwork, path: Path) -> None:
         weights = dict(checkpoint.weights)
     else:
         weights = dict(read_state_dict(path))
-    own = network.state_dict()
-    fitting = {name: value for name, value in weights.items() if name in own and own[name].shape == value.shape}
-    missing = [name for name in own if name not in fitting and not name.startswith("classifier.")]
-    if missing:
-        raise InputError(
-            f"{path}: the weights lack {len(missing)} of {len(own)} parts of this network, such as {missing[0]}; "
-            "the settings under model have to be those that the weights were trained with"
-        )
-    if not all(name in fitting for name in own):
+    own = {name: value for name, value in network.state_dict().items() if name.startswith("classifier.")}
+    weights = {name.removeprefix("module."): value for name, value in weights.items()}
+    if any(name not in weights or weights[name].shape != value.shape for name, value in own.items()):
         logger.info("%s: the classifier is not taken over, it is of other classes", path)
-    network.load_state_dict(own | fitting)
+        weights = {name: value for name, value in weights.items() if not name.startswith("classifier.")} | own
+    match = match_state_dict(weights, network, origin=str(path))
+    network.load_state_dict(match.state, strict=False)
 
 
 def build_optimizer(network: ReIDNetwork, settings: ExperimentSettings) -> torch.optim.Optimizer:

@@ -17,6 +17,7 @@ from reid_da.training.ablation import ablate, sweep
 from reid_da.training.checkpoint import load_checkpoint
 from reid_da.training.run_folder import RunFolder
 from reid_da.training.runs import final_result, is_complete, resume, train, train_or_resume
+from reid_da.training.setup import build_network
 
 TIMING = {"seconds", "images_per_second"}
 
@@ -187,6 +188,29 @@ def kill_when(process, condition) -> bool:
         time.sleep(0.0005)
     assert process.returncode == 0
     return False
+
+
+def test_a_checkpoint_of_the_authors_may_be_the_beginning(small_settings, tmp_path):
+    trained = build_network(changed(small_settings, seed=5), num_classes=9)
+    names = {"backbone.": "base.", "embedding.": "feat.", "embedding_norm.": "feat_bn."}
+
+    def official(name):
+        return next((name.replace(ours, theirs, 1) for ours, theirs in names.items() if name.startswith(ours)), name)
+
+    state = {f"module.{official(name)}": value for name, value in trained.state_dict().items()}
+    torch.save({"state_dict": state, "epoch": 60}, tmp_path / "ecn.pth.tar")
+    settings = changed(small_settings, init_from=str(tmp_path / "ecn.pth.tar"))
+    same_classes, others = build_network(settings, num_classes=9), build_network(settings, num_classes=7)
+    assert same(same_classes.state_dict(), trained.state_dict())
+    kept = {name: value for name, value in trained.state_dict().items() if not name.startswith("classifier.")}
+    assert same({name: others.state_dict()[name] for name in kept}, kept)
+    assert len(others.classifier.weight) == 7
+    del state["module.feat.weight"]
+    torch.save({"state_dict": state}, tmp_path / "ecn.pth.tar")
+    with pytest.raises(
+        InputError, match=r"ecn.pth.tar: does not fit this network; weights: 1 missing \(embedding.weight"
+    ):
+        build_network(settings, num_classes=9)
 
 
 @pytest.mark.slow
