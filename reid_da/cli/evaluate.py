@@ -74,7 +74,7 @@ def evaluate(
     Example: reid-da evaluate runs/rendered-a2b-seed0 --data data/rendered/site-b --rerank
     """
     from reid_da.datasets import load_dataset
-    from reid_da.evaluation.extraction import extract_dataset
+    from reid_da.evaluation.extraction import open_test_images
     from reid_da.evaluation.feature_evaluation import evaluate_feature_set
     from reid_da.reporting.evaluation_tables import format_evaluation
     from reid_da.training.trained import load_trained
@@ -86,7 +86,7 @@ def evaluate(
     path = data or (trained.settings.data.target if trained.settings else None)
     if path is None:
         raise InputError(f"{model}: give the data set to evaluate on, --data PATH")
-    features = extract_dataset(trained.network, load_dataset(path), image_size=trained.image_size, flip=flip)
+    features = open_test_images(load_dataset(path), image_size=trained.image_size).features(trained.network, flip=flip)
     result = evaluate_feature_set(features, rerank=rerank, operating_point=operating_point)
     if as_json:
         print_json(result.to_json())

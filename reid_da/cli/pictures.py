@@ -46,7 +46,7 @@ def ranked_lists(
 
     from reid_da.datasets import load_dataset
     from reid_da.evaluation import evaluate_retrieval
-    from reid_da.evaluation.extraction import extract_dataset
+    from reid_da.evaluation.extraction import open_test_images
     from reid_da.reporting.ranked_lists import draw_comparison, pick_queries
     from reid_da.reporting.ranked_lists import ranked_lists as rank
     from reid_da.training.trained import load_trained
@@ -59,7 +59,8 @@ def ranked_lists(
         raise InputError(f"{models[0]}: give the data set to search, --data PATH")
     dataset = load_dataset(path)
     features = {
-        name: extract_dataset(model.network, dataset, image_size=model.image_size) for name, model in trained.items()
+        name: open_test_images(dataset, image_size=model.image_size).features(model.network)
+        for name, model in trained.items()
     }
     query, gallery = dataset.query.without_junk(), dataset.gallery.without_junk()
     result = evaluate_retrieval(*features[models[0]].arrays)

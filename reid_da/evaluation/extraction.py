@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +15,8 @@ from reid_da.atomic import atomic_path
 from reid_da.datasets import UNLABELLED_PID, Dataset, SampleTable, load_dataset
 from reid_da.errors import InputError, first_few
 from reid_da.evaluation.feature_files import FeatureSet, save_feature_file
-from reid_da.images import ImageSource, augment, open_images
+from reid_da.images import ImageSource, augment, open_images, usable_rows
+from reid_da.images.decode import OnError
 from reid_da.models.inference import infer_in_batches
 
 
@@ -62,69 +64,105 @@ def extract_features(
     return F.normalize(features) if normalize else features
 
 
-def extract_table(
-    model: nn.Module,
+@dataclass(frozen=True, kw_only=True)
+class OpenTable:
+    """The images of a table, opened; those that cannot be decoded are in neither.
+
+    Attributes:
+        table: their names, identities and cameras.
+        source: the images of the whole table, also of its undecodable rows.
+        rows: (N,) int64 rows of ``source`` that ``table`` has.
+    """
+
+    table: SampleTable
+    source: ImageSource
+    rows: Tensor
+
+    def features(self, model: nn.Module, *, flip: bool = False, autocast: bool = False) -> Tensor:
+        """(N, D) float32 features of unit length; see :func:`extract_features`."""
+        return extract_features(model, self.source, flip=flip, autocast=autocast)[self.rows]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestImages:
+    """Query and gallery images of a data set, opened once to be looked at by any number of models.
+
+    Attributes:
+        query: the queries.
+        gallery: the gallery.
+    """
+
+    __test__ = False  # its name makes pytest take it for a group of tests
+
+    query: OpenTable
+    gallery: OpenTable
+
+    def features(self, model: nn.Module, *, flip: bool = False, autocast: bool = False) -> FeatureSet:
+        """Features of unit length with their identities and cameras.
+
+        Args:
+            model: (B, 3, H, W) normalised images to (B, D) features.
+            flip: average with the features of the mirror images.
+            autocast: compute in bfloat16 where torch holds that to be safe.
+        """
+        return FeatureSet(
+            query_features=self.query.features(model, flip=flip, autocast=autocast).numpy(),
+            query_pids=self.query.table.pids,
+            query_camids=self.query.table.camids,
+            gallery_features=self.gallery.features(model, flip=flip, autocast=autocast).numpy(),
+            gallery_pids=self.gallery.table.pids,
+            gallery_camids=self.gallery.table.camids,
+        )
+
+
+def open_table(
     table: SampleTable,
     *,
     image_size: tuple[int, int],
     cache: Literal["auto", "always", "never"] = "auto",
     cache_dir: str | os.PathLike[str] | None = None,
-    flip: bool = False,
-    autocast: bool = False,
-) -> Tensor:
-    """(N, D) float32 features of unit length of the images of a table, resized with bicubic interpolation.
+    on_error: OnError = "raise",
+) -> OpenTable:
+    """The images of a table to extract features of, resized with bicubic interpolation.
 
     Args:
-        model: (B, 3, H, W) normalised images to (B, D) features.
         table: the images.
-        image_size: height and width that ``model`` wants.
+        image_size: height and width that the model wants.
         cache: whether to pack the decoded images; see :func:`reid_da.images.open_images`.
         cache_dir: folder of the packed images.
-        flip: average with the features of the mirror images.
-        autocast: compute in bfloat16 where torch holds that to be safe.
+        on_error: what to do about images that cannot be decoded: ``raise``, or ``skip``: leave them out.
 
     Raises:
         InputError: there are no images, or one cannot be decoded.
     """
     # the authors of ECN test with bicubic resizing, and train with bilinear
-    source = open_images(table, size=image_size, cache=cache, cache_dir=cache_dir, interpolation="bicubic")
-    return extract_features(model, source, flip=flip, autocast=autocast)
+    source = open_images(
+        table, size=image_size, cache=cache, cache_dir=cache_dir, interpolation="bicubic", on_error=on_error
+    )
+    rows = usable_rows(source)
+    return OpenTable(table=table.select(rows.numpy()), source=source, rows=rows)
 
 
-def extract_dataset(
-    model: nn.Module,
+def open_test_images(
     dataset: Dataset,
     *,
     image_size: tuple[int, int],
     cache: Literal["auto", "always", "never"] = "auto",
     cache_dir: str | os.PathLike[str] | None = None,
-    flip: bool = False,
-    autocast: bool = False,
-) -> FeatureSet:
-    """Features of unit length of the query and gallery images of a data set, without its junk.
-
-    The arguments are those of :func:`extract_table`.
+    on_error: OnError = "raise",
+) -> TestImages:
+    """The query and gallery images of a data set, without its junk; the arguments are those of :func:`open_table`.
 
     Raises:
         InputError: the data set has no query or no gallery, or an image cannot be decoded.
     """
     if not len(dataset.query) or not len(dataset.gallery):
         raise InputError(f"{dataset.root}: has no query and gallery images to evaluate on")
-    query, gallery = dataset.query.without_junk(), dataset.gallery.without_junk()
-    query_features, gallery_features = (
-        extract_table(
-            model, table, image_size=image_size, cache=cache, cache_dir=cache_dir, flip=flip, autocast=autocast
-        ).numpy()
-        for table in (query, gallery)
+    query, gallery = (
+        open_table(table.without_junk(), image_size=image_size, cache=cache, cache_dir=cache_dir, on_error=on_error)
+        for table in (dataset.query, dataset.gallery)
     )
-    return FeatureSet(
-        query_features=query_features,
-        query_pids=query.pids,
-        query_camids=query.camids,
-        gallery_features=gallery_features,
-        gallery_pids=gallery.pids,
-        gallery_camids=gallery.camids,
-    )
+    return TestImages(query=query, gallery=gallery)
 
 
 def extract_to_file(
@@ -152,7 +190,7 @@ def extract_to_file(
     if output.suffix != ".npz":
         raise InputError(f"{output}: expected the name of a feature file to write to end in .npz")
     if len(images) == 1 and (images[0].is_dir() or images[0].suffix in (".csv", ".parquet")):
-        features = extract_dataset(model, load_dataset(images[0]), image_size=image_size, flip=flip)
+        features = open_test_images(load_dataset(images[0]), image_size=image_size).features(model, flip=flip)
         save_feature_file(output, features)
         return f"{len(features.query_pids)} query and {len(features.gallery_pids)} gallery features"
     missing = [path for path in images if not path.is_file()]
@@ -161,7 +199,7 @@ def extract_to_file(
     paths = tuple(sorted({path.as_posix() for path in images}))
     unknown = np.full(len(paths), UNLABELLED_PID)
     table = SampleTable(name="images", root=Path(), paths=paths, pids=unknown, camids=np.zeros_like(unknown))
-    values = extract_table(model, table, image_size=image_size, cache="never", flip=flip)
+    values = open_table(table, image_size=image_size, cache="never").features(model, flip=flip)
     with atomic_path(output) as temporary, temporary.open("wb") as file:
         np.savez(file, features=values.numpy(), paths=np.array(paths))
     return f"{len(paths)} features"

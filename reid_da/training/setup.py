@@ -12,7 +12,7 @@ from reid_da.config import ExperimentSettings
 from reid_da.datasets import Dataset, SampleTable, load_dataset
 from reid_da.errors import InputError
 from reid_da.evaluation import evaluate_retrieval
-from reid_da.evaluation.extraction import extract_dataset
+from reid_da.evaluation.extraction import open_test_images
 from reid_da.images import ImageSource, open_images
 from reid_da.memory.exemplar import ExemplarMemory
 from reid_da.models.backbones import create_backbone
@@ -144,7 +144,7 @@ def build_optimizer(network: ReIDNetwork, settings: ExperimentSettings) -> torch
     )
 
 
-def open_table(table: SampleTable, settings: ExperimentSettings) -> ImageSource:
+def open_training_table(table: SampleTable, settings: ExperimentSettings) -> ImageSource:
     """The images of a table at the size of the experiment."""
     data = settings.data
     return open_images(table, size=data.image_size, cache=data.cache, cache_dir=data.cache_dir, on_error=data.on_error)
@@ -154,13 +154,13 @@ def _training_images(settings: ExperimentSettings) -> tuple[TrainingImages, Trai
     """Labelled and unlabelled training images of the experiment's method."""
     if settings.method == "supervised":
         table = _dataset(settings, "target").train
-        return TrainingImages(table=table, source=open_table(table, settings)), None
+        return TrainingImages(table=table, source=open_training_table(table, settings)), None
     table = _dataset(settings, "source").train
-    source = TrainingImages(table=table, source=open_table(table, settings))
+    source = TrainingImages(table=table, source=open_training_table(table, settings))
     if settings.method == "source" or not settings.invariance.exemplar:
         return source, None
     dataset = _dataset(settings, "target")
-    images = open_table(dataset.train, settings)
+    images = open_training_table(dataset.train, settings)
     if not settings.invariance.camera:
         return source, TrainingImages(table=dataset.train, source=images)
     if dataset.num_cameras < 2:
@@ -174,7 +174,7 @@ def _training_images(settings: ExperimentSettings) -> tuple[TrainingImages, Trai
         num_cameras=dataset.num_cameras,
         folder=settings.views.folder,
         on_missing=settings.views.on_missing,
-        open_files=partial(open_table, settings=settings),
+        open_files=partial(open_training_table, settings=settings),
     )
     return source, TrainingImages(table=dataset.train, source=views, num_cameras=dataset.num_cameras)
 
@@ -218,15 +218,14 @@ def _evaluator(network: ReIDNetwork, settings: ExperimentSettings) -> Callable[[
         logger.info("%s: no query and gallery, so nothing is evaluated on the way", dataset.root)
         return None
 
+    data = settings.data
+    # opened before the training, so that a broken test image is not found hours later
+    images = open_test_images(
+        dataset, image_size=data.image_size, cache=data.cache, cache_dir=data.cache_dir, on_error=data.on_error
+    )
+
     def evaluate() -> Mapping[str, float]:
-        features = extract_dataset(
-            network,
-            dataset,
-            image_size=settings.data.image_size,
-            cache=settings.data.cache,
-            cache_dir=settings.data.cache_dir,
-            autocast=settings.precision.autocast == "bfloat16",
-        )
+        features = images.features(network, autocast=settings.precision.autocast == "bfloat16")
         return evaluate_retrieval(*features.arrays).to_json()
 
     return evaluate

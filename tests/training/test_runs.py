@@ -2,6 +2,7 @@ import json
 import math
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -188,6 +189,20 @@ def kill_when(process, condition) -> bool:
         time.sleep(0.0005)
     assert process.returncode == 0
     return False
+
+
+@pytest.mark.parametrize("split", ["query", "bounding_box_test", "bounding_box_train"])
+def test_a_broken_image_stops_a_run_at_its_beginning_or_is_left_out(small_settings, small_sites, tmp_path, split):
+    target = shutil.copytree(small_sites / "site-b", tmp_path / "site")
+    broken = sorted((target / split).iterdir())[-1]
+    broken.write_bytes(broken.read_bytes()[:300])
+    settings = changed(small_settings, epochs=1, data={"target": str(target)})
+    with pytest.raises(InputError, match=broken.name):
+        train(settings, tmp_path / "stopped")
+    assert not RunFolder.open(tmp_path / "stopped").records()
+    run = train(changed(settings, data={"on_error": "skip"}), tmp_path / "run")
+    whole = len(list((small_sites / "site-b" / "query").iterdir()))
+    assert final_result(run)["num_queries"] == whole - (split == "query")
 
 
 def test_a_checkpoint_of_the_authors_may_be_the_beginning(small_settings, tmp_path):
