@@ -50,12 +50,6 @@ def train_or_resume(settings: ExperimentSettings, folder: Path) -> RunFolder:
     return resume(folder)
 
 
-def is_complete(run: RunFolder) -> bool:
-    """Whether the last epoch of a run is done."""
-    checkpoint = run.last_checkpoint()
-    return checkpoint is not None and int(checkpoint.description["epoch"]) == run.settings().epochs
-
-
 def final_result(run: RunFolder) -> dict[str, float]:
     """Figures of the evaluation after the last epoch.
 
