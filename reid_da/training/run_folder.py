@@ -56,6 +56,15 @@ class RunFolder:
         remove_leftovers(run.checkpoint_folder)
         return run
 
+    def discard_if_unused(self) -> None:
+        """Remove what :meth:`create` wrote, unless something was trained: a mistake must not block a second try."""
+        if self.metrics_file.exists() or self.checkpoint_folder.exists() or (self.path / "pretrain").exists():
+            return
+        for file in (self.config_file, self.path / "versions.json"):
+            file.unlink(missing_ok=True)
+        if not any(self.path.iterdir()):
+            self.path.rmdir()
+
     @property
     def config_file(self) -> Path:
         """The resolved settings."""

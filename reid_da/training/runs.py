@@ -21,7 +21,12 @@ def train(settings: ExperimentSettings, folder: Path) -> RunFolder:
     Raises:
         InputError: settings, data or folder do not fit, or a loss is not finite.
     """
-    return _train(RunFolder.create(folder, settings), skip_damaged=False)
+    run = RunFolder.create(folder, settings)
+    try:
+        return _train(run, skip_damaged=False)
+    except InputError:
+        run.discard_if_unused()
+        raise
 
 
 def resume(folder: Path, *, skip_damaged: bool = False) -> RunFolder:

@@ -168,8 +168,13 @@ def test_a_checkpoint_of_other_data_or_settings_is_refused(small_settings, small
 )
 def test_settings_that_do_not_fit_the_data(small_settings, tmp_path, changes, message):
     with pytest.raises(InputError, match=message) as caught:
-        train(changed(small_settings, **changes), tmp_path)
+        train(changed(small_settings, **changes), tmp_path / "run")
     assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match=message):
+        train(changed(small_settings, **changes, pretrain={"epochs": 1}), tmp_path / "run")
+    left = [path for path in tmp_path.rglob("config.yaml") if not (path.parent / "metrics.jsonl").exists()]
+    assert [path.parent.name for path in left] in ([], ["run"])
+    assert not left or (tmp_path / "run" / "pretrain" / "metrics.jsonl").exists()
 
 
 PROGRAM = (
@@ -199,7 +204,7 @@ def test_a_broken_image_stops_a_run_at_its_beginning_or_is_left_out(small_settin
     settings = changed(small_settings, epochs=1, data={"target": str(target)})
     with pytest.raises(InputError, match=broken.name):
         train(settings, tmp_path / "stopped")
-    assert not RunFolder.open(tmp_path / "stopped").records()
+    assert not (tmp_path / "stopped").exists()
     run = train(changed(settings, data={"on_error": "skip"}), tmp_path / "run")
     whole = len(list((small_sites / "site-b" / "query").iterdir()))
     assert final_result(run)["num_queries"] == whole - (split == "query")
