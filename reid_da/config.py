@@ -40,6 +40,7 @@ class ModelSettings(Settings):
     """The shared network."""
 
     backbone: str = Field(default="resnet50", description="resnet18, resnet34, resnet50, resnet101 or resnet50_ibn_a")
+    width: Positive = Field(default=1.0, description="channels as a multiple of the published number")
     last_stride: Literal[1, 2] = Field(default=2, description="stride of layer4")
     weights: str = Field(default="imagenet", description="imagenet, none, or a file")
     embedding: Literal["linear", "none"] = Field(

@@ -1,20 +1,23 @@
 """ResNet backbones: from a batch of images to pooled features."""
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock, ResNet, resnet18, resnet34, resnet50, resnet101
+from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from reid_da.errors import InputError, unknown_name
 from reid_da.models.weights import cached_download, load_weights
 
+Block: TypeAlias = type[BasicBlock] | type[Bottleneck]
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Architecture:
-    build: Callable[[], ResNet]
+    block: Block
+    depths: tuple[int, int, int, int]
     imagenet_url: str
     has_ibn: bool = False
 
@@ -22,12 +25,20 @@ class _Architecture:
 _TORCHVISION = "https://download.pytorch.org/models/"
 _IBN_NET = "https://github.com/XingangPan/IBN-Net/releases/download/v1.0/"
 _ARCHITECTURES = {
-    "resnet18": _Architecture(build=resnet18, imagenet_url=_TORCHVISION + "resnet18-f37072fd.pth"),
-    "resnet34": _Architecture(build=resnet34, imagenet_url=_TORCHVISION + "resnet34-b627a593.pth"),
-    "resnet50": _Architecture(build=resnet50, imagenet_url=_TORCHVISION + "resnet50-0676ba61.pth"),
-    "resnet101": _Architecture(build=resnet101, imagenet_url=_TORCHVISION + "resnet101-63fe2227.pth"),
+    "resnet18": _Architecture(
+        block=BasicBlock, depths=(2, 2, 2, 2), imagenet_url=_TORCHVISION + "resnet18-f37072fd.pth"
+    ),
+    "resnet34": _Architecture(
+        block=BasicBlock, depths=(3, 4, 6, 3), imagenet_url=_TORCHVISION + "resnet34-b627a593.pth"
+    ),
+    "resnet50": _Architecture(
+        block=Bottleneck, depths=(3, 4, 6, 3), imagenet_url=_TORCHVISION + "resnet50-0676ba61.pth"
+    ),
+    "resnet101": _Architecture(
+        block=Bottleneck, depths=(3, 4, 23, 3), imagenet_url=_TORCHVISION + "resnet101-63fe2227.pth"
+    ),
     "resnet50_ibn_a": _Architecture(
-        build=resnet50, imagenet_url=_IBN_NET + "resnet50_ibn_a-d9d0bb7b.pth", has_ibn=True
+        block=Bottleneck, depths=(3, 4, 6, 3), imagenet_url=_IBN_NET + "resnet50_ibn_a-d9d0bb7b.pth", has_ibn=True
     ),
 }
 
@@ -54,25 +65,34 @@ class InstanceBatchNorm(nn.Module):
 
 
 class Backbone(nn.Module):
-    """A ResNet without its classifier: images to global average pooled features.
+    """A ResNet without its classifier (He et al., CVPR 2016): images to global average pooled features.
 
     The sub-modules keep torchvision's names (``conv1``, ``bn1``, ``layer1`` ... ``layer4``): weight files and the rules
     for freezing go by them.
 
     Attributes:
         feature_dim: number of features F.
+
+    Args:
+        block: kind of the residual blocks.
+        depths: number of blocks in each of the four layers.
+        channels: C, number of channels after the stem; 64 in the published networks.
+        last_stride: stride of ``layer4``.
     """
 
-    def __init__(self, network: ResNet) -> None:
+    def __init__(self, block: Block, depths: tuple[int, int, int, int], *, channels: int, last_stride: int) -> None:
         super().__init__()
-        self.conv1, self.bn1, self.relu, self.maxpool = network.conv1, network.bn1, network.relu, network.maxpool
-        self.layer1, self.layer2, self.layer3, self.layer4 = (
-            network.layer1,
-            network.layer2,
-            network.layer3,
-            network.layer4,
-        )
-        self.feature_dim: int = network.fc.in_features
+        self.conv1 = nn.Conv2d(3, channels, 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        widths = [channels, 2 * channels, 4 * channels, 8 * channels]
+        inputs = [channels, *(width * block.expansion for width in widths)]
+        self.layer1 = _layer(block, inputs[0], widths[0], depth=depths[0], stride=1)
+        self.layer2 = _layer(block, inputs[1], widths[1], depth=depths[1], stride=2)
+        self.layer3 = _layer(block, inputs[2], widths[2], depth=depths[2], stride=2)
+        self.layer4 = _layer(block, inputs[3], widths[3], depth=depths[3], stride=last_stride)
+        self.feature_dim = inputs[4]
 
     def feature_map(self, images: Tensor) -> Tensor:
         """(B, F, h, w) output of ``layer4`` for (B, 3, H, W) normalised images."""
@@ -87,9 +107,19 @@ class Backbone(nn.Module):
         return maps.mean(dim=(2, 3), dtype=torch.promote_types(maps.dtype, torch.float32))
 
 
+def _layer(block: Block, inputs: int, width: int, *, depth: int, stride: int) -> nn.Sequential:
+    """``depth`` blocks of which the first changes channels and stride, and has a shortcut that does so too."""
+    outputs = width * block.expansion
+    shortcut = None
+    if stride != 1 or inputs != outputs:
+        shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm2d(outputs))
+    return nn.Sequential(block(inputs, width, stride, shortcut), *(block(outputs, width) for _ in range(depth - 1)))
+
+
 def create_backbone(
     name: str,
     *,
+    width: float = 1.0,
     last_stride: int = 2,
     weights: str | os.PathLike[str] = "imagenet",
     generator: torch.Generator | None = None,
@@ -98,6 +128,8 @@ def create_backbone(
 
     Args:
         name: one of :data:`BACKBONE_NAMES`.
+        width: number of channels as a multiple of the published one, for small networks; 0.5 takes about a quarter of
+            the time. ImageNet weights have a width of 1.
         last_stride: stride of ``layer4``: 2 as in ImageNet classification, 1 for maps of twice the height and width.
         weights: ``imagenet`` for the weights that torchvision calls ``IMAGENET1K_V1`` (IBN-Net's own for
             ``resnet50_ibn_a``), ``none`` for random ones, or the path of a file; see
@@ -105,14 +137,18 @@ def create_backbone(
         generator: source of the random weights, torch's own if None.
 
     Raises:
-        InputError: unknown name or stride; weights that cannot be had, read or fitted to the network.
+        InputError: unknown name, stride or width; weights that cannot be had, read or fitted to the network.
     """
     if name not in _ARCHITECTURES:
         raise unknown_name("model", name, BACKBONE_NAMES)
     if last_stride not in (1, 2):
         raise InputError(f"last_stride: expected 1 or 2, got {last_stride}")
+    if width <= 0:
+        raise InputError(f"width: expected a number above 0, got {width}")
+    if weights == "imagenet" and width != 1:
+        raise InputError(f"width: there are no ImageNet weights for a width of {width}; use 1, or other weights")
     architecture = _ARCHITECTURES[name]
-    backbone = _build(architecture, last_stride)
+    backbone = _build(architecture, channels=max(round(64 * width), 1), last_stride=last_stride)
     if weights == "none":
         _initialise(backbone, generator)
     elif weights == "imagenet":
@@ -122,14 +158,13 @@ def create_backbone(
     return backbone
 
 
-def _build(architecture: _Architecture, last_stride: int) -> Backbone:
+def _build(architecture: _Architecture, *, channels: int, last_stride: int) -> Backbone:
     """Backbone with identity normalisation and unset convolutions."""
-    # on the meta device torchvision's own random weights, drawn from the global generator, cost nothing
+    # on the meta device torch's own random weights, drawn from the global generator, cost nothing
     with torch.device("meta"):
-        backbone = Backbone(architecture.build())
+        backbone = Backbone(architecture.block, architecture.depths, channels=channels, last_stride=last_stride)
         if architecture.has_ibn:
             _insert_ibn(backbone)
-    _set_last_stride(backbone, last_stride)
     backbone.to_empty(device="cpu")
     for module in backbone.modules():
         if isinstance(module, nn.BatchNorm2d | nn.InstanceNorm2d):
@@ -141,15 +176,9 @@ def _insert_ibn(backbone: Backbone) -> None:
     """Make the first normalisation of every block of layer1 to layer3 an :class:`InstanceBatchNorm`."""
     for layer in (backbone.layer1, backbone.layer2, backbone.layer3):
         for block in layer:
-            block.bn1 = InstanceBatchNorm(block.bn1.num_features)
-
-
-def _set_last_stride(backbone: Backbone, stride: int) -> None:
-    """Set the stride of ``layer4``, which its first block applies in one convolution and in the shortcut."""
-    block = backbone.layer4[0]
-    strided = block.conv1 if isinstance(block, BasicBlock) else block.conv2
-    for convolution in (strided, block.downsample[0]):
-        convolution.stride = (stride, stride)
+            assert isinstance(block, BasicBlock | Bottleneck)
+            # torchvision annotates the attribute with the normalisation that it puts there itself
+            block.bn1 = InstanceBatchNorm(block.conv1.out_channels)
 
 
 def _initialise(backbone: Backbone, generator: torch.Generator | None) -> None:

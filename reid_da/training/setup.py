@@ -93,7 +93,9 @@ def build_network(settings: ExperimentSettings, *, num_classes: int) -> ReIDNetw
     model = settings.model
     generator = torch.Generator().manual_seed(derived_seed(settings.seed, "weights"))
     weights = "none" if settings.init_from else model.weights
-    backbone = create_backbone(model.backbone, last_stride=model.last_stride, weights=weights, generator=generator)
+    backbone = create_backbone(
+        model.backbone, width=model.width, last_stride=model.last_stride, weights=weights, generator=generator
+    )
     network = ReIDNetwork(
         backbone,
         num_classes=num_classes,

@@ -63,6 +63,18 @@ def test_last_stride_changes_two_convolutions(name: str, changed: set[str]) -> N
     assert dense.eval().feature_map(images()).shape[2:] == (4, 2)
 
 
+@pytest.mark.parametrize(("name", "width", "feature_dim"), [("resnet18", 0.5, 256), ("resnet50", 0.25, 512)])
+def test_width_scales_every_number_of_channels(name: str, width: float, feature_dim: int) -> None:
+    stock = random_backbone(name).state_dict()
+    generator = torch.Generator().manual_seed(0)
+    narrow = create_backbone(name, width=width, weights="none", generator=generator)
+    for key, value in narrow.state_dict().items():
+        expected = [int(size * width) if size >= 64 else size for size in stock[key].shape]
+        assert list(value.shape) == expected, key
+    assert narrow.feature_dim == feature_dim
+    assert narrow.eval()(images()).shape == (2, feature_dim)
+
+
 def test_ibn_stands_in_every_block_of_the_first_three_layers() -> None:
     backbone = random_backbone("resnet50_ibn_a")
     found = {name for name, module in backbone.named_modules() if isinstance(module, InstanceBatchNorm)}
@@ -156,5 +168,9 @@ def test_wrong_arguments() -> None:
         create_backbone("resnet5", weights="none")
     with pytest.raises(InputError, match="last_stride: expected 1 or 2, got 3"):
         create_backbone("resnet18", last_stride=3, weights="none")
+    with pytest.raises(InputError, match="width: expected a number above 0, got -1"):
+        create_backbone("resnet18", width=-1, weights="none")
+    with pytest.raises(InputError, match="no ImageNet weights for a width of 0.5"):
+        create_backbone("resnet18", width=0.5)
     with pytest.raises(InputError, match="nothing.pth: no such weight file"):
         create_backbone("resnet18", weights="nothing.pth")
