@@ -165,7 +165,9 @@ class PrecisionSettings(Settings):
     """How the arithmetic is done."""
 
     autocast: Literal["none", "bfloat16", "float16"] = "none"
-    channels_last: bool = True
+    channels_last: bool = Field(
+        default=True, description="memory format of images; false is faster for small networks on a CPU"
+    )
     compile: bool = Field(default=False, description="torch.compile the network")
     threads: int = Field(default=0, ge=0, description="CPU threads; 0: torch's own choice")
 

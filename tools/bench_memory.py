@@ -191,17 +191,22 @@ def synchronize(device: torch.device) -> None:
 
 def peak(loss: Callable[[], InvarianceLoss], features: Tensor) -> float:
     """MiB that one step allocates at most; NaN where the system does not tell."""
-    if features.is_cuda:
-        torch.cuda.reset_peak_memory_stats(features.device)
-        before = torch.cuda.memory_allocated(features.device)
-        train_step(loss, features)
-        return (torch.cuda.max_memory_allocated(features.device) - before) / MEBIBYTE
+    return allocated_by(partial(train_step, loss, features), features.device) / MEBIBYTE
+
+
+def allocated_by(work: Callable[[], object], device: torch.device) -> float:
+    """Bytes that a call allocates at most; NaN where the system does not tell."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        work()
+        return torch.cuda.max_memory_allocated(device) - before
     try:
         ctypes.CDLL("libc.so.6").malloc_trim(0)  # else freed blocks would be used again and not be seen
         Path("/proc/self/clear_refs").write_text("5")  # sets the peak to what is resident now
         before = resident("VmRSS")
-        train_step(loss, features)
-        return (resident("VmHWM") - before) / MEBIBYTE
+        work()
+        return resident("VmHWM") - before
     except OSError:
         return math.nan
 

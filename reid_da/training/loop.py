@@ -5,7 +5,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -121,7 +121,7 @@ class Trainer:
             InputError: a loss is not finite; names the step and the term. The last checkpoint is kept.
         """
         while self.epoch < self.settings.epochs:
-            figures = self._train_epoch()
+            figures = self.train_epoch()
             self.epoch += 1
             self.run.log({"kind": "train", "epoch": self.epoch, **figures})
             self._report(figures)
@@ -154,7 +154,12 @@ class Trainer:
         self._scaler.load_state_dict(checkpoint.state["scaler"])
         self.epoch = int(noted["epoch"])
 
-    def _train_epoch(self) -> dict[str, float]:
+    def train_epoch(self) -> dict[str, float]:
+        """Train for one epoch, without counting, logging or saving it; mean losses, diagnostics and timing by name.
+
+        Raises:
+            InputError: a loss is not finite; names the step and the term.
+        """
         torch.manual_seed(derived_seed(self.settings.seed, "dropout", self.epoch))
         self.method.begin_epoch(self.epoch)
         self.method.network.train()
@@ -164,7 +169,7 @@ class Trainer:
         steps = self.batches.steps_per_epoch
         with EpochProgress(f"epoch {self.epoch + 1}/{self.settings.epochs}", steps) as progress:
             for step, batches in enumerate(self.batches.epoch(self.epoch)):
-                losses.add(self._train_step(step, batches))
+                losses.add(self.train_step(step, batches))
                 num_images += sum(len(batch.index) for batch in batches.values())
                 if (step + 1) % CHECK_EVERY == 0 or step + 1 == steps:
                     losses.check()
@@ -174,14 +179,15 @@ class Trainer:
         timing = {"seconds": round(seconds, 3), "images_per_second": round(num_images / seconds, 1)}
         return {**losses.means(), **self.method.end_epoch(), **lr, **timing}
 
-    def _train_step(self, step: int, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
+    def train_step(self, step: int, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
+        """Train on the batches of step ``step`` of the epoch; () losses by name, on the device."""
         settings = self.settings.optimizer
         factor = learning_rate_factor(
             self.epoch + step / self.batches.steps_per_epoch, settings, epochs=self.settings.epochs
         )
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
-        with self._autocast():
+        with self.autocast():
             losses = self.method.step(batches)
         total = torch.stack([loss.float() for loss in losses.values()]).sum()
         torch.autograd.backward(self._scaler.scale(total / settings.accumulate))
@@ -190,6 +196,11 @@ class Trainer:
             self._update_weights()
         return {name: loss.detach() for name, loss in losses.items()}
 
+    def autocast(self) -> AbstractContextManager[object]:
+        """The precision in which the settings ask for the forward pass."""
+        kind = self.settings.precision.autocast
+        return nullcontext() if kind == "none" else torch.autocast(self.device.type, dtype=getattr(torch, kind))
+
     def _update_weights(self) -> None:
         if self.settings.optimizer.clip_norm:
             self._scaler.unscale_(self.optimizer)
@@ -197,10 +208,6 @@ class Trainer:
         self._scaler.step(self.optimizer)
         self._scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-
-    def _autocast(self) -> Any:
-        kind = self.settings.precision.autocast
-        return nullcontext() if kind == "none" else torch.autocast(self.device.type, dtype=getattr(torch, kind))
 
     def _evaluation_is_due(self) -> bool:
         every = self.settings.evaluate_every

@@ -68,6 +68,7 @@ class TrainingStreams:
         self._settings = settings
         self._images = {"source": source} if target is None else {"source": source, "target": target}
         self._device = device
+        self._memory_format = torch.channels_last if settings.precision.channels_last else torch.contiguous_format
         for name, images in self._images.items():
             size, number = getattr(settings.batch, name), len(usable_rows(images.source))
             if number < size:
@@ -88,7 +89,7 @@ class TrainingStreams:
         streams = {name: self._stream(name, epoch) for name in self._images}
         try:
             for _ in range(self.steps_per_epoch):
-                yield {name: self._unstyled(name, next(stream)) for name, stream in streams.items()}
+                yield {name: self._batch(name, next(stream)) for name, stream in streams.items()}
         finally:
             for stream in streams.values():
                 stream.close()
@@ -104,10 +105,12 @@ class TrainingStreams:
         )
         return Stream(Loader(source, sampler, transform, device=self._device))
 
-    def _unstyled(self, name: str, batch: Batch) -> Batch:
-        """The batch with rows of the table as index, in place of those of :class:`StyledImages`."""
+    def _batch(self, name: str, batch: Batch) -> Batch:
+        """The batch in the network's memory format, with rows of the table as index, not of :class:`StyledImages`."""
         num_cameras = self._images[name].num_cameras
-        return replace(batch, index=batch.index // num_cameras) if num_cameras else batch
+        index = batch.index // num_cameras if num_cameras else batch.index
+        # a convolution follows the format of its input, whatever that of its weights
+        return replace(batch, index=index, images=batch.images.contiguous(memory_format=self._memory_format))
 
     def _source_sampler(self, epoch: int) -> Sampler:
         batch, seed = self._settings.batch, self._seed("source order", epoch)
