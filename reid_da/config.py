@@ -193,6 +193,7 @@ class ExperimentSettings(Settings):
     evaluate_every: int = Field(
         default=10, ge=0, description="epochs between evaluations, for reporting only; 0: at the end"
     )
+    tensorboard: bool = Field(default=False, description="write the metrics as TensorBoard events too")
     keep_checkpoints: Count = Field(default=2, description="checkpoints that are kept, the last ones")
     data: DataSettings = DataSettings()
     model: ModelSettings = ModelSettings()

@@ -24,7 +24,7 @@ from reid_da.training.seeds import derived_seed
 logger = logging.getLogger(__name__)
 
 # Settings that may differ between the two halves of a resumed run: they do not change the numbers of the second
-FREE_SETTINGS = ("device", "keep_checkpoints", "name", "init_from")
+FREE_SETTINGS = ("device", "keep_checkpoints", "name", "init_from", "tensorboard")
 
 CHECK_EVERY = 10
 """Steps between two looks at the losses; each look waits for the device."""

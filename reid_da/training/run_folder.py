@@ -5,7 +5,7 @@ import math
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,12 @@ class RunFolder:
 
     Attributes:
         path: the folder.
+        listeners: called with each record that is logged.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.listeners: list[Callable[[Mapping[str, Any]], None]] = []
 
     @classmethod
     def create(cls, path: Path, settings: ExperimentSettings) -> "RunFolder":
@@ -76,6 +78,11 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     @property
+    def events_folder(self) -> Path:
+        """Folder of the TensorBoard events."""
+        return self.path / "tensorboard"
+
+    @property
     def checkpoint_folder(self) -> Path:
         """Folder of the checkpoints."""
         return self.path / "checkpoints"
@@ -86,9 +93,12 @@ class RunFolder:
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Append a record to the metrics; a value that is not finite becomes null, which JSON can hold."""
-        line = json.dumps({key: _finite(value) for key, value in record.items()}, allow_nan=False)
+        record = {key: _finite(value) for key, value in record.items()}
+        line = json.dumps(record, allow_nan=False)
         with self.metrics_file.open("a", encoding="utf-8") as stream:
             stream.write(line + "\n")
+        for listener in self.listeners:
+            listener(record)
 
     def records(self, kind: str | None = None) -> list[dict[str, Any]]:
         """All records of the metrics, or those of one kind."""

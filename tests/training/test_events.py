@@ -1,0 +1,46 @@
+"""TensorBoard events against the metrics that they copy."""
+
+import sys
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from reid_da.config import merge, settings_of
+from reid_da.errors import InputError
+from reid_da.training.runs import resume, train
+
+
+def scalars(folder):
+    """Values by epoch and tag."""
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return {tag: {event.step: event.value for event in events.Scalars(tag)} for tag in events.Tags()["scalars"]}
+
+
+def test_events_hold_what_the_metrics_hold_also_after_a_resumption(small_settings, tmp_path):
+    settings = settings_of(merge(small_settings.model_dump(mode="json"), {"tensorboard": True}), where="test")
+    run = train(settings, tmp_path / "run")
+    first = scalars(run.events_folder)
+    losses = {record["epoch"]: record["loss_exemplar"] for record in run.records("train")}
+    assert first["loss/exemplar"] == pytest.approx(losses)
+    results = {record["epoch"]: record["mAP"] for record in run.records("evaluation")}
+    assert first["evaluation/mAP"] == pytest.approx(results)
+    assert first["neighbors/cross_camera"]
+    assert first["lr/backbone"]
+    # what the last epoch logged is forgotten with its checkpoint, and comes again
+    (run.checkpoint_folder / "epoch_0002" / "state.pt").unlink()
+    resume(run.path, skip_damaged=True)
+    timing = {"train/seconds", "train/images_per_second"}
+    second = scalars(run.events_folder)
+    assert {tag: second[tag] for tag in second if tag not in timing} == {
+        tag: first[tag] for tag in first if tag not in timing
+    }
+
+
+def test_events_are_off_unless_asked_for_and_name_their_extra(small_settings, tmp_path, monkeypatch):
+    settings = settings_of(merge(small_settings.model_dump(mode="json"), {"epochs": 1}), where="test")
+    assert not train(settings, tmp_path / "without").events_folder.exists()
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(InputError, match=r"pip install 'reid-da\[tensorboard\]'"):
+        train(settings.model_copy(update={"tensorboard": True}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
