@@ -1,4 +1,9 @@
-"""Losses on distances between the features of a batch."""
+"""Losses on distances and angles between the features of a batch, and between class centres.
+
+All compute in float32 at least, inside autocast too: differences of large numbers do not survive sixteen bits.
+"""
+
+import math
 
 import torch
 from torch import Tensor
@@ -8,15 +13,8 @@ from reid_da.errors import InputError
 
 
 def pairwise_distance(features: Tensor) -> Tensor:
-    """(B, B) Euclidean distances between the rows of (B, D) features, with a finite gradient at distance 0.
-
-    In float32 even inside autocast: differences of large numbers do not survive sixteen bits.
-    """
-    features = features.to(torch.promote_types(features.dtype, torch.float32))
-    with torch.autocast(features.device.type, enabled=False):
-        squares = features.square().sum(dim=1)
-        squared = squares[:, None] + squares[None, :] - 2 * features @ features.T
-    return squared.clamp_min(1e-12).sqrt()
+    """(B, B) Euclidean distances between the rows of (B, D) features, with a finite gradient at distance 0."""
+    return _squared_distance(features).clamp_min(1e-12).sqrt()
 
 
 def batch_hard_triplet_loss(features: Tensor, labels: Tensor, *, margin: float | None = None) -> Tensor:
@@ -33,8 +31,206 @@ def batch_hard_triplet_loss(features: Tensor, labels: Tensor, *, margin: float |
     Raises:
         InputError: all images are of one class, so there are no negatives.
     """
+    return _hardest_triplets(pairwise_distance(features), labels, margin=margin)
+
+
+def angular_triplet_loss(features: Tensor, labels: Tensor, *, margin: float = 0.35) -> Tensor:
+    """The batch-hard triplet loss ``[theta_ap - theta_an + m]+`` on angles (Deng et al., CVPR 2019).
+
+    Args:
+        features: (B, D) float, of any length.
+        labels: (B,) int64 classes, at least two different ones.
+        margin: m in radians.
+
+    Raises:
+        InputError: all images are of one class, so there are no negatives.
+    """
+    return _hardest_triplets(_angle(_cosine(features)), labels, margin=margin)
+
+
+def semi_hard_triplet_loss(features: Tensor, labels: Tensor, *, margin: float = 0.2) -> Tensor:
+    """Triplet loss ``d2_ap - d2_an + m`` on squared distances of unit vectors (Schroff et al., CVPR 2015).
+
+    Of each pair of anchor and positive the negative is the nearest of those that are farther than the positive, but by
+    less than the margin; a pair without one does not count. The mean over the pairs that count, 0 without any.
+
+    Args:
+        features: (B, D) float, of any length; they are normalised here.
+        labels: (B,) int64 classes.
+        margin: m; 0.2 in the paper.
+    """
+    squared = _squared_distance(functional.normalize(_wide(features)))
+    same, itself = _pairs(labels)
+    anchors, positives = torch.nonzero(same & ~itself, as_tuple=True)
+    to_positive = squared[anchors, positives][:, None]
+    to_others = squared[anchors]
+    is_candidate = ~same[anchors] & (to_others > to_positive) & (to_others < to_positive + margin)
+    counts = is_candidate.any(dim=1)
+    nearest = to_others.masked_fill(~is_candidate, torch.inf).amin(dim=1)
+    loss = (to_positive.squeeze(1) - nearest + margin)[counts]
+    return loss.sum() / counts.sum().clamp_min(1)
+
+
+def contrastive_loss(features: Tensor, labels: Tensor, *, margin: float = 1.0) -> Tensor:
+    """Mean over the pairs of a batch of ``d^2`` for one class and ``[m - d]+^2`` for two (Hadsell et al., CVPR 2006).
+
+    The distance d is Euclidean. Some libraries take the hinge of d^2, or its first power.
+
+    Args:
+        features: (B, D) float, of any length, at least two.
+        labels: (B,) int64 classes.
+        margin: m, distance beyond which two classes are let alone.
+    """
+    row, column = _pairs_once(labels)
+    distance = pairwise_distance(features)[row, column]
+    same = labels[row] == labels[column]
+    return torch.where(same, distance.square(), functional.relu(margin - distance).square()).mean()
+
+
+def circle_loss(features: Tensor, labels: Tensor, *, margin: float = 0.25, scale: float = 64.0) -> Tensor:
+    """Circle loss on the cosines of the pairs of a batch (Sun et al., CVPR 2020, equations 4 to 8).
+
+    ``log(1 + sum_n exp(scale a_n (s_n - m)) * sum_p exp(-scale a_p (s_p - 1 + m)))`` with the weights
+    ``a_n = [s_n + m]+`` and ``a_p = [1 + m - s_p]+``, which have no gradient. Every pair counts once.
+
+    Args:
+        features: (B, D) float, of any length.
+        labels: (B,) int64 classes; without both kinds of pairs the loss is 0.
+        margin: m.
+        scale: of the exponents.
+    """
+    cosine = _cosine(features)
+    row, column = _pairs_once(labels)
+    similarity, same = cosine[row, column], labels[row] == labels[column]
+    positive, negative = similarity[same], similarity[~same]
+    if not len(positive) or not len(negative):
+        return 0.0 * cosine.sum()
+    to_positive = -scale * functional.relu(1 + margin - positive.detach()) * (positive - 1 + margin)
+    to_negative = scale * functional.relu(negative.detach() + margin) * (negative - margin)
+    return functional.softplus(to_positive.logsumexp(0) + to_negative.logsumexp(0))
+
+
+def center_loss(features: Tensor, labels: Tensor, centers: Tensor) -> Tensor:
+    """``1 / (2 B) sum_i ||x_i - c_{y_i}||^2`` (Wen et al., ECCV 2016, equation 2, divided by B as in their code).
+
+    Args:
+        features: (B, D) float.
+        labels: (B,) int64 classes.
+        centers: (C, D) float; see :class:`reid_da.losses.centers.ClassCenters`.
+    """
+    return 0.5 * (_wide(features) - _wide(centers)[labels]).square().sum(dim=1).mean()
+
+
+def intra_loss(cosine: Tensor, labels: Tensor) -> Tensor:
+    """Mean angle between a feature and the centre of its class, in units of pi (Deng et al., CVPR 2019, equation 5).
+
+    Args:
+        cosine: (B, C) cosines between features and class centres.
+        labels: (B,) int64 classes.
+    """
+    return _angle(_wide(cosine)[range(len(labels)), labels]).mean() / math.pi
+
+
+def inter_loss(weight: Tensor, labels: Tensor) -> Tensor:
+    """Minus the mean angle from the centres of the batch's classes to all other centres, in units of pi.
+
+    Deng et al., CVPR 2019, equation 6.
+
+    Args:
+        weight: (C, D) float class centres, of any length, at least two.
+        labels: (B,) int64 classes; one that occurs twice counts twice.
+    """
+    weight = functional.normalize(_wide(weight))
+    with torch.autocast(weight.device.type, enabled=False):
+        angle = _angle(weight[labels] @ weight.T)
+    own = functional.one_hot(labels, len(weight)).bool()
+    return -angle.masked_fill(own, 0.0).sum() / (math.pi * len(labels) * (len(weight) - 1))
+
+
+def hyperspherical_energy(weight: Tensor, labels: Tensor, *, power: float = 2.0) -> Tensor:
+    """Mean energy of the repulsion between class centres, for SphereFace+ (Liu et al., NeurIPS 2018).
+
+    The mean over the classes of the batch and all other classes of ``||w - w'||^-power``, of ``-log ||w - w'||`` for
+    a power of 0; centres have unit length here.
+
+    Args:
+        weight: (C, D) float class centres, of any length, at least two.
+        labels: (B,) int64 classes; one that occurs twice counts twice.
+        power: 2, 1 or 0 in the paper.
+    """
+    weight = functional.normalize(_wide(weight))
+    with torch.autocast(weight.device.type, enabled=False):
+        squared = (2 - 2 * weight[labels] @ weight.T).clamp_min(1e-6)
+    own = functional.one_hot(labels, len(weight)).bool()
+    energy = squared.pow(-power / 2) if power else -0.5 * squared.log()
+    return energy.masked_fill(own, 0.0).sum() / (len(labels) * (len(weight) - 1))
+
+
+def marginal_loss(features: Tensor, labels: Tensor, *, threshold: float = 1.2, margin: float = 0.3) -> Tensor:
+    """Mean over the ordered pairs of ``[m - y (t - d2)]+`` with y = 1 for one class and -1 for two (Deng et al., 2017).
+
+    Args:
+        features: (B, D) float, of any length; d2 is the squared distance after normalisation.
+        labels: (B,) int64 classes.
+        threshold: t, squared distance that parts the two kinds of pairs.
+        margin: m around it.
+    """
+    squared = _squared_distance(functional.normalize(_wide(features)))
+    same, itself = _pairs(labels)
+    loss = functional.relu(margin - torch.where(same, 1.0, -1.0) * (threshold - squared))
+    return loss[~itself].mean()
+
+
+def range_loss(
+    features: Tensor,
+    labels: Tensor,
+    *,
+    margin: float,
+    num_largest: int = 2,
+    intra_weight: float = 1.0,
+    inter_weight: float = 1.0,
+) -> Tensor:
+    """Range loss (Zhang et al., ICCV 2017).
+
+    For each class of the batch with at least two images, the harmonic mean of its ``num_largest`` largest distances
+    between two images (of all, if there are fewer), summed over the classes; and ``[m - d]+`` for the distance d of
+    the two nearest class means.
+
+    Args:
+        features: (B, D) float, of any length.
+        labels: (B,) int64 classes.
+        margin: m, in the units of the features.
+        num_largest: k; 2 in the paper.
+        intra_weight: of the first term.
+        inter_weight: of the second term, 0 with one class.
+    """
     distance = pairwise_distance(features)
-    same = labels[:, None] == labels[None, :]
+    classes, inverse = torch.unique(labels, return_inverse=True)
+    row, column = _pairs_once(labels)
+    same = labels[row] == labels[column]
+    pairs, pair_class = distance[row, column][same], inverse[row[same]]
+    # ranks of the pairs within their classes, the largest distance first
+    order = torch.argsort(pairs, descending=True, stable=True)
+    order = order[torch.argsort(pair_class[order], stable=True)]
+    sizes = torch.bincount(pair_class, minlength=len(classes))
+    rank = torch.arange(len(order), device=order.device) - (sizes.cumsum(0) - sizes)[pair_class[order]]
+    chosen = order[rank < num_largest]
+    inverses = torch.zeros(len(classes), dtype=distance.dtype, device=distance.device)
+    inverses = inverses.index_add(0, pair_class[chosen], 1 / pairs[chosen])
+    used = sizes > 0
+    intra = (sizes.clamp_max(num_largest)[used] / inverses[used]).sum()
+    if len(classes) < 2:
+        return intra_weight * intra
+    sums = torch.zeros(len(classes), features.shape[1], dtype=distance.dtype, device=distance.device)
+    means = sums.index_add(0, inverse, _wide(features)) / torch.bincount(inverse)[:, None]
+    between = pairwise_distance(means)
+    first, second = torch.triu_indices(len(classes), len(classes), 1, device=between.device)
+    inter = functional.relu(margin - between[first, second].amin())
+    return intra_weight * intra + inter_weight * inter
+
+
+def _hardest_triplets(distance: Tensor, labels: Tensor, *, margin: float | None) -> Tensor:
+    same, _ = _pairs(labels)
     if bool(same.all()):
         raise InputError("a triplet loss needs images of at least two identities in a batch")
     farthest_positive = distance.masked_fill(~same, -torch.inf).amax(dim=1)
@@ -42,3 +238,39 @@ def batch_hard_triplet_loss(features: Tensor, labels: Tensor, *, margin: float |
     difference = farthest_positive - nearest_negative
     loss = functional.softplus(difference) if margin is None else functional.relu(difference + margin)
     return loss.mean()
+
+
+def _wide(values: Tensor) -> Tensor:
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def _squared_distance(features: Tensor) -> Tensor:
+    """(B, B) squared Euclidean distances, not below 0."""
+    features = _wide(features)
+    with torch.autocast(features.device.type, enabled=False):
+        squares = features.square().sum(dim=1)
+        return (squares[:, None] + squares[None, :] - 2 * features @ features.T).clamp_min(0)
+
+
+def _cosine(features: Tensor) -> Tensor:
+    """(B, B) cosines."""
+    features = functional.normalize(_wide(features))
+    with torch.autocast(features.device.type, enabled=False):
+        return features @ features.T
+
+
+def _angle(cosine: Tensor) -> Tensor:
+    """Angles in radians; where rounding hides them, next to 0 and pi, the gradient is 0 and not infinite."""
+    eps = torch.finfo(cosine.dtype).eps
+    return torch.acos(cosine.clamp(-1 + eps, 1 - eps))
+
+
+def _pairs(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, B) whether two images are of one class, and whether they are one image."""
+    return labels[:, None] == labels[None, :], torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+
+
+def _pairs_once(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows and columns of every pair of images, once each."""
+    row, column = torch.triu_indices(len(labels), len(labels), 1, device=labels.device)
+    return row, column
