@@ -52,6 +52,9 @@ class ModelSettings(Settings):
         default="after_norm",
         description="where dropout acts in the target branch; the authors' code: after the L2 norm",
     )
+    test_feature: Literal["pooled", "embedding"] = Field(
+        default="pooled", description="what is compared at test time: pooled features, or the embedding after its norm"
+    )
     freeze: Literal["official", "none"] = Field(
         default="official", description="official: conv1 to layer2 are not trained"
     )
@@ -91,11 +94,55 @@ class BatchSettings(Settings):
     )
 
 
-class SourceLossSettings(Settings):
-    """Supervised loss on source images."""
+class HeadSettings(Settings):
+    """The classifier of labelled images; what is not given has the value of its kind."""
 
+    kind: Literal["linear", "norm_softmax", "sphereface", "cosface", "arcface", "combined"] = Field(
+        default="linear", description="linear: plain softmax; the others: cosines with a margin"
+    )
+    scale: Positive | None = Field(default=None, description="of the cosines; sphereface: the length of the feature")
+    m1: Positive | None = Field(default=None, description="multiplies the angle to the own class")
+    m2: float | None = Field(default=None, ge=0, lt=3.14, description="added to that angle, in radians")
+    m3: float | None = Field(default=None, ge=0, description="subtracted from its cosine")
+    beyond: Literal["hard", "easy", "none"] = Field(
+        default="hard", description="where the angle with its margin passes pi: keep falling, no margin, or rise again"
+    )
+    straight_through: bool = Field(
+        default=False, description="leave the margin out of the gradient, as a widely used implementation does"
+    )
+
+
+class SourceLossSettings(Settings):
+    """Supervised loss on labelled images: a sum of terms, those with a weight of 0 are left out.
+
+    All but the classification act on the pooled features, or on the centres of the classifier.
+    """
+
+    classification_weight: float = Field(default=1.0, ge=0, description="weight of the cross-entropy of the classifier")
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    triplet_weight: float = Field(default=0.0, ge=0, description="weight of the batch-hard soft-margin triplet loss")
+    triplet_weight: float = Field(default=0.0, ge=0, description="weight of a triplet loss")
+    triplet: Literal["hard", "semi_hard", "angular"] = Field(
+        default="hard", description="hardest of the batch, semi-hard on unit vectors, or hardest by angle"
+    )
+    triplet_margin: Positive | None = Field(
+        default=None, description="None: the soft margin for hard, else 0.2 (semi_hard) and 0.35 radians (angular)"
+    )
+    contrastive_weight: float = Field(default=0.0, ge=0, description="weight of the contrastive loss")
+    contrastive_margin: Positive = Field(default=1.0, description="distance beyond which identities are let alone")
+    center_weight: float = Field(default=0.0, ge=0, description="weight of the centre loss; 0.003 in the paper")
+    center_rate: Share = Field(default=0.5, description="how fast its centres move")
+    circle_weight: float = Field(default=0.0, ge=0, description="weight of the circle loss on pairs")
+    circle_margin: float = Field(default=0.25, description="its margin")
+    circle_scale: Positive = Field(default=64.0, description="its scale")
+    range_weight: float = Field(default=0.0, ge=0, description="weight of the range loss")
+    range_margin: Positive = Field(default=1.0, description="its margin between class means")
+    marginal_weight: float = Field(default=0.0, ge=0, description="weight of the marginal loss")
+    marginal_threshold: Positive = Field(default=1.2, description="its squared distance between same and different")
+    marginal_margin: Positive = Field(default=0.3, description="its margin around that")
+    intra_weight: float = Field(default=0.0, ge=0, description="weight of the angle to the own centre")
+    inter_weight: float = Field(default=0.0, ge=0, description="weight of the angles between the centres")
+    energy_weight: float = Field(default=0.0, ge=0, description="weight of the repulsion of centres, as in SphereFace+")
+    energy_power: float = Field(default=2.0, ge=0, description="power of the inverse distance; 0: its logarithm")
 
 
 class MemorySettings(Settings):
@@ -199,6 +246,7 @@ class ExperimentSettings(Settings):
     model: ModelSettings = ModelSettings()
     augment: AugmentSettings = AugmentSettings()
     batch: BatchSettings = BatchSettings()
+    head: HeadSettings = HeadSettings()
     source_loss: SourceLossSettings = SourceLossSettings()
     memory: MemorySettings = MemorySettings()
     views: ViewSettings = ViewSettings()

@@ -24,6 +24,7 @@ for command in (
     evaluate.evaluate,
     evaluate.evaluate_features,
     evaluate.extract,
+    evaluate.angles,
     pictures.curves,
     pictures.ranked_lists,
 ):

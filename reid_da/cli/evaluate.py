@@ -1,4 +1,4 @@
-"""``reid-da evaluate-features``, ``evaluate``, ``extract``: features and figures."""
+"""``reid-da evaluate-features``, ``evaluate``, ``extract``, ``angles``: features and figures."""
 
 from pathlib import Path
 from typing import Annotated
@@ -121,6 +121,34 @@ def extract(
     )
     text = extract_to_file(trained.network, images, output, image_size=trained.image_size, flip=flip)
     Console().print(f"{output}: {text}", soft_wrap=True)
+
+
+def angles(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, or one of its checkpoints.")],
+    data: Annotated[Path | None, typer.Option(help="Data set whose gallery to look at too; the run's target.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="A PNG file: histograms of the angles of pairs.")
+    ] = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Angles between embeddings, identities and class centres, as in ArcFace's Table 3.
+
+    Example: reid-da angles runs/arcface --data data/rendered/site-b -o angles.png
+    """
+    from reid_da.reporting.angle_tables import angle_table, draw_angle_histograms
+    from reid_da.training.inspection import angles_of_run
+
+    show_log()
+    statistics = angles_of_run(run, data=data, device=device)
+    if output is not None:
+        draw_angle_histograms(statistics, output)
+    if as_json:
+        print_json({name: entry.to_json() for name, entry in statistics.items()})
+        return
+    Console().print(angle_table(statistics, title=str(run)))
+    if output is not None:
+        Console(stderr=True).print(f"picture: {output}", soft_wrap=True)
 
 
 def _size(text: str | None) -> tuple[int, int] | None:

@@ -116,6 +116,16 @@ class Margin:
             raise InputError(f"scale: expected a number above 0, got {self.scale}")
 
 
+MARGINS: dict[str, Margin] = {
+    "norm_softmax": Margin(),
+    "sphereface": Margin(m1=4.0, scale=None, annealed=True),
+    "cosface": Margin(m3=0.35),
+    "arcface": Margin(m2=0.5),
+    "combined": Margin(m2=0.3, m3=0.2),
+}
+"""The family with the published margins and, but for SphereFace, the scale of 64 of face recognition."""
+
+
 class MarginHead(nn.Module):
     """Class centres of unit length, and logits with a margin.
 

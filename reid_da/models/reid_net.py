@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from reid_da.errors import InputError, unknown_name
+from reid_da.losses.margin import Margin, MarginHead
 from reid_da.models.backbones import Backbone
 
 Branch = Literal["test", "source", "target"]
@@ -17,6 +18,8 @@ Embedding = Literal["linear", "none"]
 """What stands between pooled features and the two branches: FC and BN as in ECN, or BN alone."""
 TargetDropout = Literal["after_norm", "before_norm", "none"]
 """Where dropout acts in the target branch, seen from the L2 normalisation."""
+TestFeature = Literal["pooled", "embedding"]
+"""What is compared at test time: the pooled features, or the embedding behind its batch normalisation."""
 Freeze = Literal["official", "none"]
 """Which parameters stay as they are: those of conv1 to layer2, or none."""
 BatchNormMode = Literal["official", "frozen", "train"]
@@ -39,7 +42,8 @@ class ReIDNetwork(nn.Module):
         embedding: the linear layer to ``embedding_dim`` values, Kaiming normal over the outputs, bias 0; or nothing.
         embedding_dim: length D of the target features.
         embedding_norm: its batch normalisation, weight 1, bias 0.
-        classifier: the linear layer to the source classes, normal with standard deviation 0.001, bias 0.
+        classifier: the linear layer to the source classes, normal with standard deviation 0.001, bias 0; or a head
+            of the margin-softmax family.
     """
 
     def __init__(
@@ -51,6 +55,8 @@ class ReIDNetwork(nn.Module):
         embedding_dim: int = 4096,
         dropout: float = 0.5,
         target_dropout: TargetDropout = "after_norm",
+        test_feature: TestFeature = "pooled",
+        margin: Margin | None = None,
         freeze: Freeze = "official",
         bn_mode: BatchNormMode = "official",
         generator: torch.Generator | None = None,
@@ -65,6 +71,9 @@ class ReIDNetwork(nn.Module):
             embedding_dim: length D of a linear embedding; 4096 in the paper.
             dropout: rate of both dropouts; 0.5 in the paper.
             target_dropout: ``after_norm`` as the authors do, ``before_norm`` (f has unit length) or ``none``.
+            test_feature: ``pooled`` as the authors do, or ``embedding``.
+            margin: of a head of the margin-softmax family, which takes the embedding without ReLU; None for a linear
+                classifier.
             freeze: ``official`` keeps conv1, bn1, layer1 and layer2 from being trained; ``none`` freezes nothing.
             bn_mode: batch normalisation in training. ``official`` holds the running statistics of the layers that
                 have "bn" in their name and come before layer3: 22 in ResNet-50, without those in the shortcuts, which
@@ -77,6 +86,7 @@ class ReIDNetwork(nn.Module):
         super().__init__()
         _check_choice("embedding", embedding, Embedding)
         _check_choice("target_dropout", target_dropout, TargetDropout)
+        _check_choice("test_feature", test_feature, TestFeature)
         _check_choice("freeze", freeze, Freeze)
         _check_choice("bn_mode", bn_mode, BatchNormMode)
         if not 0 <= dropout < 1:
@@ -86,16 +96,21 @@ class ReIDNetwork(nn.Module):
         self.embedding_dim = embedding_dim if is_linear else backbone.feature_dim
         self.embedding = nn.Linear(backbone.feature_dim, embedding_dim) if is_linear else nn.Identity()
         self.embedding_norm = nn.BatchNorm1d(self.embedding_dim)
-        self.classifier = nn.Linear(self.embedding_dim, num_classes, bias=is_linear)
         self.dropout = dropout
         self.target_dropout = target_dropout
+        self.test_feature = test_feature
         self.bn_mode = bn_mode
         if isinstance(self.embedding, nn.Linear):
             nn.init.kaiming_normal_(self.embedding.weight, mode="fan_out", generator=generator)
             nn.init.zeros_(self.embedding.bias)
-        nn.init.normal_(self.classifier.weight, std=0.001, generator=generator)
-        if is_linear:
-            nn.init.zeros_(self.classifier.bias)
+        self.classifier: nn.Linear | MarginHead
+        if margin is None:
+            self.classifier = nn.Linear(self.embedding_dim, num_classes, bias=is_linear)
+            nn.init.normal_(self.classifier.weight, std=0.001, generator=generator)
+            if is_linear:
+                nn.init.zeros_(self.classifier.bias)
+        else:
+            self.classifier = MarginHead(self.embedding_dim, num_classes, margin=margin, generator=generator)
         if freeze == "official":
             for layer in self._early_layers():
                 layer.requires_grad_(False)
@@ -105,7 +120,8 @@ class ReIDNetwork(nn.Module):
 
         Args:
             images: (B, 3, H, W) images of one domain.
-            branch: ``test`` for (B, F) unit vectors, ``source`` for (B, C) logits, ``target`` for (B, D) features.
+            branch: ``test`` for (B, F) or (B, D) unit vectors, ``source`` for (B, C) logits without a margin,
+                ``target`` for (B, D) features.
             generator: source of the dropout masks on the device of ``images``, torch's own if None.
 
         Raises:
@@ -113,7 +129,7 @@ class ReIDNetwork(nn.Module):
         """
         pooled: Tensor = self.backbone(images)
         if branch == "test":
-            return F.normalize(pooled)
+            return F.normalize(pooled if self.test_feature == "pooled" else self.embed(pooled))
         if branch == "source":
             return self.source_logits(self.embed(pooled), generator=generator)
         if branch == "target":
@@ -126,8 +142,19 @@ class ReIDNetwork(nn.Module):
         embeddings: Tensor = self.embedding_norm(hidden.to(pooled.dtype))
         return embeddings
 
-    def source_logits(self, embeddings: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        """(B, C) logits of the source classes from (B, D) embeddings h."""
+    def source_logits(
+        self, embeddings: Tensor, label: Tensor | None = None, *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """(B, C) logits of the source classes from (B, D) embeddings h.
+
+        Args:
+            embeddings: h.
+            label: (B,) int64 classes, for the margin of a head that has one; None for logits without it.
+            generator: source of the dropout masks, torch's own if None.
+        """
+        if isinstance(self.classifier, MarginHead):
+            margined: Tensor = self.classifier(self._drop(embeddings, generator), label)
+            return margined
         hidden = F.relu(embeddings) if isinstance(self.embedding, nn.Linear) else embeddings
         logits: Tensor = self.classifier(self._drop(hidden, generator))
         return logits

@@ -2,18 +2,20 @@
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import torch
 
 from reid_da.camstyle import create_views
-from reid_da.config import ExperimentSettings
+from reid_da.config import ExperimentSettings, HeadSettings
 from reid_da.datasets import Dataset, SampleTable, load_dataset
 from reid_da.errors import InputError
 from reid_da.evaluation import evaluate_retrieval
 from reid_da.evaluation.extraction import open_test_images
 from reid_da.images import ImageSource, open_images
+from reid_da.losses.margin import MARGINS, Margin
 from reid_da.memory.exemplar import ExemplarMemory
 from reid_da.models.backbones import create_backbone
 from reid_da.models.reid_net import ReIDNetwork
@@ -103,6 +105,8 @@ def build_network(settings: ExperimentSettings, *, num_classes: int) -> ReIDNetw
         embedding_dim=model.embedding_dim,
         dropout=model.dropout,
         target_dropout=model.target_dropout,
+        test_feature=model.test_feature,
+        margin=head_margin(settings.head),
         freeze=model.freeze,
         bn_mode=model.bn_mode,
         generator=generator,
@@ -110,6 +114,20 @@ def build_network(settings: ExperimentSettings, *, num_classes: int) -> ReIDNetw
     if settings.init_from:
         start_from(network, settings.init_from)
     return network
+
+
+def head_margin(head: HeadSettings) -> Margin | None:
+    """The margin that the settings of a classifier come to, None for a linear one.
+
+    Raises:
+        InputError: a linear classifier has no margin.
+    """
+    given = {name: getattr(head, name) for name in ("scale", "m1", "m2", "m3") if getattr(head, name) is not None}
+    if head.kind == "linear":
+        if given:
+            raise InputError(f"head.{next(iter(given))}: a linear classifier has none; set head.kind")
+        return None
+    return replace(MARGINS[head.kind], **given, beyond=head.beyond, straight_through=head.straight_through)
 
 
 def start_from(network: ReIDNetwork, path: Path) -> None:

@@ -10,13 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from reid_da.config import ExperimentSettings
 from reid_da.errors import InputError
 from reid_da.images import Batch
 from reid_da.losses.invariance import fused_invariance_loss
-from reid_da.losses.metric import batch_hard_triplet_loss
 from reid_da.memory.diagnostics import (
     camera_entropy,
     cross_camera_share,
@@ -27,6 +25,7 @@ from reid_da.memory.diagnostics import (
 from reid_da.memory.exemplar import ExemplarMemory, momentum_schedule
 from reid_da.memory.neighbors import ExactNeighbors, FaissNeighbors, NeighborIndex, check_neighbors
 from reid_da.models.reid_net import ReIDNetwork
+from reid_da.training.methods.labelled import LabelledLosses
 
 CHECKED_SLOTS = 256
 """Slots that a FAISS index is checked with before it is used."""
@@ -62,7 +61,7 @@ class ECN:
         self.network = network
         self.memory = memory
         self.settings = settings
-        self.source_labels = source_labels
+        self.labelled = LabelledLosses(network, source_labels, settings=settings.source_loss)
         self.target_camids = target_camids
         self.target_pids = target_pids
         self.epoch = 0
@@ -106,7 +105,7 @@ class ECN:
             batches: ``source`` and, unless all invariances are off, ``target``, whose index is that of the slots.
         """
         weight = self.settings.loss_weight if self.memory is not None else 0.0
-        losses = {name: (1 - weight) * loss for name, loss in self._source_losses(batches["source"]).items()}
+        losses = {name: (1 - weight) * loss for name, loss in self.labelled.losses(batches["source"]).items()}
         if self.memory is None:
             return losses
         target = batches["target"]
@@ -130,7 +129,8 @@ class ECN:
         return losses
 
     def after_backward(self) -> None:
-        """Move the memory slots of the target batch; the gradients have come from the slots before."""
+        """Move class centres and the memory slots of the target batch; the gradients have come from those before."""
+        self.labelled.after_backward()
         if self.memory is not None and self._seen is not None:
             index, features = self._seen
             self.memory.update(index, features, momentum=self.momentum)
@@ -161,29 +161,20 @@ class ECN:
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs beside the network."""
-        state: dict[str, Any] = {} if self.memory is None else {"memory": self.memory.state_dict()}
+        state: dict[str, Any] = {"labelled": self.labelled.state_dict()}
+        if self.memory is not None:
+            state["memory"] = self.memory.state_dict()
         if self._anchor_neighbors is not None:
             state["anchor_neighbors"] = self._anchor_neighbors
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a saved state."""
+        self.labelled.load_state_dict(state["labelled"])
         if self.memory is not None:
             self.memory.load_state_dict(state["memory"])
             neighbors = state.get("anchor_neighbors")
             self._anchor_neighbors = None if neighbors is None else neighbors.to(self.memory.slots.device)
-
-    def _source_losses(self, batch: Batch) -> dict[str, Tensor]:
-        settings = self.settings.source_loss
-        labels = self.source_labels[batch.index]
-        pooled = self.network.backbone(batch.images)
-        logits = self.network.source_logits(self.network.embed(pooled))
-        losses = {
-            "cross_entropy": functional.cross_entropy(logits.float(), labels, label_smoothing=settings.label_smoothing)
-        }
-        if settings.triplet_weight:
-            losses["triplet"] = settings.triplet_weight * batch_hard_triplet_loss(pooled, labels)
-        return losses
 
     def _indexed_neighbors(self, features: Tensor, index: Tensor) -> Tensor | None:
         """(B, K) slots that a FAISS index finds, or None where the loss finds them itself."""
