@@ -193,12 +193,15 @@ class InvarianceSettings(Settings):
 
 
 class OptimizerSettings(Settings):
-    """Stochastic gradient descent and its schedule."""
+    """The optimiser and its schedule."""
 
+    kind: Literal["sgd", "adam"] = Field(
+        default="sgd", description="adam: with betas of 0.9 and 0.999 and weight decay in the gradient"
+    )
     lr: Positive = Field(default=0.1, description="learning rate of new layers")
     backbone_lr_factor: float = Field(default=0.1, ge=0, description="the backbone learns at this multiple of lr")
-    momentum: float = Field(default=0.9, ge=0, lt=1)
-    nesterov: bool = True
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="of sgd")
+    nesterov: bool = Field(default=True, description="of sgd")
     weight_decay: float = Field(default=5e-4, ge=0)
     schedule: Literal["step", "cosine", "one_cycle", "constant"] = "step"
     milestones: tuple[int, ...] = Field(default=(40,), description="epochs at which a step schedule decays")
@@ -259,7 +262,8 @@ def load_settings(file: str | Path, overrides: Sequence[str] = ()) -> Experiment
     """Settings of a YAML file, of the files that it is based on, and of the overrides, in rising priority.
 
     Args:
-        file: YAML file; its key ``base`` names a file, relative to it, whose settings it changes.
+        file: YAML file; its key ``base`` names a file, relative to it, whose settings it changes, or several, of which
+            later ones change earlier ones.
         overrides: ``memory.temperature=0.1`` and the like; values are read as YAML.
 
     Raises:
@@ -334,9 +338,10 @@ def _read_tree(file: Path, *, seen: tuple[Path, ...]) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise InputError(f"{file}: expected keys and values, found a {type(tree).__name__}")
     base = tree.pop("base", None)
-    if base is None:
-        return tree
-    return merge(_read_tree(file.parent / str(base), seen=(*seen, file.resolve())), tree)
+    merged: dict[str, Any] = {}
+    for name in base if isinstance(base, list) else [] if base is None else [base]:
+        merged = merge(merged, _read_tree(file.parent / str(name), seen=(*seen, file.resolve())))
+    return merge(merged, tree)
 
 
 def _override_tree(override: str) -> dict[str, Any]:

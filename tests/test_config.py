@@ -19,6 +19,16 @@ def test_a_file_changes_its_base_and_the_command_line_both(folder):
     assert settings.optimizer.lr == ExperimentSettings().optimizer.lr
 
 
+def test_a_file_may_have_several_bases_of_which_later_ones_win(folder):
+    (folder / "other.yaml").write_text("memory: {temperature: 0.3}\nloss_weight: 0.5\n")
+    (folder / "both.yaml").write_text("base: [base.yaml, other.yaml]\nloss_weight: 0.6\n")
+    settings = load_settings(folder / "both.yaml")
+    assert (settings.memory.num_neighbors, settings.memory.temperature, settings.loss_weight) == (3, 0.3, 0.6)
+    (folder / "back.yaml").write_text("base: [base.yaml, back.yaml]\n")
+    with pytest.raises(InputError, match="its base leads back to itself"):
+        load_settings(folder / "back.yaml")
+
+
 def test_what_is_written_reads_back_the_same(folder):
     settings = load_settings(folder / "base.yaml", ["data.source=a/b", "data.image_size=[64, 32]", "init_from=x.pt"])
     (folder / "dump.yaml").write_text(dump_settings(settings))

@@ -20,6 +20,7 @@ for command in (
     train.train,
     train.ablate,
     train.sweep,
+    train.compare,
     train.settings,
     evaluate.evaluate,
     evaluate.evaluate_features,

@@ -1,4 +1,4 @@
-"""``reid-da train``, ``ablate``, ``sweep``, ``settings``: experiments."""
+"""``reid-da train``, ``ablate``, ``sweep``, ``compare``, ``settings``: experiments."""
 
 import json
 from collections.abc import Mapping
@@ -143,6 +143,39 @@ def sweep(
     published = published_sweep(*_published_names(settings), key)
     Console().print(sweep_table(key, values, results, published=published, title=settings.name))
     Console(stderr=True).print(f"picture: {folder / 'sweep.png'}", soft_wrap=True)
+
+
+def compare(
+    configs: Annotated[
+        list[str], typer.Argument(metavar="CONFIG... [KEY=VALUE]...", help="YAML files, and settings that differ.")
+    ],
+    seeds: Seeds = 1,
+    output: Output = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train several experiments: one table, one plot. An interrupted comparison goes on where it stopped.
+
+    Example: reid-da compare experiments/supervised/rendered/{softmax,arcface}.yaml --seeds 3
+    """
+    from reid_da.reporting.result_tables import ResultRow, ablation_table, to_json, to_markdown
+    from reid_da.reporting.training_curves import draw_sweep
+    from reid_da.training.ablation import compare as train_experiments
+
+    show_log()
+    overrides = [text for text in configs if "=" in text and not Path(text).exists()]
+    experiments = [load_settings(text, overrides) for text in configs if text not in overrides]
+    if not experiments:
+        raise InputError("give the YAML files of the experiments to compare")
+    folder = output or Path("runs") / "comparison"
+    results = train_experiments(experiments, folder, seeds=seeds)
+    rows = [ResultRow(name=name, results=figures) for name, figures in results.items()]
+    _save(folder, to_markdown(rows, heading="experiment"), to_json(rows))
+    draw_sweep(list(results), {"": list(results.values())}, folder / "comparison.png", xlabel="")
+    if as_json:
+        print_json(to_json(rows))
+        return
+    Console().print(ablation_table(rows, heading="experiment"))
+    Console(stderr=True).print(f"table and picture: {folder}", soft_wrap=True)
 
 
 def settings(

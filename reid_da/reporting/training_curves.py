@@ -122,6 +122,8 @@ def sweep_figure(
         if log and are_numbers and positions.min() > 0:
             axes.set_xscale("log")
         axes.set_xticks(positions, [setting_text(value) for value in values])
+        if not are_numbers:
+            axes.tick_params(axis="x", labelrotation=40)
         axes.minorticks_off()
         axes.margins(x=0.08)
         axes.set(xlabel=xlabel, ylabel=name)

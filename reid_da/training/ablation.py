@@ -1,11 +1,11 @@
-"""Ablations and sweeps: the same experiment in several variants and with several seeds."""
+"""Ablations, sweeps and comparisons: variants of an experiment, or several, with several seeds."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from reid_da.config import ExperimentSettings, merge, pretrain_settings, settings_of
-from reid_da.errors import unknown_name
+from reid_da.errors import InputError, unknown_name
 from reid_da.training.runs import final_result, train_or_resume
 
 ROWS: dict[str, dict[str, Any]] = {
@@ -67,6 +67,29 @@ def sweep(
             changes = {part: changes}
         results[str(value)] = _results(settings, folder, name=f"{key}={value}", changes=changes, seeds=seeds)
     return results
+
+
+def compare(experiments: Sequence[ExperimentSettings], folder: Path, *, seeds: int = 1) -> dict[str, Results]:
+    """Train several experiments, each with several seeds; what is done already in the folder is not done again.
+
+    Args:
+        experiments: settings, each with a name of its own.
+        folder: takes a folder for each experiment with a run folder for each seed.
+        seeds: number of seeds, from that of the settings on.
+
+    Raises:
+        InputError: two experiments have one name, or what :func:`reid_da.training.runs.train` raises.
+    """
+    names = [settings.name for settings in experiments]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(
+                f"name: {names.count(name)} experiments are called {name!r}; a table needs different names"
+            )
+    return {
+        settings.name: _results(settings, folder / settings.name, name=settings.name, changes={}, seeds=seeds)
+        for settings in experiments
+    }
 
 
 def _results(

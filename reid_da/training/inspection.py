@@ -31,10 +31,12 @@ def angles_of_run(
     Raises:
         InputError: there is no such run, or its data are not to be had.
     """
+    if not Path(run).is_dir():
+        raise InputError(f"{run}: is no run; only a run knows which images and classes it was trained on")
     trained = load_trained(run, device=device)
     network, settings = trained.network, trained.settings
-    if settings is None or not isinstance(network, ReIDNetwork):
-        raise InputError(f"{run}: is no run; only a run knows which images and classes it was trained on")
+    assert isinstance(network, ReIDNetwork)
+    assert settings is not None
     network.test_feature = "embedding"
     is_compared = isinstance(network.classifier, MarginHead) or settings.model.embedding == "none"
     statistics = {}
@@ -49,7 +51,7 @@ def angles_of_run(
         dataset = load_dataset(other)
         people = dataset.gallery.select((dataset.gallery.pids >= 0) & (dataset.gallery.pids != dataset.distractor_pid))
         features, rows = _embeddings(network, people, settings)
-        statistics[f"{dataset.name} gallery"] = angle_statistics(features, torch.from_numpy(people.pids)[rows])
+        statistics[f"{dataset.name} gallery"] = angle_statistics(features, torch.tensor(people.pids)[rows])
     return statistics
 
 

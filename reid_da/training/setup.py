@@ -153,9 +153,11 @@ def start_from(network: ReIDNetwork, path: Path) -> None:
 
 
 def build_optimizer(network: ReIDNetwork, settings: ExperimentSettings) -> torch.optim.Optimizer:
-    """Stochastic gradient descent with a lower learning rate for the backbone."""
+    """The optimiser, with a lower learning rate for the backbone."""
     optimizer = settings.optimizer
     groups = network.parameter_groups(lr_new=optimizer.lr, lr_backbone=optimizer.lr * optimizer.backbone_lr_factor)
+    if optimizer.kind == "adam":
+        return torch.optim.Adam(groups, weight_decay=optimizer.weight_decay)
     return torch.optim.SGD(
         groups,
         momentum=optimizer.momentum,

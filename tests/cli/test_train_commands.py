@@ -64,6 +64,26 @@ def test_sweep(run, config, folder):
     assert [row["row"] for row in json.loads((folder / "table.json").read_text())] == ["0.1", "0.9"]
 
 
+def test_compare(run, config, small_settings, folder, tmp_path):
+    other = tmp_path / "arcface.yaml"
+    other.write_text(f"base: {config.name}\nname: arcface\nhead: {{kind: arcface}}\n")
+    arguments = ("compare", config, other, "method=supervised", "epochs=1", "-o", folder)
+    assert run(*arguments).status == 0
+    assert (folder / "comparison.png").read_bytes().startswith(b"\x89PNG")
+    assert "| arcface |" in (folder / "table.md").read_text()
+    rows = json.loads(run(*arguments, "--json").out)
+    assert [row["row"] for row in rows] == ["experiment", "arcface"]
+
+    picture = tmp_path / "angles.png"
+    outcome = run("angles", folder / "arcface" / "arcface-seed0", "-o", picture)
+    assert outcome.status == 0
+    assert "W-EC" in outcome.out
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    record = json.loads(run("angles", folder / "arcface" / "arcface-seed0", "--json").out)
+    assert record["train"]["num_classes"] == 5
+    assert sum(record["train"]["positive_pairs"]) > 0
+
+
 def test_settings_prints_what_a_file_comes_to(run, config):
     shown = yaml.safe_load(run("settings", config, "loss_weight=0.5").out)
     assert shown["loss_weight"] == 0.5
@@ -80,6 +100,9 @@ def test_settings_prints_what_a_file_comes_to(run, config):
         (["ablate", "{config}", "--rows", "e,x", "-o", "{tmp}/a"], "unknown row 'x'"),
         (["sweep", "{config}", "loss_weight", "-o", "{tmp}/s"], "should be key=value,value"),
         (["sweep", "{config}", "loss_wait=1", "-o", "{tmp}/s"], "did you mean 'loss_weight'"),
+        (["compare", "epochs=1"], "give the YAML files of the experiments to compare"),
+        (["compare", "{config}", "{config}", "-o", "{tmp}/c"], "2 experiments are called 'experiment'"),
+        (["angles", "{tmp}"], "no run in it"),
         (["curves", "{there}"], "nothing to draw yet"),
         (["evaluate", "{there}"], "the run has no checkpoint yet"),
     ],
