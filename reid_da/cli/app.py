@@ -26,6 +26,7 @@ for command in (
     evaluate.evaluate_features,
     evaluate.extract,
     evaluate.angles,
+    evaluate.verify,
     pictures.curves,
     pictures.ranked_lists,
 ):

@@ -1,4 +1,4 @@
-"""``reid-da evaluate-features``, ``evaluate``, ``extract``, ``angles``: features and figures."""
+"""``reid-da evaluate-features``, ``evaluate``, ``extract``, ``angles``, ``verify``: features and figures."""
 
 from pathlib import Path
 from typing import Annotated
@@ -147,6 +147,60 @@ def angles(
         print_json({name: entry.to_json() for name, entry in statistics.items()})
         return
     Console().print(angle_table(statistics, title=str(run)))
+    if output is not None:
+        Console(stderr=True).print(f"picture: {output}", soft_wrap=True)
+
+
+def verify(
+    model: Model,
+    pairs: Annotated[
+        Path | None, typer.Argument(metavar="[PAIRS]", help="Pairs as LFW lists them, or a CSV file.")
+    ] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of the images; that of PAIRS.")] = None,
+    source: Annotated[Path | None, typer.Option("--from", help="Draw pairs from this data set's test images.")] = None,
+    count: Annotated[int, typer.Option("--pairs", min=20, help="Number of pairs to draw.")] = 6000,
+    seed: Annotated[int, typer.Option(min=0, help="Of the pairs that are drawn.")] = 0,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="A PNG file: the ROC curve.")] = None,
+    backbone: BackboneName = "resnet50",
+    last_stride: LastStride = 2,
+    weights: Weights = "imagenet",
+    size: Size = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Do two images show one person: accuracy over folds, true accepts, and rank-1 among distractors.
+
+    A CSV file has the columns path1, path2, same (0 or 1) and, if it likes, fold. With --from, distractors are the
+    gallery images of people without a query.
+
+    Example: reid-da verify runs/arcface --from data/rendered/site-b --pairs 2000 -o roc.png
+    """
+    from reid_da.datasets import load_dataset
+    from reid_da.datasets.pairs import draw_pairs, read_pairs
+    from reid_da.reporting.verification_tables import draw_roc, verification_table
+    from reid_da.training.inspection import identification, verify_pairs
+    from reid_da.training.trained import load_trained
+
+    show_log()
+    if (pairs is None) == (source is None):
+        raise InputError("give either PAIRS, a file, or --from DATA to draw them")
+    dataset = load_dataset(source) if source is not None else None
+    if dataset is not None:
+        listed = draw_pairs(dataset, count, seed=seed)
+    else:
+        assert pairs is not None
+        listed = read_pairs(pairs, images)
+    trained = load_trained(
+        model, backbone=backbone, last_stride=last_stride, weights=weights, image_size=_size(size), device=device
+    )
+    result = verify_pairs(trained, listed)
+    rates = {} if dataset is None else identification(trained, dataset)
+    if output is not None:
+        draw_roc(result, output)
+    if as_json:
+        print_json({**result.to_json(), "identification": {str(number): rate for number, rate in rates.items()}})
+        return
+    Console().print(verification_table(result, rates))
     if output is not None:
         Console(stderr=True).print(f"picture: {output}", soft_wrap=True)
 

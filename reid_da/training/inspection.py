@@ -1,18 +1,23 @@
-"""What a trained run makes of its data, beyond its rank-k: angles between features and class centres."""
+"""What a trained model makes of images, beyond its rank-k: angles, and pairs of images told apart."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from reid_da.config import ExperimentSettings
-from reid_da.datasets import SampleTable, load_dataset
+from reid_da.datasets import Dataset, SampleTable, load_dataset
+from reid_da.datasets.pairs import ImagePairs
 from reid_da.errors import InputError
 from reid_da.evaluation.angles import AngleStatistics, angle_statistics
-from reid_da.evaluation.extraction import open_table
+from reid_da.evaluation.extraction import extract_features, open_table, open_test_images
+from reid_da.evaluation.verification import VerificationResult, identification_rates, verify
+from reid_da.images.augment import normalize
 from reid_da.losses.margin import MarginHead
 from reid_da.models.reid_net import ReIDNetwork
-from reid_da.training.trained import load_trained
+from reid_da.training.trained import TrainedModel, load_trained
 
 
 def angles_of_run(
@@ -53,6 +58,51 @@ def angles_of_run(
         features, rows = _embeddings(network, people, settings)
         statistics[f"{dataset.name} gallery"] = angle_statistics(features, torch.tensor(people.pids)[rows])
     return statistics
+
+
+def verify_pairs(model: TrainedModel, pairs: ImagePairs) -> VerificationResult:
+    """Verification of pairs of images, each seen as it is and mirrored.
+
+    Args:
+        model: gives the features.
+        pairs: the pairs; an image that cannot be decoded is an error.
+
+    Raises:
+        InputError: an image cannot be decoded, or there are too few pairs or folds.
+    """
+    source = open_table(pairs.images, image_size=model.image_size, cache="never").source
+    plain = extract_features(model.network, source, normalize=False)
+    mirrored = extract_features(model.network, source, normalize=False, transform=lambda x: normalize(x).flip(3))
+    features = torch.cat([plain, mirrored], dim=1)
+    return verify(features[pairs.first], features[pairs.second], pairs.same, pairs.folds, mirrored=True)
+
+
+def identification(model: TrainedModel, dataset: Dataset, *, counts: Sequence[int] = ()) -> dict[int, float]:
+    """Rank-1 rate of the query identities among distractors, the gallery images of all others, by their number.
+
+    Empty where every person in the gallery has a query.
+
+    Args:
+        model: gives the features.
+        dataset: with query and gallery; distractors are taken in an order that is random but always the same.
+        counts: numbers of distractors; powers of ten and all of them if empty.
+
+    Raises:
+        InputError: the data set has no query and gallery, or fewer distractors than asked for.
+    """
+    features = open_test_images(dataset, image_size=model.image_size).features(model.network)
+    is_mate = np.isin(features.gallery_pids, features.query_pids)
+    gallery = torch.from_numpy(features.gallery_features)
+    distractors = gallery[torch.from_numpy(~is_mate)]
+    if not len(distractors) and not counts:
+        return {}
+    probes = torch.cat([torch.from_numpy(features.query_features), gallery[torch.from_numpy(is_mate)]])
+    pids = np.concatenate([features.query_pids, features.gallery_pids[is_mate]])
+    shuffled = distractors[torch.randperm(len(distractors), generator=torch.Generator().manual_seed(0))]
+    usual = [10**power for power in range(1, 9) if 10**power < len(distractors)]
+    return identification_rates(
+        probes, torch.from_numpy(pids), shuffled, counts=list(counts) or [*usual, len(distractors)]
+    )
 
 
 def _embeddings(network: ReIDNetwork, table: SampleTable, settings: ExperimentSettings) -> tuple[Tensor, Tensor]:

@@ -84,6 +84,19 @@ def test_compare(run, config, small_settings, folder, tmp_path):
     assert sum(record["train"]["positive_pairs"]) > 0
 
 
+def test_verify(run, config, small_sites, folder, tmp_path):
+    run("train", config, "epochs=1", "-o", folder)
+    picture = tmp_path / "roc.png"
+    outcome = run("verify", folder, "--from", small_sites / "site-b", "--pairs", 40, "-o", picture)
+    assert outcome.status == 0
+    assert "20 pairs of one person, 20 of two, 10 folds" in outcome.out
+    assert "needs 1,000,000 pairs" in outcome.out
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    record = json.loads(run("verify", folder, "--from", small_sites / "site-b", "--pairs", 40, "--json").out)
+    assert 0 <= record["by_distance"]["mean"] <= 1
+    assert record["identification"] == {}  # everybody in these small sites has a query
+
+
 def test_settings_prints_what_a_file_comes_to(run, config):
     shown = yaml.safe_load(run("settings", config, "loss_weight=0.5").out)
     assert shown["loss_weight"] == 0.5
@@ -103,6 +116,7 @@ def test_settings_prints_what_a_file_comes_to(run, config):
         (["compare", "epochs=1"], "give the YAML files of the experiments to compare"),
         (["compare", "{config}", "{config}", "-o", "{tmp}/c"], "2 experiments are called 'experiment'"),
         (["angles", "{tmp}"], "no run in it"),
+        (["verify", "{there}"], "give either PAIRS, a file, or --from DATA"),
         (["curves", "{there}"], "nothing to draw yet"),
         (["evaluate", "{there}"], "the run has no checkpoint yet"),
     ],

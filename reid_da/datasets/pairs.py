@@ -1,0 +1,208 @@
+"""Pairs of images for verification: from a file in the format of LFW, from a CSV file, or drawn from a test set."""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reid_da.datasets.table import JUNK_PID, UNLABELLED_PID, Dataset, SampleTable
+from reid_da.errors import InputError, first_few
+
+NUM_FOLDS = 10
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ImagePairs:
+    """Pairs of images.
+
+    Attributes:
+        images: each image once.
+        first: (P,) int64 rows of ``images``.
+        second: (P,) int64 rows of ``images``.
+        same: (P,) bool, whether a pair shows one person.
+        folds: (P,) int64.
+    """
+
+    images: SampleTable
+    first: NDArray[np.int64] = field(repr=False)
+    second: NDArray[np.int64] = field(repr=False)
+    same: NDArray[np.bool_] = field(repr=False)
+    folds: NDArray[np.int64] = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.same)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pair:
+    first: str
+    second: str
+    same: bool
+    fold: int
+
+
+def read_pairs(file: Path, images: Path | None = None) -> ImagePairs:
+    """Pairs of a file.
+
+    A file whose name ends in ``.csv`` has the columns ``path1``, ``path2``, ``same`` (0 or 1) and, if it likes,
+    ``fold``; without, the pairs of each kind are dealt out to ten folds in their order. Any other file has the format
+    of LFW: a line ``FOLDS PAIRS`` (or ``PAIRS`` for one fold), then for each fold as many lines ``NAME N M`` of one
+    person and as many lines ``NAME N OTHER M`` of two, where image N of NAME is ``NAME/NAME_000N.jpg``.
+
+    Args:
+        file: the file.
+        images: folder that the images lie in; that of the file if None.
+
+    Raises:
+        InputError: the file cannot be read, a line of it makes no sense (it is named), or images are missing.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{file}: cannot be read as text: {error}") from error
+    pairs = _read_csv(text, file) if file.suffix == ".csv" else _read_lfw(text, file)
+    if not pairs:
+        raise InputError(f"{file}: has no pairs")
+    root = images or file.parent
+    names = sorted({name for pair in pairs for name in (pair.first, pair.second)})
+    missing = [name for name in names if not (root / name).is_file()]
+    if missing:
+        raise InputError(f"{file}: {len(missing)} of {len(names)} images are not in {root}: {first_few(missing)}")
+    rows = {name: row for row, name in enumerate(names)}
+    unknown = np.full(len(names), UNLABELLED_PID)
+    return ImagePairs(
+        images=SampleTable(
+            name="pairs", root=root, paths=tuple(names), pids=unknown, camids=np.zeros(len(names), dtype=np.int64)
+        ),
+        first=np.array([rows[pair.first] for pair in pairs]),
+        second=np.array([rows[pair.second] for pair in pairs]),
+        same=np.array([pair.same for pair in pairs]),
+        folds=np.array([pair.fold for pair in pairs]),
+    )
+
+
+def draw_pairs(dataset: Dataset, count: int, *, seed: int = 0) -> ImagePairs:
+    """Random pairs of a query and a gallery image from different cameras, half of them of one person, in ten folds.
+
+    Args:
+        dataset: with query and gallery.
+        count: number of pairs; an equal number of pairs of each kind is drawn without repetition.
+        seed: of the random numbers.
+
+    Raises:
+        InputError: the data set has too few pairs of one kind.
+    """
+    query, gallery = dataset.query, dataset.gallery
+    if not len(query) or not len(gallery):
+        raise InputError(f"{dataset.root}: has no query and gallery images to draw pairs from")
+    rng = np.random.default_rng(seed)
+    chosen = []
+    for same in (True, False):
+        candidates = _draw(query, gallery, count // 2, same=same, distractor=dataset.distractor_pid, rng=rng)
+        if len(candidates) < count // 2:
+            kind = "one person" if same else "two persons"
+            raise InputError(
+                f"{dataset.root}: has {len(candidates)} pairs of {kind} from different cameras, not {count // 2}"
+            )
+        chosen.append(candidates)
+    rows = np.concatenate(chosen)
+    rows[:, 1] += len(query)
+    used, places = np.unique(rows, return_inverse=True)
+    first, second = places.reshape(rows.shape).T
+    # both tables have paths relative to the data set
+    images = SampleTable(
+        name=f"{dataset.name} pairs",
+        root=query.root,
+        paths=(*query.paths, *gallery.paths),
+        pids=np.concatenate([query.pids, gallery.pids]),
+        camids=np.concatenate([query.camids, gallery.camids]),
+    )
+    return ImagePairs(
+        images=images.select(used),
+        first=first,
+        second=second,
+        same=np.repeat([True, False], count // 2),
+        folds=np.tile(np.arange(count // 2) * NUM_FOLDS // max(count // 2, 1), 2),
+    )
+
+
+def _draw(
+    query: SampleTable,
+    gallery: SampleTable,
+    count: int,
+    *,
+    same: bool,
+    distractor: int | None,
+    rng: np.random.Generator,
+) -> NDArray[np.int64]:
+    """(at most count, 2) rows of query and gallery, in random order."""
+    usable = np.flatnonzero((gallery.pids != JUNK_PID) & ((gallery.pids != distractor) | (not same)))
+    found: list[NDArray[np.int64]] = []
+    total = 0
+    # some pairs of each query in turn: all pairs of two persons would not fit into the memory
+    share = len(usable) if same else max(2 * count // len(query) + 1, 1)
+    for row in rng.permutation(len(query)):
+        is_pair = (gallery.pids[usable] == query.pids[row]) == same
+        columns = usable[is_pair & (gallery.camids[usable] != query.camids[row])]
+        columns = rng.permutation(columns)[:share]
+        found.append(np.stack([np.full(len(columns), row), columns], axis=1))
+        total += len(columns)
+    pairs = np.concatenate(found) if total else np.empty((0, 2), dtype=np.int64)
+    return rng.permutation(pairs)[:count].astype(np.int64)
+
+
+def _read_lfw(text: str, file: Path) -> list[_Pair]:
+    lines = [line.split() for line in text.splitlines()]
+    if not lines or len(lines[0]) not in (1, 2) or not all(field.isdecimal() for field in lines[0]):
+        raise InputError(f"{file}, line 1: expected the number of folds and of pairs, found {_shown(lines, 0)!r}")
+    per_fold = int(lines[0][-1])
+    pairs: list[_Pair] = []
+    for number, fields in enumerate(lines[1:], start=2):
+        if not fields:
+            continue
+        fold = len(pairs) // max(2 * per_fold, 1)
+        if len(fields) == 3 and fields[1].isdecimal() and fields[2].isdecimal():
+            pairs.append(
+                _Pair(first=_lfw(fields[0], fields[1]), second=_lfw(fields[0], fields[2]), same=True, fold=fold)
+            )
+        elif len(fields) == 4 and fields[1].isdecimal() and fields[3].isdecimal():
+            pairs.append(_Pair(first=_lfw(*fields[:2]), second=_lfw(*fields[2:]), same=False, fold=fold))
+        else:
+            raise InputError(
+                f"{file}, line {number}: expected NAME N M or NAME N OTHER M, found {_shown(lines, number - 1)!r}"
+            )
+    expected = 2 * per_fold * (int(lines[0][0]) if len(lines[0]) == 2 else 1)
+    if len(pairs) != expected:
+        raise InputError(f"{file}: its first line announces {expected} pairs, it has {len(pairs)}")
+    return pairs
+
+
+def _read_csv(text: str, file: Path) -> list[_Pair]:
+    reader = csv.DictReader(text.splitlines())
+    wanted = {"path1", "path2", "same"}
+    if not wanted <= set(reader.fieldnames or ()):
+        raise InputError(f"{file}: expected the columns path1, path2, same, found {list(reader.fieldnames or ())}")
+    rows = list(reader)
+    has_folds = "fold" in (reader.fieldnames or ())
+    for number, row in enumerate(rows, start=2):
+        if row["same"] not in ("0", "1") or (has_folds and not str(row["fold"]).isdecimal()):
+            raise InputError(f"{file}, line {number}: same should be 0 or 1 and fold a number, found {row}")
+    totals = {kind: sum(row["same"] == kind for row in rows) for kind in ("0", "1")}
+    seen = dict.fromkeys(totals, 0)
+    pairs = []
+    for row in rows:
+        fold = int(row["fold"]) if has_folds else seen[row["same"]] * NUM_FOLDS // totals[row["same"]]
+        seen[row["same"]] += 1
+        pairs.append(_Pair(first=row["path1"], second=row["path2"], same=row["same"] == "1", fold=fold))
+    return pairs
+
+
+def _lfw(name: str, number: str) -> str:
+    return f"{name}/{name}_{int(number):04d}.jpg"
+
+
+def _shown(lines: Sequence[Sequence[str]], index: int) -> str:
+    return " ".join(lines[index])[:60] if lines else ""

@@ -1,0 +1,129 @@
+"""Verification against transcriptions of the protocols that try every threshold in turn."""
+
+import math
+import statistics
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reid_da.errors import InputError
+from reid_da.evaluation.verification import accept_rates, identification_rates, verify
+
+
+def pairs(seed, count=40, dim=6, num_folds=4):
+    """Features of pairs of which the second is near the first where they show one person."""
+    rng = np.random.default_rng(seed)
+    first = rng.normal(size=(count, dim)) + 0.5
+    same = np.arange(count) % 2 == 0
+    second = np.where(same[:, None], first + rng.normal(size=(count, dim)), rng.normal(size=(count, dim)) + 0.5)
+    return torch.from_numpy(first), torch.from_numpy(second), same, np.arange(count) * num_folds // count
+
+
+def unit(vector):
+    return vector / math.sqrt(sum(value**2 for value in vector))
+
+
+def best_threshold(values, same, thresholds, is_same):
+    right = [sum(is_same(v, t) == s for v, s in zip(values, same, strict=True)) for t in thresholds]
+    return thresholds[right.index(max(right))]
+
+
+def slow_by_distance(first, second, same, folds):
+    distances = [float(sum((unit(a) - unit(b)) ** 2)) for a, b in zip(first, second, strict=True)]
+    accuracies = []
+    for fold in sorted(set(folds)):
+        inside = [i for i, f in enumerate(folds) if f == fold]
+        outside = [i for i, f in enumerate(folds) if f != fold]
+        thresholds = [0.01 * step for step in range(400)]
+        threshold = best_threshold(
+            [distances[i] for i in outside], [same[i] for i in outside], thresholds, lambda d, t: d < t
+        )
+        accuracies.append(statistics.fmean((distances[i] < threshold) == same[i] for i in inside))
+    return statistics.fmean(accuracies), statistics.pstdev(accuracies)
+
+
+def slow_by_centred_cosine(first, second, same, folds):
+    accuracies = []
+    for fold in sorted(set(folds)):
+        outside = [i for i, f in enumerate(folds) if f != fold]
+        mean = np.mean([vector for i in outside for vector in (first[i], second[i])], axis=0)
+        cosines = [float(unit(a - mean) @ unit(b - mean)) for a, b in zip(first, second, strict=True)]
+        # from high to low, a step of the published 1e-4 at a time, as our search for the first best one goes
+        thresholds = [1 - step / 10_000 for step in range(20_001)]
+        right = np.array([[(cosines[i] > t) == same[i] for i in outside] for t in thresholds]).sum(axis=1)
+        threshold = thresholds[int(right.argmax())]
+        accuracies.append(
+            statistics.fmean((cosines[i] > threshold) == same[i] for i, f in enumerate(folds) if f == fold)
+        )
+    return statistics.fmean(accuracies), statistics.pstdev(accuracies)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_accuracy_equals_the_protocols(seed):
+    first, second, same, folds = pairs(seed)
+    found = verify(first, second, same, folds)
+    arguments = (first.numpy(), second.numpy(), same.tolist(), folds.tolist())
+    for accuracy, slow in ((found.by_distance, slow_by_distance), (found.by_centred_cosine, slow_by_centred_cosine)):
+        assert (accuracy.mean, accuracy.std) == pytest.approx(slow(*arguments))
+    assert (found.num_same, found.num_different, found.num_folds) == (20, 20, 4)
+    assert "similarity" not in found.to_json()
+
+
+def test_mirrored_features_are_added_for_distances_and_kept_apart_for_cosines():
+    first, second, same, folds = pairs(5, dim=8)
+    found = verify(first, second, same, folds, mirrored=True)
+    halves = [features[:, :4] + features[:, 4:] for features in (first, second)]
+    assert found.by_distance == verify(*halves, same, folds).by_distance
+    assert found.by_centred_cosine == verify(first, second, same, folds).by_centred_cosine
+
+
+@given(st.integers(0, 1000))
+def test_accept_rates_keep_what_they_promise(seed):
+    rng = np.random.default_rng(seed)
+    same = rng.random(200) < 0.4
+    similarity = np.round(rng.normal(size=200) + same, 1)  # with ties
+    for rate in accept_rates(similarity, same, (0.3, 0.1, 0.01, 0.001)):
+        negatives = similarity[~same]
+        if rate.far * len(negatives) < 1:
+            assert (rate.tar, rate.threshold) == (None, None)
+            continue
+        assert (negatives > rate.threshold).mean() <= rate.far
+        assert rate.tar == (similarity[same] > rate.threshold).mean()
+        # any lower threshold that changes something would let too many through
+        lower = negatives[negatives < rate.threshold]
+        if len(lower):
+            assert (negatives > lower.max()).mean() > rate.far
+
+
+@pytest.mark.parametrize("block", [3, 4096])
+def test_identification_equals_the_loop(monkeypatch, block):
+    monkeypatch.setattr("reid_da.evaluation.verification._BLOCK", block)
+    generator = torch.Generator().manual_seed(0)
+    probes, distractors = torch.randn(11, 3, generator=generator), torch.randn(20, 3, generator=generator)
+    pids = torch.tensor([0, 0, 0, 1, 1, 2, 3, 3, 3, 3, 4])
+    found = identification_rates(probes, pids, distractors, counts=[1, 7, 20])
+    for count in (1, 7, 20):
+        hits = []
+        for i in range(11):
+            for j in range(11):
+                if i != j and pids[i] == pids[j]:
+                    own = float(unit(probes[i].numpy()) @ unit(probes[j].numpy()))
+                    others = [float(unit(probes[i].numpy()) @ unit(d.numpy())) for d in distractors[:count]]
+                    hits.append(own > max(others))
+        assert found[count] == pytest.approx(statistics.fmean(hits))
+    assert found[1] >= found[7] >= found[20]
+
+
+def test_what_cannot_be_verified():
+    first, second, same, folds = pairs(0)
+    with pytest.raises(InputError, match="of 40 pairs 0 show one"):
+        verify(first, second, np.zeros_like(same), folds)
+    with pytest.raises(InputError, match="at least two folds"):
+        verify(first, second, same, np.zeros_like(folds))
+    with pytest.raises(InputError, match=r"there are 3, so give numbers from 1 to that, not \[4\]"):
+        identification_rates(torch.randn(2, 2), torch.zeros(2), torch.randn(3, 2), counts=[4])
+    with pytest.raises(InputError, match="two images of at least one person"):
+        identification_rates(torch.randn(2, 2), torch.arange(2), torch.randn(3, 2), counts=[3])
