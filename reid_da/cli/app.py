@@ -27,6 +27,7 @@ for command in (
     evaluate.extract,
     evaluate.angles,
     evaluate.verify,
+    evaluate.calibrate,
     pictures.curves,
     pictures.ranked_lists,
 ):

@@ -1,5 +1,6 @@
-"""``reid-da evaluate-features``, ``evaluate``, ``extract``, ``angles``, ``verify``: features and figures."""
+"""``reid-da evaluate``, ``extract`` and what else is said of models and their features."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -203,6 +204,34 @@ def verify(
     Console().print(verification_table(result, rates))
     if output is not None:
         Console(stderr=True).print(f"picture: {output}", soft_wrap=True)
+
+
+def calibrate(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")],
+    fpr: Annotated[list[float] | None, typer.Option(help="False positive rate; may be given several times.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Labelled test images of the cameras; the run's target.")] = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Which similarity means "the same person": thresholds across cameras, stored in the run folder.
+
+    Writes RUN/calibration.json and RUN/calibration.png, the histogram of the similarities.
+
+    Example: reid-da calibrate runs/demo --fpr 1e-2 --fpr 1e-3
+    """
+    from reid_da.evaluation.calibration import save_calibration
+    from reid_da.reporting.calibration import calibration_table, draw_calibration
+    from reid_da.training.inspection import calibrate_run
+
+    show_log()
+    calibration, notes = calibrate_run(run, fprs=fpr or (1e-2, 1e-3, 1e-4), data=data, device=device)
+    save_calibration(run / "calibration.json", calibration, notes=notes)
+    draw_calibration(calibration, run / "calibration.png", title=str(notes["data"]))
+    if as_json:
+        print_json({**notes, "points": [asdict(point) for point in calibration.points]})
+        return
+    Console().print(calibration_table(calibration, title=f"{run} on {notes['data']}"))
+    Console(stderr=True).print(f"stored: {run / 'calibration.json'}", soft_wrap=True)
 
 
 def _size(text: str | None) -> tuple[int, int] | None:

@@ -88,9 +88,39 @@ def operating_points(
         InputError: arrays that do not fit together, features that are NaN, infinite or all zero, a rate out of its
             range, or no positive pair.
     """
+    check_rates(fprs)
+    positives, negatives = similarity_histograms(
+        query_features, query_pids, query_camids, gallery_features, gallery_pids, gallery_camids
+    )
+    return points_of_histograms(positives, negatives, fprs)
+
+
+def check_rates(fprs: Sequence[float]) -> None:
+    """Refuse false positive rates that are none.
+
+    Raises:
+        InputError: a rate is not above 0, or is above 1.
+    """
     for fpr in fprs:
         if not 0 < fpr <= 1:
-            raise InputError(f"fprs: expected rates above 0 and at most 1, got {fpr}")
+            raise InputError(f"fpr: expected a false positive rate above 0 and at most 1, got {fpr}")
+
+
+def similarity_histograms(
+    query_features: Array,
+    query_pids: Array,
+    query_camids: Array,
+    gallery_features: Array,
+    gallery_pids: Array,
+    gallery_camids: Array,
+) -> tuple[Tensor, Tensor]:
+    """Cosine similarities of the pairs across cameras: (:data:`NUM_BINS`,) int64 pairs of one identity, and of two.
+
+    The first bin begins at -1, the last one ends at 1. The arguments are those of :func:`operating_points`.
+
+    Raises:
+        InputError: arrays that do not fit together, features that are NaN, infinite or all zero, or no positive pair.
+    """
     blocks = FeatureBlocks(query_features, gallery_features, distance="cosine")
     shape = (blocks.num_queries, blocks.num_gallery)
     relevance = Relevance(query_pids, query_camids, gallery_pids, gallery_camids, shape=shape, same_camera="exclude")
@@ -104,7 +134,7 @@ def operating_points(
         for columns in pieces(blocks.num_gallery):
             bins = _bins(blocks.distances(values[:, columns], rows))
             negatives += _histogram(bins.masked_fill_(_left_out(relevance, rows, columns, bins.device), NUM_BINS))
-    return _points(positives, negatives, fprs)
+    return positives, negatives
 
 
 def _bins(distances: Tensor) -> Tensor:
@@ -126,8 +156,14 @@ def _left_out(relevance: Relevance, rows: slice, columns: slice, device: torch.d
     return (query_camera.unsqueeze(1) == camera) | query_is_junk.unsqueeze(1) | is_junk
 
 
-def _points(positives: Tensor, negatives: Tensor, fprs: Sequence[float]) -> OperatingPoints:
-    """Operating points from the pairs per bin, (NUM_BINS,) int64 each."""
+def points_of_histograms(positives: Tensor, negatives: Tensor, fprs: Sequence[float]) -> OperatingPoints:
+    """Operating points from the pairs per bin; see :func:`similarity_histograms` and :func:`operating_points`.
+
+    Args:
+        positives: (NUM_BINS,) int64 pairs of one identity.
+        negatives: (NUM_BINS,) int64 pairs of two identities.
+        fprs: false positive rates, above 0 and at most 1.
+    """
     # entry b: pairs in bin b and above
     true_accepts, false_accepts = (counts.flip(0).cumsum(0).flip(0) for counts in (positives, negatives))
     num_positives, num_negatives = int(true_accepts[0]), int(false_accepts[0])

@@ -1,7 +1,8 @@
-"""What a trained model makes of images, beyond its rank-k: angles, and pairs of images told apart."""
+"""What a trained model makes of images, beyond its rank-k: angles, pairs of images told apart, thresholds."""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,11 +13,13 @@ from reid_da.datasets import Dataset, SampleTable, load_dataset
 from reid_da.datasets.pairs import ImagePairs
 from reid_da.errors import InputError
 from reid_da.evaluation.angles import AngleStatistics, angle_statistics
+from reid_da.evaluation.calibration import Calibration, calibrate
 from reid_da.evaluation.extraction import extract_features, open_table, open_test_images
 from reid_da.evaluation.verification import VerificationResult, identification_rates, verify
 from reid_da.images.augment import normalize
 from reid_da.losses.margin import MarginHead
 from reid_da.models.reid_net import ReIDNetwork
+from reid_da.training.run_folder import RunFolder
 from reid_da.training.trained import TrainedModel, load_trained
 
 
@@ -103,6 +106,34 @@ def identification(model: TrainedModel, dataset: Dataset, *, counts: Sequence[in
     return identification_rates(
         probes, torch.from_numpy(pids), shuffled, counts=list(counts) or [*usual, len(distractors)]
     )
+
+
+def calibrate_run(
+    run: Path, *, fprs: Sequence[float], data: str | Path | None = None, device: str = "auto"
+) -> tuple[Calibration, dict[str, Any]]:
+    """Thresholds of a run's model on labelled images, and what they belong to.
+
+    Args:
+        run: run folder.
+        fprs: false positive rates, above 0 and at most 1.
+        data: data set with query and gallery; the run's target if None.
+        device: where the network goes.
+
+    Raises:
+        InputError: there is no such run, or its data have no labelled query and gallery.
+    """
+    trained = load_trained(RunFolder.open(run).path, device=device)
+    assert trained.settings is not None
+    path = data or trained.settings.data.target
+    if path is None:
+        raise InputError(f"{run}: give the data set to calibrate on, --data PATH")
+    dataset = load_dataset(path)
+    features = open_test_images(dataset, image_size=trained.image_size).features(trained.network)
+    checkpoint = RunFolder.open(run).last_checkpoint()
+    assert checkpoint is not None
+    fingerprints = {"query": dataset.query.fingerprint, "gallery": dataset.gallery.fingerprint}
+    notes = {"data": dataset.name, "fingerprints": fingerprints, "epoch": checkpoint.description["epoch"]}
+    return calibrate(features, fprs=fprs), notes
 
 
 def _embeddings(network: ReIDNetwork, table: SampleTable, settings: ExperimentSettings) -> tuple[Tensor, Tensor]:

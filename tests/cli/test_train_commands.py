@@ -5,6 +5,8 @@ import pytest
 import yaml
 
 from reid_da.config import ExperimentSettings, dump_settings, load_settings
+from reid_da.errors import InputError
+from reid_da.evaluation.calibration import load_calibration
 from reid_da.training.run_folder import RunFolder
 
 
@@ -97,6 +99,29 @@ def test_verify(run, config, small_sites, folder, tmp_path):
     assert record["identification"] == {}  # everybody in these small sites has a query
 
 
+def test_calibrate(run, config, small_sites, folder):
+    run("train", config, "epochs=1", "-o", folder)
+    outcome = run("calibrate", folder, "--fpr", "0.1", "--fpr", "1e-9")
+    assert outcome.status == 0
+    assert "too few pairs to tell" in outcome.out
+    assert (folder / "calibration.png").read_bytes().startswith(b"\x89PNG")
+    stored = load_calibration(folder / "calibration.json")
+    record = json.loads(run("evaluate", folder, "--operating-point", "0.1", "--json").out)
+    expected = next(point for point in record["operating_points"] if point["fpr"] == 0.1)
+    assert stored.threshold(0.1) == pytest.approx(expected["threshold"], abs=1e-4)
+    assert sum(stored.positives) == stored.num_positive_pairs == record["num_positive_pairs"]
+    with pytest.raises(InputError, match="no threshold for a false positive rate of 1e-09, only for 0.1"):
+        stored.threshold(1e-9)
+    record = json.loads(run("calibrate", folder, "--data", small_sites / "site-a", "--json").out)
+    assert record["data"] == "dukemtmcreid"
+    assert [point["fpr"] for point in record["points"]] == [1e-2, 1e-3, 1e-4]
+    with pytest.raises(InputError, match="not calibrated yet: reid-da calibrate"):
+        load_calibration(folder / "pretrain" / "calibration.json")
+    (folder / "calibration.json").write_text("{}")
+    with pytest.raises(InputError, match="is no calibration"):
+        load_calibration(folder / "calibration.json")
+
+
 def test_settings_prints_what_a_file_comes_to(run, config):
     shown = yaml.safe_load(run("settings", config, "loss_weight=0.5").out)
     assert shown["loss_weight"] == 0.5
@@ -117,6 +142,7 @@ def test_settings_prints_what_a_file_comes_to(run, config):
         (["compare", "{config}", "{config}", "-o", "{tmp}/c"], "2 experiments are called 'experiment'"),
         (["angles", "{tmp}"], "no run in it"),
         (["verify", "{there}"], "give either PAIRS, a file, or --from DATA"),
+        (["calibrate", "{tmp}"], "no run in it"),
         (["curves", "{there}"], "nothing to draw yet"),
         (["evaluate", "{there}"], "the run has no checkpoint yet"),
     ],

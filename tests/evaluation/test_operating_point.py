@@ -83,7 +83,7 @@ def test_opposite_and_equal_directions() -> None:
 
 @pytest.mark.parametrize("fpr", [0.0, -0.1, 1.5, math.nan])
 def test_bad_rates(fpr: float) -> None:
-    with pytest.raises(InputError, match="fprs: expected rates above 0 and at most 1"):
+    with pytest.raises(InputError, match="fpr: expected a false positive rate above 0 and at most 1"):
         operating_points(*scene(0), fprs=(fpr,))
 
 

@@ -1,0 +1,112 @@
+"""Which similarity means "the same person": a threshold for a model on the cameras that it is used with."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from reid_da.atomic import write_text
+from reid_da.errors import InputError
+from reid_da.evaluation.feature_files import FeatureSet
+from reid_da.evaluation.operating_point import (
+    NUM_BINS,
+    OperatingPoint,
+    check_rates,
+    points_of_histograms,
+    similarity_histograms,
+)
+
+NUM_COARSE_BINS = 256
+"""Bins of the stored histograms over the cosine similarity from -1 to 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """Thresholds on the cosine similarity of images from different cameras, and what they were measured on.
+
+    Attributes:
+        points: one for each false positive rate.
+        num_positive_pairs: pairs of one identity that were compared.
+        num_negative_pairs: pairs of two identities that were compared.
+        positives: (256,) pairs of one identity by similarity, from -1 to 1.
+        negatives: (256,) pairs of two identities by similarity.
+    """
+
+    points: tuple[OperatingPoint, ...]
+    num_positive_pairs: int
+    num_negative_pairs: int
+    positives: tuple[int, ...] = field(repr=False)
+    negatives: tuple[int, ...] = field(repr=False)
+
+    def threshold(self, fpr: float) -> float:
+        """The threshold at a false positive rate that was calibrated.
+
+        Raises:
+            InputError: it was not, or the pairs were too few to tell.
+        """
+        for point in self.points:
+            if point.fpr == fpr and point.threshold is not None:
+                return point.threshold
+        known = ", ".join(f"{point.fpr:g}" for point in self.points if point.threshold is not None)
+        raise InputError(f"there is no threshold for a false positive rate of {fpr:g}, only for {known or 'none'}")
+
+
+def calibrate(features: FeatureSet, *, fprs: Sequence[float]) -> Calibration:
+    """Calibration on labelled images of the cameras.
+
+    Args:
+        features: of query and gallery.
+        fprs: false positive rates, above 0 and at most 1.
+
+    Raises:
+        InputError: a rate is out of its range, or there is no pair of one identity from two cameras.
+    """
+    check_rates(fprs)
+    positives, negatives = similarity_histograms(*features.arrays)
+    points = points_of_histograms(positives, negatives, fprs)
+    return Calibration(
+        points=points.points,
+        num_positive_pairs=points.num_positive_pairs,
+        num_negative_pairs=points.num_negative_pairs,
+        positives=_coarse(positives),
+        negatives=_coarse(negatives),
+    )
+
+
+def save_calibration(path: Path, calibration: Calibration, *, notes: dict[str, Any]) -> None:
+    """Write a calibration as JSON, whole or not at all.
+
+    Args:
+        path: the file.
+        calibration: what to write.
+        notes: what it belongs to, e.g. data set and checkpoint.
+    """
+    write_text(path, json.dumps({**notes, **asdict(calibration)}, indent=2) + "\n")
+
+
+def load_calibration(path: Path) -> Calibration:
+    """Read a calibration.
+
+    Raises:
+        InputError: the file is not there, or is none.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return Calibration(
+            points=tuple(OperatingPoint(**point) for point in record["points"]),
+            num_positive_pairs=int(record["num_positive_pairs"]),
+            num_negative_pairs=int(record["num_negative_pairs"]),
+            positives=tuple(record["positives"]),
+            negatives=tuple(record["negatives"]),
+        )
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: not calibrated yet: reid-da calibrate {path.parent}") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: is no calibration: {error}") from error
+
+
+def _coarse(histogram: Tensor) -> tuple[int, ...]:
+    return tuple(histogram.view(NUM_COARSE_BINS, NUM_BINS // NUM_COARSE_BINS).sum(dim=1).tolist())

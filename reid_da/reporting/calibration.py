@@ -1,0 +1,58 @@
+"""Thresholds of a model as a table, and the similarities that they were taken from as a picture."""
+
+from pathlib import Path
+
+import numpy as np
+from rich.markup import escape
+from rich.table import Table
+
+from reid_da.atomic import atomic_path
+from reid_da.evaluation.calibration import NUM_COARSE_BINS, Calibration
+
+
+def calibration_table(calibration: Calibration, *, title: str) -> Table:
+    """Table of thresholds and what they let through."""
+    table = Table(title=escape(title), title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for name in ("false positives", "threshold", "true positives", "measured false positives"):
+        table.add_column(name, justify="right")
+    for point in calibration.points:
+        if point.threshold is None or point.tpr is None or point.measured_fpr is None:
+            table.add_row(f"{point.fpr:g}", "-", "-", "too few pairs to tell")
+        else:
+            table.add_row(f"{point.fpr:g}", f"{point.threshold:.4f}", f"{point.tpr:.1%}", f"{point.measured_fpr:.2g}")
+    table.caption = (
+        f"cosine similarity across cameras; {calibration.num_positive_pairs:,} pairs of one person, "
+        f"{calibration.num_negative_pairs:,} of two"
+    )
+    table.caption_justify = "left"
+    return table
+
+
+def draw_calibration(calibration: Calibration, path: Path, *, title: str) -> None:
+    """Picture of the similarities of pairs of one person and of two, with the thresholds.
+
+    Args:
+        calibration: what to draw.
+        path: PNG file to write.
+        title: above the picture.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3.6), dpi=110, layout="constrained")
+    axes = figure.subplots()
+    edges = np.linspace(-1, 1, NUM_COARSE_BINS + 1)
+    for counts, name, colour in (
+        (calibration.negatives, "two persons", "tab:orange"),
+        (calibration.positives, "one person", "tab:blue"),
+    ):
+        shares = np.array(counts) / max(sum(counts), 1)
+        axes.stairs(shares, edges, fill=True, alpha=0.5, color=colour, label=name)
+    for point in calibration.points:
+        if point.threshold is not None:
+            axes.axvline(point.threshold, color="black", linewidth=0.8)
+            axes.annotate(f"{point.fpr:g}", (point.threshold, 0.98), xycoords=("data", "axes fraction"), va="top")
+    axes.set_title(title, parse_math=False)
+    axes.set(xlabel="cosine similarity across cameras", ylabel="share of the pairs", xlim=(-1, 1))
+    axes.legend(frameon=False, loc="upper left")
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png")
