@@ -165,7 +165,10 @@ def train_step(loss: Callable[[], InvarianceLoss], features: Tensor) -> None:
 
 
 def shortest_times(
-    works: dict[str, Callable[[], object]], repeats: int, device: torch.device, clock: Callable[[], float]
+    works: dict[str, Callable[[], object]],
+    repeats: int,
+    device: torch.device,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, float]:
     """Shortest time of one call of each work in ms by ``clock``, after one call to warm up.
 
