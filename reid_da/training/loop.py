@@ -118,7 +118,8 @@ class Trainer:
         """Train until the last epoch.
 
         Raises:
-            InputError: a loss is not finite; names the step and the term. The last checkpoint is kept.
+            InputError: a loss or a weight is not finite; names the step and the term, or the weight. The last
+                checkpoint is kept.
         """
         while self.epoch < self.settings.epochs:
             figures = self.train_epoch()
@@ -158,7 +159,7 @@ class Trainer:
         """Train for one epoch, without counting, logging or saving it; mean losses, diagnostics and timing by name.
 
         Raises:
-            InputError: a loss is not finite; names the step and the term.
+            InputError: a loss or a weight is not finite; names it.
         """
         torch.manual_seed(derived_seed(self.settings.seed, "dropout", self.epoch))
         self.method.begin_epoch(self.epoch)
@@ -174,6 +175,7 @@ class Trainer:
                 if (step + 1) % CHECK_EVERY == 0 or step + 1 == steps:
                     losses.check()
                 progress.advance(losses.means(), num_images, self.optimizer.param_groups[-1]["lr"])
+        self._check_weights()
         seconds = time.perf_counter() - begin
         lr = {f"lr_{group['name']}": float(group["lr"]) for group in self.optimizer.param_groups}
         timing = {"seconds": round(seconds, 3), "images_per_second": round(num_images / seconds, 1)}
@@ -208,6 +210,15 @@ class Trainer:
         self._scaler.step(self.optimizer)
         self._scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
+
+    def _check_weights(self) -> None:
+        """See to it that the last update, which no loss looks at any more, is not saved if it went wrong."""
+        for name, value in self.method.network.state_dict().items():
+            if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+                raise InputError(
+                    f"epoch {self.epoch + 1} left nan in {name}; the last checkpoint is kept; lower optimizer.lr, set "
+                    "optimizer.clip_norm, or try precision.autocast=none"
+                )
 
     def _evaluation_is_due(self) -> bool:
         every = self.settings.evaluate_every

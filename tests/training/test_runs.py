@@ -18,7 +18,7 @@ from reid_da.training.ablation import ablate, sweep
 from reid_da.training.checkpoint import load_checkpoint
 from reid_da.training.run_folder import RunFolder
 from reid_da.training.runs import final_result, resume, train, train_or_resume
-from reid_da.training.setup import build_network
+from reid_da.training.setup import build_network, build_trainer
 
 TIMING = {"seconds", "images_per_second"}
 
@@ -126,8 +126,29 @@ def test_the_stage_before_hands_its_weights_on(small_settings, tmp_path):
 def test_gradients_may_be_added_up_and_arithmetic_be_shorter(small_settings, tmp_path):
     precision = {"autocast": "bfloat16"}
     optimizer = {"accumulate": 3, "clip_norm": 1.0, "schedule": "one_cycle"}
-    run = train(changed(small_settings, epochs=1, precision=precision, optimizer=optimizer), tmp_path)
+    # on a CPU, torch 2.15 gives NaN now and then in the gradient of a bfloat16 convolution of maps of 2x1
+    data = {"image_size": [64, 32]}
+    run = train(changed(small_settings, epochs=1, data=data, precision=precision, optimizer=optimizer), tmp_path)
     assert math.isfinite(run.records("train")[0]["loss_exemplar"])
+
+
+def test_weights_that_are_not_finite_are_never_saved(small_settings, tmp_path, monkeypatch):
+    backward = torch.autograd.backward
+    calls = []
+
+    def spoilt(loss):
+        backward(loss)
+        calls.append(loss)
+        # the last update of the second epoch: no loss comes after it that would tell
+        if len(calls) == 6:
+            spoil.grad.fill_(math.nan)
+
+    trainer = build_trainer(small_settings, RunFolder.create(tmp_path / "run", small_settings))
+    spoil = trainer.method.network.backbone.layer4[0].conv1.weight
+    monkeypatch.setattr(torch.autograd, "backward", spoilt)
+    with pytest.raises(InputError, match=r"epoch 2 left nan in backbone.layer4.0.conv1.weight; the last checkpoint"):
+        trainer.fit()
+    assert last(RunFolder.open(tmp_path / "run")).description["epoch"] == 1
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(small_settings, tmp_path):
