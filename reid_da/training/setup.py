@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -42,7 +42,8 @@ def build_trainer(settings: ExperimentSettings, run: RunFolder) -> Trainer:
     if settings.precision.threads:
         torch.set_num_threads(settings.precision.threads)
     device = torch.device(choose_device(settings.device))
-    source, target = _training_images(settings)
+    data = _DataSets(settings)
+    source, target = _training_images(settings, data)
     streams = TrainingStreams(settings, source=source, target=target, device=device)
     network = build_network(settings, num_classes=source.table.num_pids).to(device)
     if settings.precision.channels_last:
@@ -63,7 +64,7 @@ def build_trainer(settings: ExperimentSettings, run: RunFolder) -> Trainer:
         batches=streams,
         optimizer=build_optimizer(network, settings),
         device=device,
-        evaluate=_evaluator(network, settings),
+        evaluate=_evaluator(network, settings, data),
     )
 
 
@@ -172,17 +173,37 @@ def open_training_table(table: SampleTable, settings: ExperimentSettings) -> Ima
     return open_images(table, size=data.image_size, cache=data.cache, cache_dir=data.cache_dir, on_error=data.on_error)
 
 
-def _training_images(settings: ExperimentSettings) -> tuple[TrainingImages, TrainingImages | None]:
+class _DataSets:
+    """The data sets of an experiment, each read once, when it is first asked for."""
+
+    def __init__(self, settings: ExperimentSettings) -> None:
+        self._settings = settings.data
+
+    @cached_property
+    def source(self) -> Dataset:
+        return self._load("source", self._settings.source)
+
+    @cached_property
+    def target(self) -> Dataset:
+        return self._load("target", self._settings.target)
+
+    def _load(self, role: str, path: Path | None) -> Dataset:
+        if path is None:
+            raise InputError(f"data.{role} is not set: give the folder of the {role} data set, data.{role}=PATH")
+        return load_dataset(path)
+
+
+def _training_images(settings: ExperimentSettings, data: _DataSets) -> tuple[TrainingImages, TrainingImages | None]:
     """Labelled and unlabelled training images of the experiment's method."""
     if settings.method == "supervised":
-        table = _dataset(settings, "target").train
+        table = _training_table(data.target)
         return TrainingImages(table=table, source=open_training_table(table, settings)), None
-    table = _dataset(settings, "source").train
+    table = _training_table(data.source)
     source = TrainingImages(table=table, source=open_training_table(table, settings))
     if settings.method == "source" or not settings.invariance.exemplar:
         return source, None
-    dataset = _dataset(settings, "target")
-    images = open_training_table(dataset.train, settings)
+    dataset = data.target
+    images = open_training_table(_training_table(dataset), settings)
     if not settings.invariance.camera:
         return source, TrainingImages(table=dataset.train, source=images)
     if dataset.num_cameras < 2:
@@ -201,14 +222,10 @@ def _training_images(settings: ExperimentSettings) -> tuple[TrainingImages, Trai
     return source, TrainingImages(table=dataset.train, source=views, num_cameras=dataset.num_cameras)
 
 
-def _dataset(settings: ExperimentSettings, role: str) -> Dataset:
-    path = getattr(settings.data, role)
-    if path is None:
-        raise InputError(f"data.{role} is not set: give the folder of the {role} data set, data.{role}=PATH")
-    dataset = load_dataset(path)
+def _training_table(dataset: Dataset) -> SampleTable:
     if not len(dataset.train):
-        raise InputError(f"{path}: has no training images")
-    return dataset
+        raise InputError(f"{dataset.root}: has no training images")
+    return dataset.train
 
 
 def _memory(settings: ExperimentSettings, target: TrainingImages | None, network: ReIDNetwork) -> ExemplarMemory | None:
@@ -231,19 +248,25 @@ def _target_columns(target: TrainingImages | None, device: torch.device) -> dict
     return columns
 
 
-def _evaluator(network: ReIDNetwork, settings: ExperimentSettings) -> Callable[[], Mapping[str, float]] | None:
+def _evaluator(
+    network: ReIDNetwork, settings: ExperimentSettings, data: _DataSets
+) -> Callable[[], Mapping[str, float]] | None:
     """Evaluation on the target, or None where it has no query and gallery."""
     if settings.data.target is None:
         return None
-    dataset = load_dataset(settings.data.target)
+    dataset = data.target
     if not len(dataset.query) or not len(dataset.gallery):
         logger.info("%s: no query and gallery, so nothing is evaluated on the way", dataset.root)
         return None
 
-    data = settings.data
+    options = settings.data
     # opened before the training, so that a broken test image is not found hours later
     images = open_test_images(
-        dataset, image_size=data.image_size, cache=data.cache, cache_dir=data.cache_dir, on_error=data.on_error
+        dataset,
+        image_size=options.image_size,
+        cache=options.cache,
+        cache_dir=options.cache_dir,
+        on_error=options.on_error,
     )
 
     def evaluate() -> Mapping[str, float]:
