@@ -5,7 +5,7 @@ The defaults are those of ECN (Zhong et al., CVPR 2019) as its authors' code run
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_origin
+from typing import Annotated, Any, Literal, TypeVar, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -15,6 +15,9 @@ from reid_da.errors import InputError, unknown_name
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+
+
+AnySettings = TypeVar("AnySettings", bound="TrainingSettings")
 
 
 class Settings(BaseModel):
@@ -195,15 +198,16 @@ class InvarianceSettings(Settings):
 class OptimizerSettings(Settings):
     """The optimiser and its schedule."""
 
-    kind: Literal["sgd", "adam"] = Field(
-        default="sgd", description="adam: with betas of 0.9 and 0.999 and weight decay in the gradient"
-    )
+    kind: Literal["sgd", "adam"] = Field(default="sgd", description="adam: with its weight decay in the gradient")
+    betas: tuple[Share, Share] = Field(default=(0.9, 0.999), description="of adam")
     lr: Positive = Field(default=0.1, description="learning rate of new layers")
     backbone_lr_factor: float = Field(default=0.1, ge=0, description="the backbone learns at this multiple of lr")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="of sgd")
     nesterov: bool = Field(default=True, description="of sgd")
     weight_decay: float = Field(default=5e-4, ge=0)
-    schedule: Literal["step", "cosine", "one_cycle", "constant"] = "step"
+    schedule: Literal["step", "cosine", "one_cycle", "linear", "constant"] = Field(
+        default="step", description="linear: constant for the first half, then down to 0"
+    )
     milestones: tuple[int, ...] = Field(default=(40,), description="epochs at which a step schedule decays")
     decay: Positive = Field(default=0.1, description="factor of a step schedule")
     warmup_epochs: float = Field(default=0.0, ge=0, description="epochs of linear growth from a hundredth of lr")
@@ -222,15 +226,28 @@ class PrecisionSettings(Settings):
     threads: int = Field(default=0, ge=0, description="CPU threads; 0: torch's own choice")
 
 
-class ExperimentSettings(Settings):
-    """Everything that defines a training run."""
+class TrainingSettings(Settings):
+    """What every training needs, whatever it trains."""
 
     name: str = Field(default="experiment", description="name of the run folder")
+    seed: int = Field(default=0, ge=0)
+    epochs: Count = 60
+    device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1, ...")
+    evaluate_every: int = Field(
+        default=10, ge=0, description="epochs between evaluations, for reporting only; 0: at the end"
+    )
+    tensorboard: bool = Field(default=False, description="write the metrics as TensorBoard events too")
+    keep_checkpoints: Count = Field(default=2, description="checkpoints that are kept, the last ones")
+    optimizer: OptimizerSettings = OptimizerSettings()
+    precision: PrecisionSettings = PrecisionSettings()
+
+
+class ExperimentSettings(TrainingSettings):
+    """Everything that defines a training run of a re-ID model."""
+
     method: Literal["ecn", "source", "supervised"] = Field(
         default="ecn", description="adapt; train on the source alone; train on the target's labels (an upper bound)"
     )
-    seed: int = Field(default=0, ge=0)
-    epochs: Count = 60
     steps_per_epoch: int = Field(default=0, ge=0, description="0: one pass over the source images")
     loss_weight: Share = Field(default=0.3, description="lambda of the paper: weight of the target loss")
     pretrain: dict[str, Any] | None = Field(
@@ -239,12 +256,6 @@ class ExperimentSettings(Settings):
     init_from: Path | None = Field(
         default=None, description="run or weights file to start from; its classifier is kept"
     )
-    device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1, ...")
-    evaluate_every: int = Field(
-        default=10, ge=0, description="epochs between evaluations, for reporting only; 0: at the end"
-    )
-    tensorboard: bool = Field(default=False, description="write the metrics as TensorBoard events too")
-    keep_checkpoints: Count = Field(default=2, description="checkpoints that are kept, the last ones")
     data: DataSettings = DataSettings()
     model: ModelSettings = ModelSettings()
     augment: AugmentSettings = AugmentSettings()
@@ -254,8 +265,43 @@ class ExperimentSettings(Settings):
     memory: MemorySettings = MemorySettings()
     views: ViewSettings = ViewSettings()
     invariance: InvarianceSettings = InvarianceSettings()
-    optimizer: OptimizerSettings = OptimizerSettings()
-    precision: PrecisionSettings = PrecisionSettings()
+
+
+class StyleDataSettings(Settings):
+    """Whose cameras the styles are of."""
+
+    dataset: Path | None = Field(default=None, description="data set whose training images the styles are learned on")
+    image_size: tuple[Count, Count] = Field(default=(128, 64), description="height and width in pixels")
+    cache: Literal["auto", "always", "never"] = Field(default="auto", description="pack decoded images on disk")
+    cache_dir: Path | None = Field(default=None, description="folder of the packed images")
+    on_error: Literal["raise", "skip"] = Field(default="raise", description="what an unreadable image does")
+
+
+class StyleSettings(TrainingSettings):
+    """Everything that defines the training of camera styles.
+
+    The defaults are those of StarGAN for camera styles (Zhong et al., ECCV 2018), with a learning rate that does fall.
+    """
+
+    name: str = Field(default="camera-styles", description="name of the run folder")
+    method: Literal["stargan"] = "stargan"
+    epochs: Count = Field(default=200, description="passes over the images")
+    evaluate_every: int = Field(default=10, ge=0, description="epochs between two pictures of samples; 0: at the end")
+    data: StyleDataSettings = StyleDataSettings()
+    batch: Count = Field(default=16, description="images in a step")
+    channels: Count = Field(default=64, description="of the first layer of generator and critic")
+    num_blocks: Count = Field(default=6, description="residual blocks of the generator")
+    critic_steps: Count = Field(default=5, description="steps of the critic for each of the generator")
+    cycle_weight: float = Field(default=10.0, ge=0, description="weight of the way to another camera and back")
+    camera_weight: float = Field(default=1.0, ge=0, description="weight of the classification of the camera")
+    penalty_weight: float = Field(default=10.0, ge=0, description="weight of the gradient penalty")
+    flip: Share = Field(default=0.5, description="probability of a horizontal flip")
+    average: float = Field(
+        default=0.0, ge=0, lt=1, description="share that a running mean of the generator keeps; 0: no such mean"
+    )
+    optimizer: OptimizerSettings = OptimizerSettings(
+        kind="adam", lr=1e-4, betas=(0.5, 0.999), weight_decay=0.0, schedule="linear"
+    )
 
 
 def load_settings(file: str | Path, overrides: Sequence[str] = ()) -> ExperimentSettings:
@@ -269,10 +315,17 @@ def load_settings(file: str | Path, overrides: Sequence[str] = ()) -> Experiment
     Raises:
         InputError: a file cannot be read, a key is unknown (the nearest valid one is named), a value is out of range.
     """
-    tree = _read_tree(Path(file), seen=())
-    for override in overrides:
-        tree = merge(tree, _override_tree(override))
-    return settings_of(tree, where=str(file))
+    return settings_of(_resolved_tree(Path(file), overrides, ExperimentSettings), where=str(file))
+
+
+def load_style_settings(file: str | Path | None, overrides: Sequence[str] = ()) -> StyleSettings:
+    """Settings of a training of camera styles; like :func:`load_settings`, and the defaults without a file.
+
+    Raises:
+        InputError: as :func:`load_settings`.
+    """
+    tree = _resolved_tree(None if file is None else Path(file), overrides, StyleSettings)
+    return _validated(StyleSettings, tree, where="command line" if file is None else str(file))
 
 
 def settings_of(tree: Mapping[str, Any], *, where: str) -> ExperimentSettings:
@@ -285,16 +338,9 @@ def settings_of(tree: Mapping[str, Any], *, where: str) -> ExperimentSettings:
     Raises:
         InputError: a key is unknown or a value does not fit.
     """
-    for key in _leaf_keys(tree):
-        _require_known(key, where=where)
-    try:
-        settings = ExperimentSettings.model_validate(tree)
-        pretrain_settings(settings)
-        return settings
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"{where}: {key}: {first['msg']}, got {first['input']!r}") from error
+    settings = _validated(ExperimentSettings, tree, where=where)
+    pretrain_settings(settings)
+    return settings
 
 
 def pretrain_settings(settings: ExperimentSettings) -> ExperimentSettings | None:
@@ -312,7 +358,7 @@ def pretrain_settings(settings: ExperimentSettings) -> ExperimentSettings | None
     return settings_of(merge(settings.model_dump(mode="json"), stage), where="pretrain")
 
 
-def dump_settings(settings: ExperimentSettings) -> str:
+def dump_settings(settings: TrainingSettings) -> str:
     """The settings as YAML, every key spelled out; reading it back gives equal settings."""
     return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
 
@@ -324,6 +370,24 @@ def merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
         old = merged.get(key)
         merged[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
     return merged
+
+
+def _validated(kind: type[AnySettings], tree: Mapping[str, Any], *, where: str) -> AnySettings:
+    for key in _leaf_keys(tree):
+        _require_known(key, kind, where=where)
+    try:
+        return kind.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"{where}: {key}: {first['msg']}, got {first['input']!r}") from error
+
+
+def _resolved_tree(file: Path | None, overrides: Sequence[str], kind: type[TrainingSettings]) -> dict[str, Any]:
+    tree = {} if file is None else _read_tree(file, seen=())
+    for override in overrides:
+        tree = merge(tree, _override_tree(override, kind))
+    return tree
 
 
 def _read_tree(file: Path, *, seen: tuple[Path, ...]) -> dict[str, Any]:
@@ -344,11 +408,11 @@ def _read_tree(file: Path, *, seen: tuple[Path, ...]) -> dict[str, Any]:
     return merge(merged, tree)
 
 
-def _override_tree(override: str) -> dict[str, Any]:
+def _override_tree(override: str, kind: type[TrainingSettings]) -> dict[str, Any]:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise InputError(f"{override!r} should be key=value, for example memory.temperature=0.1")
-    _require_known(key, where="command line")
+    _require_known(key, kind, where="command line")
     try:
         tree: Any = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -366,8 +430,8 @@ def _leaf_keys(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
             yield f"{prefix}{key}"
 
 
-def _require_known(key: str, *, where: str) -> None:
-    known = set(_setting_keys(ExperimentSettings))
+def _require_known(key: str, kind: type[TrainingSettings], *, where: str) -> None:
+    known = set(_setting_keys(kind))
     key = key.removeprefix("pretrain.")
     if key not in known:
         raise unknown_setting(key, known, where=where)

@@ -114,7 +114,8 @@ def gradient_penalty(score: Callable[[Tensor], Tensor], real: Tensor, fake: Tens
     share = share.view(-1, 1, 1, 1)
     mixed = (share * real.detach() + (1 - share) * fake.detach()).requires_grad_()
     (gradient,) = torch.autograd.grad(score(mixed).sum(), mixed, create_graph=True)
-    return (gradient.flatten(1).norm(dim=1) - 1).square().mean()
+    penalty: Tensor = (gradient.flatten(1).norm(dim=1) - 1).square().mean()
+    return penalty
 
 
 def _normed(convolution: nn.Conv2d | nn.ConvTranspose2d) -> list[nn.Module]:

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from reid_da import __version__
-from reid_da.cli import data, evaluate, pictures, train
+from reid_da.cli import camstyle, data, evaluate, pictures, train
 
 app = typer.Typer(
     name="reid-da",
@@ -16,6 +16,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.add_typer(data.app, name="data")
+app.add_typer(camstyle.app, name="camstyle")
 for command in (
     train.train,
     train.ablate,

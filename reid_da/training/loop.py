@@ -12,10 +12,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from reid_da.config import ExperimentSettings, dump_settings
+from reid_da.config import TrainingSettings, dump_settings
 from reid_da.errors import InputError
 from reid_da.images import Batch
 from reid_da.training.checkpoint import Checkpoint
+from reid_da.training.events import TensorBoardEvents
 from reid_da.training.progress import EpochProgress
 from reid_da.training.run_folder import RunFolder
 from reid_da.training.schedule import learning_rate_factor
@@ -95,11 +96,11 @@ class Trainer:
         batches: what it computes it from.
         optimizer: of the method's network.
         device: where the network is.
-        evaluate: figures of the network, for reporting only.
+        evaluate: figures of the network, for reporting only; empty if it draws pictures instead.
         epoch: epochs done.
     """
 
-    settings: ExperimentSettings
+    settings: TrainingSettings
     run: RunFolder
     method: Method
     batches: Batches
@@ -119,8 +120,10 @@ class Trainer:
 
         Raises:
             InputError: a loss or a weight is not finite; names the step and the term, or the weight. The last
-                checkpoint is kept.
+                checkpoint is kept. Or TensorBoard is asked for and not installed.
         """
+        if self.settings.tensorboard:
+            self.run.listeners.append(TensorBoardEvents(self.run.events_folder, self.run.records()).add)
         while self.epoch < self.settings.epochs:
             figures = self.train_epoch()
             self.epoch += 1
@@ -128,8 +131,9 @@ class Trainer:
             self._report(figures)
             if self.evaluate is not None and self._evaluation_is_due():
                 result = self.evaluate()
-                self.run.log({"kind": "evaluation", "epoch": self.epoch, **result})
-                logger.info("epoch %d: mAP %.1f %%, rank-1 %.1f %%", self.epoch, *_percent(result, "mAP", "rank1"))
+                if result:
+                    self.run.log({"kind": "evaluation", "epoch": self.epoch, **result})
+                    logger.info("epoch %d: mAP %.1f %%, rank-1 %.1f %%", self.epoch, *_percent(result, "mAP", "rank1"))
             self.run.save(self.epoch, self._checkpoint(), keep=self.settings.keep_checkpoints)
 
     def resume(self, checkpoint: Checkpoint | None) -> None:
@@ -249,6 +253,7 @@ class LossRecord:
     epoch: int
     _pending: list[dict[str, Tensor]] = field(default_factory=list)
     _sums: dict[str, float] = field(default_factory=dict)
+    _counts: dict[str, int] = field(default_factory=dict)
     _checked: int = 0
 
     def add(self, losses: dict[str, Tensor]) -> None:
@@ -270,17 +275,19 @@ class LossRecord:
                         "last checkpoint is kept; lower optimizer.lr, or set optimizer.clip_norm"
                     )
                 self._sums[name] = self._sums.get(name, 0.0) + value
+                self._counts[name] = self._counts.get(name, 0) + 1
             self._checked += 1
         self._pending.clear()
 
     def means(self) -> dict[str, float]:
-        """Mean of each loss over the steps looked at so far, as ``loss_NAME``."""
-        return {f"loss_{name}": value / self._checked for name, value in self._sums.items()}
+        """Mean of each loss over the steps looked at so far that had it, as ``loss_NAME``."""
+        return {f"loss_{name}": value / self._counts[name] for name, value in self._sums.items()}
 
 
-def settings_digest(settings: ExperimentSettings) -> str:
+def settings_digest(settings: TrainingSettings) -> str:
     """Hash of the settings that decide the numbers of a run."""
-    relevant = settings.model_copy(update={name: type(settings).model_fields[name].default for name in FREE_SETTINGS})
+    fields = type(settings).model_fields
+    relevant = settings.model_copy(update={name: fields[name].default for name in FREE_SETTINGS if name in fields})
     return hashlib.sha256(dump_settings(relevant).encode()).hexdigest()[:16]
 
 

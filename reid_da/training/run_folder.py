@@ -14,7 +14,7 @@ import torchvision
 
 import reid_da
 from reid_da.atomic import remove_leftovers, write_text
-from reid_da.config import ExperimentSettings, dump_settings, load_settings
+from reid_da.config import ExperimentSettings, TrainingSettings, dump_settings, load_settings
 from reid_da.errors import InputError
 from reid_da.training.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
 
@@ -32,7 +32,7 @@ class RunFolder:
         self.listeners: list[Callable[[Mapping[str, Any]], None]] = []
 
     @classmethod
-    def create(cls, path: Path, settings: ExperimentSettings) -> "RunFolder":
+    def create(cls, path: Path, settings: TrainingSettings) -> "RunFolder":
         """A new run folder with the resolved settings and the versions of the software.
 
         Raises:

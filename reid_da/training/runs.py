@@ -5,7 +5,6 @@ from pathlib import Path
 
 from reid_da.config import ExperimentSettings, pretrain_settings
 from reid_da.errors import InputError
-from reid_da.training.events import TensorBoardEvents
 from reid_da.training.run_folder import RunFolder
 from reid_da.training.setup import build_trainer
 
@@ -79,7 +78,5 @@ def _train(run: RunFolder, *, skip_damaged: bool) -> RunFolder:
         settings = settings.model_copy(update={"init_from": before.path})
     trainer = build_trainer(settings, run)
     trainer.resume(checkpoint)
-    if settings.tensorboard:
-        run.listeners.append(TensorBoardEvents(run.events_folder, run.records()).add)
     trainer.fit()
     return run

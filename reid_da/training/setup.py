@@ -158,7 +158,7 @@ def build_optimizer(network: ReIDNetwork, settings: ExperimentSettings) -> torch
     optimizer = settings.optimizer
     groups = network.parameter_groups(lr_new=optimizer.lr, lr_backbone=optimizer.lr * optimizer.backbone_lr_factor)
     if optimizer.kind == "adam":
-        return torch.optim.Adam(groups, weight_decay=optimizer.weight_decay)
+        return torch.optim.Adam(groups, betas=optimizer.betas, weight_decay=optimizer.weight_decay)
     return torch.optim.SGD(
         groups,
         momentum=optimizer.momentum,

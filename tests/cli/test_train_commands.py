@@ -122,6 +122,16 @@ def test_calibrate(run, config, small_sites, folder):
         load_calibration(folder / "calibration.json")
 
 
+def test_camera_styles(run, small_sites, folder):
+    arguments = ("data.image_size=[16, 8]", "channels=2", "num_blocks=1", "epochs=1", "tensorboard=true", "device=cpu")
+    outcome = run("camstyle", "train", small_sites / "site-b", *arguments, "-o", folder)
+    assert outcome.status == 0
+    assert (folder / "samples" / "epoch_0001.png").read_bytes().startswith(b"\x89PNG")
+    assert any((folder / "tensorboard").iterdir())
+    assert run("camstyle", "train", "--resume", folder).status == 0
+    assert "give either DATA or --resume RUN" in run("camstyle", "train").err
+
+
 def test_settings_prints_what_a_file_comes_to(run, config):
     shown = yaml.safe_load(run("settings", config, "loss_weight=0.5").out)
     assert shown["loss_weight"] == 0.5

@@ -37,3 +37,9 @@ def test_warm_up_is_linear_and_meets_the_schedule(schedule):
     assert got[0] == pytest.approx(0.01)
     assert got[5] == pytest.approx(0.505)
     assert got[10] == pytest.approx(1.0)
+
+
+def test_linear_falls_in_the_second_half():
+    got = factors(epochs=100, schedule="linear")
+    assert got[:51] == [1.0] * 51
+    assert (got[75], got[100]) == pytest.approx((0.5, 0.0))
