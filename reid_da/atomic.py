@@ -22,13 +22,18 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        _flush(temporary)
         # mkstemp makes private files; the result gets the permissions that a plain open() would give
         temporary.chmod(0o666 & ~_umask())
-        temporary.replace(target)
-        _flush(target.parent)
+        put_in_place(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def put_in_place(temporary: Path, target: Path) -> None:
+    """Let a finished file take the place of ``target``, in the same folder; on the disk before it has the name."""
+    _flush(temporary)
+    temporary.replace(target)
+    _flush(target.parent)
 
 
 @contextmanager

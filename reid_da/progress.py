@@ -10,13 +10,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 T = TypeVar("T")
 
 
-def track(items: Iterable[T], description: str, *, total: int | None = None) -> Iterator[T]:
+def track(items: Iterable[T], description: str, *, total: int | None = None, done: int = 0) -> Iterator[T]:
     """Yield ``items`` while a bar shows how many are done and the time left.
 
     Args:
         items: what to iterate over.
         description: what is being done, in a few words.
         total: number of items, needed where ``items`` has no length.
+        done: how many of ``total`` an earlier process has done; ``items`` are the others.
     """
     if total is None and isinstance(items, Sequence):
         total = len(items)
@@ -26,7 +27,7 @@ def track(items: Iterable[T], description: str, *, total: int | None = None) -> 
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(description, total=total)
+        task = progress.add_task(description, total=total, completed=done)
         for item in items:
             yield item
             progress.advance(task)

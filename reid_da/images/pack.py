@@ -4,6 +4,7 @@ import hashlib
 import logging
 import os
 import re
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -134,14 +135,18 @@ def pack_images(
     path = folder / f"{name}-{table.fingerprint}-{size[0]}x{size[1]}-{interpolation}.pack"
     workers = num_workers or available_cores()
     decode = partial(decode_row, table, size=size, interpolation=interpolation)
-    images = map(_as_views, map_ahead(decode, range(len(table)), workers=workers, ahead=8 * workers))
+
+    def images(done: int) -> Iterator[NDArray[np.uint8] | FailedImage]:
+        decoded = map_ahead(decode, range(done, len(table)), workers=workers, ahead=8 * workers)
+        return track(map(_as_views, decoded), f"packing {table.name}", total=len(table), done=done)
+
     pack = open_or_build(
         path,
-        track(images, f"packing {table.name}", total=len(table)),
+        images,
         shape=(len(table), 1, *size, 3),
         recipe={
             "images": table.fingerprint,
-            "image files": _digest_of_files(table),
+            "image files": digest_of_files(table),
             "interpolation": interpolation,
         },
         num_workers=workers,
@@ -159,7 +164,7 @@ def _as_views(image: NDArray[np.uint8] | FailedImage) -> NDArray[np.uint8] | Fai
     return image if isinstance(image, FailedImage) else image[None]
 
 
-def _digest_of_files(table: SampleTable) -> str:
+def digest_of_files(table: SampleTable) -> str:
     """Hash of the sizes and times of modification of the files, which tells whether one was changed."""
     digest = hashlib.sha256()
     for row in range(len(table)):

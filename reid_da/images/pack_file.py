@@ -3,7 +3,8 @@
 Layout: the pixels (N, V, H, W, 3) from the first byte on, so that they can be mapped into memory; N little-endian
 uint32 CRC-32 values, one for the V views of each image; a JSON description; 24 bytes with N, the length of the
 description, the CRC-32 of both, and a signature. As it is one file, one rename replaces all of it, and a file that was
-cut off has no signature.
+cut off has no signature. Until then it lies beside its place, and a process that was killed over it has not worked in
+vain; see :class:`~reid_da.images.partial_pack.PartialPack`.
 """
 
 import fcntl
@@ -15,18 +16,18 @@ import os
 import shutil
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reid_da.atomic import atomic_path
 from reid_da.errors import InputError
 from reid_da.images.ahead import map_ahead
+from reid_da.images.partial_pack import PartialPack
 from reid_da.images.source import FailedImage
 from reid_da.progress import track
 
@@ -38,6 +39,9 @@ _CHECKSUM = np.dtype("<u4")
 
 CACHE_VARIABLE = "REID_DA_CACHE"
 """Environment variable that names the folder of all caches."""
+
+MakeImages: TypeAlias = Callable[[int], Iterable[NDArray[np.uint8] | FailedImage]]
+"""From the number of images that are done to the others: the (V, H, W, 3) pixels of each, or why it has none."""
 
 _REMEDY = f"name another folder with cache_dir or {CACHE_VARIABLE}, or decode on the fly with cache='never'"
 
@@ -74,7 +78,7 @@ def pack_bytes(shape: tuple[int, ...]) -> int:
 
 def open_or_build(
     path: Path,
-    images: Iterable[NDArray[np.uint8] | FailedImage],
+    images: MakeImages,
     *,
     shape: tuple[int, int, int, int, int],
     recipe: dict[str, str],
@@ -83,11 +87,12 @@ def open_or_build(
 ) -> PackFile:
     """The packed file at ``path``, written first if there is none or it is not usable, with the reason in the log.
 
-    If several processes want it at once, one writes it and the others wait for that one.
+    If several processes want it at once, one writes it and the others wait for that one. What a killed process has
+    written is gone on with.
 
     Args:
         path: the file.
-        images: for each of the N images its (V, H, W, 3) pixels, or why it has none; read only if they are needed.
+        images: makes the N images; asked only if they are needed.
         shape: N, V, H, W and 3.
         recipe: what the pixels are made of and how, as names and values; a file with others is not usable.
         num_workers: number of threads that compute checksums.
@@ -140,17 +145,13 @@ def _check_room(folder: Path, needed: int, *, max_disk_share: float) -> None:
 
 
 def write_pack(
-    path: Path,
-    images: Iterable[NDArray[np.uint8] | FailedImage],
-    *,
-    shape: tuple[int, int, int, int, int],
-    recipe: dict[str, str],
+    path: Path, images: MakeImages, *, shape: tuple[int, int, int, int, int], recipe: dict[str, str]
 ) -> None:
-    """Write a packed file, whole or not at all.
+    """Write a packed file, whole or not at all, and with what a killed process has written of it already.
 
     Args:
         path: the file; one that exists is replaced.
-        images: for each of the N images its (V, H, W, 3) pixels, or why it has none.
+        images: makes the N images, or those that are left.
         shape: N, V, H, W and 3.
         recipe: what the pixels are made of and how, as names and values.
 
@@ -158,24 +159,23 @@ def write_pack(
         OSError: the file cannot be written.
     """
     blank = np.zeros(shape[1:], dtype=np.uint8)
-    checksums = np.zeros(shape[0], dtype=_CHECKSUM)
-    failed = []
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        for index, image in enumerate(images):
+    description = {"version": VERSION, "shape": list(shape), "recipe": recipe}
+    with PartialPack(path, description=description, image_bytes=blank.size) as partial:
+        if len(partial):
+            logger.info("%s: going on after %d of %d images", path, len(partial), shape[0])
+        for index, image in enumerate(images(len(partial)), start=len(partial)):
             if isinstance(image, FailedImage):
                 assert image.index == index
-                failed.append(asdict(image))
-                image = blank
+                partial.append(blank, reason=image.reason)
+                continue
             assert image.shape == blank.shape
             assert image.dtype == np.uint8
-            pixels = np.ascontiguousarray(image).data
-            checksums[index] = zlib.crc32(pixels)
-            file.write(pixels)
-        assert file.tell() == blank.size * shape[0]
-        description = {"version": VERSION, "shape": shape, "recipe": recipe, "failed": failed}
-        text = json.dumps(description).encode()
-        trailer = checksums.tobytes() + text
-        file.write(trailer + _TAIL.pack(shape[0], len(text), zlib.crc32(trailer), _SIGNATURE))
+            partial.append(image)
+        assert len(partial) == shape[0]
+        failed = [asdict(failure) for failure in partial.failed]
+        text = json.dumps({**description, "failed": failed}).encode()
+        trailer = np.array(partial.checksums, dtype=_CHECKSUM).tobytes() + text
+        partial.finish(trailer + _TAIL.pack(shape[0], len(text), zlib.crc32(trailer), _SIGNATURE))
 
 
 def read_pack(

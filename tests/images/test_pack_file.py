@@ -26,8 +26,8 @@ def pixels(seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, SHAPE, dtype=np.uint8)
 
 
-def write(path: Path, **changes) -> None:
-    write_pack(path, iter(changes.pop("images", pixels())), shape=SHAPE, recipe=RECIPE | changes)
+def write(path: Path, images=None) -> None:
+    write_pack(path, lambda done: (pixels() if images is None else images)[done:], shape=SHAPE, recipe=RECIPE)
 
 
 def unusable(path: Path, **changes) -> str:
@@ -103,32 +103,35 @@ def test_reasons(tmp_path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch
     assert unusable(path) == "it is of version 1, not 2"
 
 
+def all_of(images):
+    return lambda done: images[done:]
+
+
 def build(path: Path, images, **options):
     return open_or_build(path, images, shape=SHAPE, recipe=RECIPE, num_workers=1, **options)
 
 
 def test_images_are_read_only_if_needed(tmp_path: Path) -> None:
-    def never():
+    def never(done: int):
         raise AssertionError
-        yield
 
-    first = build(tmp_path / "new" / "a.pack", iter(pixels()))
-    second = build(tmp_path / "new" / "a.pack", never())
+    first = build(tmp_path / "new" / "a.pack", all_of(pixels()))
+    second = build(tmp_path / "new" / "a.pack", never)
     np.testing.assert_array_equal(first.pixels, second.pixels)
 
 
 def test_rebuilding_leaves_open_packs_as_they_are(tmp_path: Path) -> None:
-    first = build(tmp_path / "a.pack", iter(pixels(0)))
+    first = build(tmp_path / "a.pack", all_of(pixels(0)))
     write(tmp_path / "a.pack", images=pixels(1))
     np.testing.assert_array_equal(first.pixels, pixels(0))
-    np.testing.assert_array_equal(build(tmp_path / "a.pack", iter(())).pixels, pixels(1))
+    np.testing.assert_array_equal(build(tmp_path / "a.pack", all_of(())).pixels, pixels(1))
 
 
 def test_one_builds_while_others_wait(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     builds, begun = [], threading.Event()
 
-    def images():
+    def images(done: int):
         builds.append(1)
         begun.set()
         waiting.wait(timeout=5)
@@ -136,7 +139,7 @@ def test_one_builds_while_others_wait(tmp_path: Path, caplog: pytest.LogCaptureF
 
     waiting = threading.Event()
     results = []
-    threads = [threading.Thread(target=lambda: results.append(build(tmp_path / "a.pack", images()))) for _ in range(3)]
+    threads = [threading.Thread(target=lambda: results.append(build(tmp_path / "a.pack", images))) for _ in range(3)]
     threads[0].start()
     begun.wait(timeout=5)
     for thread in threads[1:]:
@@ -151,12 +154,12 @@ def test_one_builds_while_others_wait(tmp_path: Path, caplog: pytest.LogCaptureF
 
 
 def test_error_while_building_leaves_nothing(tmp_path: Path) -> None:
-    def images():
+    def images(done: int):
         yield pixels()[0]
         raise KeyError("boom")
 
     with pytest.raises(KeyError, match="boom"):
-        build(tmp_path / "a.pack", images())
+        build(tmp_path / "a.pack", images)
     assert [path.name for path in tmp_path.iterdir()] == ["a.pack.lock"]
 
 
@@ -165,41 +168,103 @@ import sys, time
 from pathlib import Path
 import numpy as np
 from reid_da.images.pack_file import open_or_build
-def images():
-    yield np.ones((2, 4, 3, 3), dtype=np.uint8)
+def images(done):
+    assert not done
+    for image in np.load(sys.argv[2])[:3]:
+        yield image
     print("begun", flush=True)
     time.sleep(60)
-open_or_build(Path(sys.argv[1]), images(), shape=(5, 2, 4, 3, 3), recipe={}, num_workers=1)
+open_or_build(
+    Path(sys.argv[1]),
+    images,
+    shape=(5, 2, 4, 3, 3),
+    recipe={"images": "abc", "interpolation": "bilinear"},
+    num_workers=1,
+)
 """
 
 
-def test_kill_while_building_leaves_no_pack(tmp_path: Path) -> None:
+@pytest.fixture
+def killed(tmp_path: Path) -> Path:
+    """A pack whose writer was killed after three of five images."""
     path = tmp_path / "a.pack"
-    with subprocess.Popen([sys.executable, "-c", KILLED, path], stdout=subprocess.PIPE) as process:
+    np.save(tmp_path / "pixels.npy", pixels())
+    arguments = [sys.executable, "-c", KILLED, path, tmp_path / "pixels.npy"]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"begun\n"
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert not path.exists()
-    assert len(list(tmp_path.glob(".a.pack.*.tmp"))) == 1
-    np.testing.assert_array_equal(build(path, iter(pixels())).pixels, pixels())
-    assert not list(tmp_path.glob(".a.pack.*.tmp"))
+    return path
+
+
+def finish(path: Path, images=None, **recipe) -> int:
+    """Build the pack; how many images were there already."""
+    begun = []
+
+    def rest(done: int):
+        begun.append(done)
+        return (pixels() if images is None else images)[done:]
+
+    expected = pixels() if images is None else images
+    pack = open_or_build(path, rest, shape=SHAPE, recipe=RECIPE | recipe, num_workers=1)
+    np.testing.assert_array_equal(pack.pixels, expected)
+    assert not list(path.parent.glob(".a.pack*"))
+    return begun[0]
+
+
+def test_a_killed_writer_has_not_worked_in_vain(killed: Path) -> None:
+    assert finish(killed) == 3
+
+
+def test_images_that_a_kill_cut_off_or_spoiled_are_made_again(killed: Path) -> None:
+    part = killed.with_name(".a.pack.part")
+    content = bytearray(part.read_bytes())
+    content[2 * pixels()[0].size + 5] ^= 1
+    part.write_bytes(content)
+    assert finish(killed) == 2
+
+
+@pytest.mark.parametrize(("cut", "left"), [(1, 2), (pixels()[0].size, 2), (3 * pixels()[0].size, 0)])
+def test_pixels_behind_the_log(killed: Path, cut: int, left: int) -> None:
+    part = killed.with_name(".a.pack.part")
+    part.write_bytes(part.read_bytes()[:-cut])
+    assert finish(killed) == left
+
+
+def test_log_behind_the_pixels(killed: Path) -> None:
+    log = killed.with_name(".a.pack.part.log")
+    log.write_text(log.read_text()[:-3])
+    assert finish(killed) == 2
+
+
+def test_part_of_another_pack_is_dropped(killed: Path) -> None:
+    assert finish(killed, pixels(1), interpolation="bicubic") == 0
+
+
+def test_failed_images_survive_a_kill(killed: Path) -> None:
+    log = killed.with_name(".a.pack.part.log")
+    header, first, second, third = log.read_text().splitlines()
+    log.write_text("\n".join([header, first, second.replace("null", '"cut off"'), third]) + "\n")
+    pack = build(killed, all_of(pixels()))
+    assert pack.failed == (FailedImage(index=1, reason="cut off"),)
 
 
 def test_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=500))
-    build(tmp_path / "fits.pack", iter(pixels()))
+    build(tmp_path / "fits.pack", all_of(pixels()))
     with pytest.raises(CacheUnavailableError, match=r"needs 0.0 GB, but may take 50% of the 0.0 GB .* REID_DA_CACHE"):
-        build(tmp_path / "a.pack", iter(pixels()), max_disk_share=0.5)
+        build(tmp_path / "a.pack", all_of(pixels()), max_disk_share=0.5)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=370))
     with pytest.raises(CacheUnavailableError):
-        build(tmp_path / "a.pack", iter(pixels()))
+        build(tmp_path / "a.pack", all_of(pixels()))
 
 
 def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(CacheUnavailableError, match=r"file/a.pack: cannot write the cache of images \("):
-        build(tmp_path / "file" / "a.pack", iter(pixels()))
+        build(tmp_path / "file" / "a.pack", all_of(pixels()))
 
 
 def test_wrong_number_of_images_is_a_programming_error(tmp_path: Path) -> None:

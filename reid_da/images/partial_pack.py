@@ -1,0 +1,113 @@
+"""A packed file in the making, which the next process goes on with if this one is killed."""
+
+import json
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reid_da.atomic import put_in_place
+from reid_da.images.source import FailedImage
+
+
+class PartialPack:
+    """Pixels beside the place where they shall be, and a log of them: a line of JSON for what they are and each image.
+
+    As a context it removes both files when an error ends it. A kill leaves them, and whoever opens the same pack again
+    keeps the images whose checksums agree with the log, up to the first that does not.
+
+    Attributes:
+        checksums: CRC-32 of each image that is done.
+        failed: those of them that could not be made, whose pixels are zero.
+    """
+
+    def __init__(self, path: Path, *, description: Mapping[str, Any], image_bytes: int) -> None:
+        """Open what there is, or begin.
+
+        Args:
+            path: where the finished file goes.
+            description: of the file; what was written for another one is dropped.
+            image_bytes: of all views of an image.
+
+        Raises:
+            OSError: the files cannot be written.
+        """
+        self.checksums: list[int] = []
+        self.failed: list[FailedImage] = []
+        self._path = path
+        self._pixels_path = path.with_name(f".{path.name}.part")
+        self._log_path = path.with_name(f".{path.name}.part.log")
+        self._header = json.dumps(description)
+        self._image_bytes = image_bytes
+        lines = self._recover()
+        self._log = self._log_path.open("w", encoding="utf-8")
+        self._log.writelines(f"{line}\n" for line in (self._header, *lines))
+        self._log.flush()
+        # unbuffered: what the log knows has been handed to the system before
+        self._pixels = self._pixels_path.open("r+b" if lines else "wb", buffering=0)
+        self._pixels.truncate(len(self) * image_bytes)
+        self._pixels.seek(0, 2)
+
+    def __len__(self) -> int:
+        return len(self.checksums)
+
+    def __enter__(self) -> "PartialPack":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._pixels.close()
+        self._log.close()
+        if isinstance(error, Exception):
+            self._pixels_path.unlink(missing_ok=True)
+        if error is None or isinstance(error, Exception):
+            self._log_path.unlink(missing_ok=True)
+
+    def append(self, image: NDArray[np.uint8], *, reason: str | None = None) -> None:
+        """Write the pixels of the next image, and why it could not be made if they only stand in for it."""
+        pixels = np.ascontiguousarray(image).data
+        checksum = zlib.crc32(pixels)
+        self._write(pixels)
+        self._note(checksum, reason)
+        self._log.write(json.dumps([checksum, reason]) + "\n")
+        self._log.flush()
+
+    def finish(self, trailer: bytes) -> None:
+        """Write what follows the pixels, and put the file in its place."""
+        self._write(memoryview(trailer))
+        put_in_place(self._pixels_path, self._path)
+
+    def _write(self, content: memoryview) -> None:
+        content = content.cast("B")
+        while len(content):
+            content = content[self._pixels.write(content) :]
+
+    def _note(self, checksum: int, reason: str | None) -> None:
+        if reason is not None:
+            self.failed.append(FailedImage(index=len(self), reason=reason))
+        self.checksums.append(checksum)
+
+    def _recover(self) -> list[str]:
+        """Lines of the log whose images are whole."""
+        try:
+            header, *lines = self._log_path.read_text(encoding="utf-8").splitlines()
+        except (FileNotFoundError, ValueError):
+            return []
+        if header != self._header or not self._pixels_path.exists():
+            return []
+        with self._pixels_path.open("rb") as pixels:
+            for number, line in enumerate(lines):
+                content = pixels.read(self._image_bytes)
+                try:
+                    checksum, reason = json.loads(line)
+                except ValueError:
+                    return lines[:number]
+                if len(content) < self._image_bytes or zlib.crc32(content) != checksum:
+                    return lines[:number]
+                self._note(checksum, reason)
+        return lines
