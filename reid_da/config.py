@@ -92,6 +92,7 @@ class BatchSettings(Settings):
 
     source: Count = Field(default=128, description="source images in a step")
     target: Count = Field(default=128, description="target images in a step")
+    restyled: Count = Field(default=46, description="restyled source images in a step of method camstyle")
     instances: Count = Field(
         default=1, description="images of each source identity in a batch; 1: no grouping by identity"
     )
@@ -178,13 +179,22 @@ class MemorySettings(Settings):
 class ViewSettings(Settings):
     """Camera-style views of target images."""
 
-    style: Literal["statistics", "histogram", "files"] = Field(
-        default="files", description="colour statistics, histogram matching, or ready-made images"
+    style: str = Field(
+        default="files",
+        description="statistics (of colours), histogram (matching), files (ready-made, beside the training images), or "
+        "a path: a run of `camstyle train`, packed styles, or a folder of ready-made images",
     )
-    folder: Path | None = Field(
-        default=None, description="folder of ready-made images; found beside the training images"
-    )
+    per_image: Count = Field(default=1, description="views of each target image in a batch, of different cameras")
     on_missing: Literal["raise", "real"] = Field(default="raise", description="what stands in for a missing image")
+
+
+class CamStyleSettings(Settings):
+    """Training on restyled copies of the source (Zhong et al., CVPR 2018)."""
+
+    cameras: Literal["target", "source"] = Field(
+        default="target", description="whose styles: the target's, to adapt; the source's own, to train better on it"
+    )
+    label_smoothing: float = Field(default=0.1, ge=0, lt=1, description="for the restyled images alone")
 
 
 class InvarianceSettings(Settings):
@@ -245,8 +255,10 @@ class TrainingSettings(Settings):
 class ExperimentSettings(TrainingSettings):
     """Everything that defines a training run of a re-ID model."""
 
-    method: Literal["ecn", "source", "supervised"] = Field(
-        default="ecn", description="adapt; train on the source alone; train on the target's labels (an upper bound)"
+    method: Literal["ecn", "camstyle", "source", "supervised"] = Field(
+        default="ecn",
+        description="ecn: adapt; camstyle: train on the source and on restyled copies of it; source: train on the "
+        "source alone; supervised: train on the target's labels (an upper bound)",
     )
     steps_per_epoch: int = Field(default=0, ge=0, description="0: one pass over the source images")
     loss_weight: Share = Field(default=0.3, description="lambda of the paper: weight of the target loss")
@@ -265,6 +277,7 @@ class ExperimentSettings(TrainingSettings):
     memory: MemorySettings = MemorySettings()
     views: ViewSettings = ViewSettings()
     invariance: InvarianceSettings = InvarianceSettings()
+    camstyle: CamStyleSettings = CamStyleSettings()
 
 
 class StyleDataSettings(Settings):

@@ -1,6 +1,8 @@
 """Camera-style views of target images: the same person as another camera would have taken the picture."""
 
-from reid_da.camstyle.creation import Style, create_views
+from reid_da.camstyle.cache import PackedViews, open_packed_views, pack_views, style_cache_path
+from reid_da.camstyle.creation import Style, create_foreign_views, create_views
+from reid_da.camstyle.export import write_styled_images
 from reid_da.camstyle.files import FileViews, StyledImages, find_styled_images
 from reid_da.camstyle.transfer import ColourTransfer, TransferViews
 from reid_da.camstyle.views import CameraViews, sample_views
@@ -9,10 +11,16 @@ __all__ = [
     "CameraViews",
     "ColourTransfer",
     "FileViews",
+    "PackedViews",
     "Style",
     "StyledImages",
     "TransferViews",
+    "create_foreign_views",
     "create_views",
     "find_styled_images",
+    "open_packed_views",
+    "pack_views",
     "sample_views",
+    "style_cache_path",
+    "write_styled_images",
 ]

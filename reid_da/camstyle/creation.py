@@ -2,20 +2,22 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
 
 import torch
+from torch import Tensor
 
 from reid_da.camstyle.files import FileViews, OnMissing, find_styled_images
 from reid_da.camstyle.histogram import HistogramTransfer, camera_histograms
 from reid_da.camstyle.statistics import StatisticsTransfer, camera_statistics
-from reid_da.camstyle.transfer import TransferViews
+from reid_da.camstyle.transfer import ColourTransfer, TransferViews
 from reid_da.camstyle.views import CameraViews
 from reid_da.datasets import SampleTable
 from reid_da.errors import InputError, first_few, unknown_name
-from reid_da.images import ImageSource, open_images
+from reid_da.images import FailedImage, ImageSource, open_images
 
 Style = Literal["statistics", "histogram", "files"]
 """How camera views come about: by colour statistics, by histogram matching, or as ready-made files."""
@@ -65,12 +67,68 @@ def create_views(
         names = first_few(f"c{camid + 1}" for camid in unseen)
         logger.warning("%s: no images of camera %s: views for it are the real images", table.name, names)
     camids = torch.tensor(table.camids)
-    transfer: StatisticsTransfer | HistogramTransfer
-    if style == "statistics":
-        transfer = StatisticsTransfer(camera_statistics(source, camids, num_cameras=num_cameras))
-    else:
-        transfer = HistogramTransfer(camera_histograms(source, camids, num_cameras=num_cameras))
+    transfer = _colour_transfer(style, source, camids, num_cameras=num_cameras)
     return TransferViews(source, camids, transfer, num_cameras=num_cameras)
+
+
+def create_foreign_views(
+    style: Literal["statistics", "histogram"],
+    source: ImageSource,
+    camids: Tensor,
+    *,
+    target: ImageSource,
+    target_camids: Tensor,
+    num_target_cameras: int,
+) -> CameraViews:
+    """Views of images of one data set in the styles of the cameras of another, as CamStyle adapts a model with.
+
+    Args:
+        style: how the views are made.
+        source: the N images.
+        camids: (N,) int64 cameras that took them.
+        target: images of the other data set, of the same size.
+        target_camids: (M,) int64 cameras that took those.
+        num_target_cameras: number C of cameras of the other data set, of which there are views.
+    """
+    # the cameras of both data sets, those of the target first, so that view c is in the style of its camera c
+    own = camids + num_target_cameras
+    num_cameras = int(own.max()) + 1
+    both = _Joined(target, source)
+    transfer = _colour_transfer(style, both, torch.cat([target_camids, own]), num_cameras=num_cameras)
+    return TransferViews(source, own, transfer, num_cameras=num_target_cameras)
+
+
+def _colour_transfer(style: str, source: ImageSource, camids: Tensor, *, num_cameras: int) -> ColourTransfer:
+    if style == "statistics":
+        return StatisticsTransfer(camera_statistics(source, camids, num_cameras=num_cameras))
+    return HistogramTransfer(camera_histograms(source, camids, num_cameras=num_cameras))
+
+
+class _Joined:
+    """The images of one source after those of another."""
+
+    def __init__(self, first: ImageSource, second: ImageSource) -> None:
+        self._first = first
+        self._second = second
+        self.size = first.size
+
+    @property
+    def failed(self) -> tuple[FailedImage, ...]:
+        """Images known to be undecodable."""
+        moved = (replace(failure, index=failure.index + len(self._first)) for failure in self._second.failed)
+        return (*self._first.failed, *moved)
+
+    def __len__(self) -> int:
+        return len(self._first) + len(self._second)
+
+    def gather(self, index: Tensor, views: Tensor | None = None) -> Tensor:
+        """(B, 3, H, W) uint8 images; those of the second source come after the first's."""
+        assert views is None
+        is_first = index < len(self._first)
+        images = torch.empty((len(index), 3, *self.size), dtype=torch.uint8, memory_format=torch.channels_last)
+        images[is_first] = self._first.gather(index[is_first])
+        images[~is_first] = self._second.gather(index[~is_first] - len(self._first))
+        return images
 
 
 def _check_table(source: ImageSource, table: SampleTable, *, num_cameras: int) -> None:

@@ -29,6 +29,8 @@ OnMissing = Literal["raise", "real"]
 
 _STYLED_STEM = re.compile(r".+_fake_(?P<own>\d+to)?\d+")
 _CYCLEGAN, _STARGAN = "{stem}_fake_{own}to{wanted}", "{stem}_fake_{wanted}"
+NAMES = {"cyclegan": _CYCLEGAN, "stargan": _STARGAN}
+"""Published names of ready-made views, without suffix, cameras counted from 1."""
 
 logger = logging.getLogger(__name__)
 
@@ -156,7 +158,7 @@ def find_styled_images(
     if on_missing not in ("raise", "real"):
         raise InputError(f"on_missing must be raise or real, got {on_missing!r}")
     folder = default_folder(table) if folder is None else folder
-    stems = _unique_stems(table)
+    stems = unique_stems(table)
     names = _list_by_stem(folder)
     template = _find_template(names, folder=folder)
     seen = set(table.cameras.tolist())
@@ -173,8 +175,12 @@ def find_styled_images(
     return _styled_images(table, found, tuple(missing), folder=folder, num_cameras=num_cameras)
 
 
-def _unique_stems(table: SampleTable) -> list[str]:
-    """Names of the images without folder and suffix, from which those of their views are made."""
+def unique_stems(table: SampleTable) -> list[str]:
+    """Names of the images without folder and suffix, from which those of their views are made.
+
+    Raises:
+        InputError: images in different folders have one name.
+    """
     stems = [PurePosixPath(path).stem for path in table.paths]
     repeated = [stem for stem, count in Counter(stems).items() if count > 1]
     if repeated:

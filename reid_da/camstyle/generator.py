@@ -1,7 +1,9 @@
 """A trained generator as a source of camera views."""
 
+import hashlib
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from reid_da.camstyle.stargan import StarGenerator
 
@@ -17,6 +19,11 @@ class GeneratorTransfer:
         self._generator = generator
         self._device = next(generator.parameters()).device
 
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the generator's weights."""
+        return weights_fingerprint(self._generator)
+
     @torch.inference_mode()
     def __call__(self, images: Tensor, from_camids: Tensor, to_camids: Tensor) -> Tensor:  # noqa: ARG002
         """(B, 3, H, W) uint8 RGB images on the CPU in the styles asked for, channels last in memory.
@@ -28,6 +35,14 @@ class GeneratorTransfer:
         """
         styled = self._generator(to_signed(images.to(self._device)), to_camids.to(self._device))
         return from_signed(styled).cpu().contiguous(memory_format=torch.channels_last)
+
+
+def weights_fingerprint(module: nn.Module) -> str:
+    """Hash of all parameters of a module."""
+    digest = hashlib.sha256()
+    for parameter in module.parameters():
+        digest.update(parameter.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def to_signed(images: Tensor) -> Tensor:

@@ -32,7 +32,15 @@ class ColourTransfer(Protocol):
 class TransferViews:
     """Camera views that a colour transfer makes of a source's images; see :class:`~reid_da.camstyle.CameraViews`."""
 
-    def __init__(self, source: ImageSource, camids: Tensor, transfer: ColourTransfer, *, num_cameras: int) -> None:
+    def __init__(
+        self,
+        source: ImageSource,
+        camids: Tensor,
+        transfer: ColourTransfer,
+        *,
+        num_cameras: int,
+        block_size: int = _BLOCK_SIZE,
+    ) -> None:
         """Put the parts together.
 
         Args:
@@ -40,6 +48,7 @@ class TransferViews:
             camids: (N,) int64 camera of each.
             transfer: makes the views.
             num_cameras: number of cameras that ``transfer`` knows.
+            block_size: images that ``transfer`` gets at a time, at most.
 
         Raises:
             ValueError: source and cameras differ in length.
@@ -50,6 +59,7 @@ class TransferViews:
         self._source = source
         self._camids = camids
         self._transfer = transfer
+        self._block_size = block_size
 
     @property
     def size(self) -> tuple[int, int]:
@@ -80,7 +90,7 @@ class TransferViews:
             return images
         check_index(views, self.num_cameras)
         own = self._camids[index]
-        for changed in torch.split((views != own).nonzero().flatten(), _BLOCK_SIZE):
+        for changed in torch.split((views != own).nonzero().flatten(), self._block_size):
             images[changed] = self._transfer(images[changed], own[changed], views[changed])
         return images
 

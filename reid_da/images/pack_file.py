@@ -192,18 +192,36 @@ def read_pack(
     Raises:
         UnusablePackError: the file is absent, cut off, damaged, of another version, shape or recipe.
     """
-    try:
+    with _readable():
         checksums, description = _read_trailer(path)
         _check_current(description, shape, recipe)
         # asarray: every batch would pay for the methods of memmap's own class
         pixels = np.asarray(np.memmap(path, dtype=np.uint8, mode="r", shape=shape))
+    _verify(pixels, checksums, num_workers=num_workers)
+    failed = tuple(FailedImage(**failure) for failure in description["failed"])
+    return PackFile(pixels=pixels, recipe=description["recipe"], failed=failed)
+
+
+def describe_pack(path: Path) -> tuple[tuple[int, ...], dict[str, str]]:
+    """Shape N, V, H, W, 3 and recipe of a packed file, whose pixels are not looked at.
+
+    Raises:
+        UnusablePackError: the file is absent, cut off, or its description is damaged.
+    """
+    with _readable():
+        _, description = _read_trailer(path)
+    return tuple(description["shape"]), description["recipe"]
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    """Turn errors of the system into reasons why a file is not usable."""
+    try:
+        yield
     except FileNotFoundError:
         raise UnusablePackError("there is none") from None
     except OSError as error:
         raise UnusablePackError(f"it cannot be read ({error.strerror or error})") from error
-    _verify(pixels, checksums, num_workers=num_workers)
-    failed = tuple(FailedImage(**failure) for failure in description["failed"])
-    return PackFile(pixels=pixels, recipe=description["recipe"], failed=failed)
 
 
 def _read_trailer(path: Path) -> tuple[NDArray[np.uint32], dict[str, Any]]:

@@ -14,9 +14,10 @@ ROWS: dict[str, dict[str, Any]] = {
     "e+c": {"invariance": {"exemplar": True, "camera": True, "neighborhood": False}},
     "e+n": {"invariance": {"exemplar": True, "camera": False, "neighborhood": True}},
     "e+c+n": {"invariance": {"exemplar": True, "camera": True, "neighborhood": True}},
+    "camstyle": {"method": "camstyle"},
     "supervised": {"method": "supervised"},
 }
-"""The rows of the ablation table of Zhong et al. (CVPR 2019) as changes of the settings."""
+"""The rows of the ablation table of Zhong et al. (CVPR 2019) as changes of the settings, and CamStyle, a comparator."""
 
 
 Results: TypeAlias = tuple[Mapping[str, float], ...]

@@ -25,11 +25,11 @@ from reid_da.images import (
     usable_rows,
 )
 from reid_da.images.augment import IMAGENET_MEAN, IMAGENET_STD
+from reid_da.training.device import choose_device
 from reid_da.training.loop import Trainer
 from reid_da.training.methods.stargan import StarGANTraining, StarNetworks
 from reid_da.training.run_folder import RunFolder
 from reid_da.training.seeds import derived_seed
-from reid_da.training.setup import choose_device
 
 CROP_AREA = 1 / 1.125**2
 """Share of the area that a random crop keeps: published as resizing to 288x144 and cropping 256x128."""

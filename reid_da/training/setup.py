@@ -3,12 +3,11 @@
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
 import torch
 
-from reid_da.camstyle import create_views
 from reid_da.config import ExperimentSettings, HeadSettings
 from reid_da.datasets import Dataset, SampleTable, load_dataset
 from reid_da.errors import InputError
@@ -20,11 +19,14 @@ from reid_da.memory.exemplar import ExemplarMemory
 from reid_da.models.backbones import create_backbone
 from reid_da.models.reid_net import ReIDNetwork
 from reid_da.models.weights import match_state_dict, read_state_dict
-from reid_da.training.loop import Trainer
+from reid_da.training.device import choose_device
+from reid_da.training.loop import Method, Trainer
+from reid_da.training.methods.camstyle import CamStyle
 from reid_da.training.methods.ecn import ECN
 from reid_da.training.run_folder import RunFolder
 from reid_da.training.seeds import derived_seed
 from reid_da.training.streams import TrainingImages, TrainingStreams
+from reid_da.training.styles import open_foreign_style, open_style
 
 logger = logging.getLogger(__name__)
 
@@ -43,44 +45,22 @@ def build_trainer(settings: ExperimentSettings, run: RunFolder) -> Trainer:
         torch.set_num_threads(settings.precision.threads)
     device = torch.device(choose_device(settings.device))
     data = _DataSets(settings)
-    source, target = _training_images(settings, data)
-    streams = TrainingStreams(settings, source=source, target=target, device=device)
-    network = build_network(settings, num_classes=source.table.num_pids).to(device)
+    images = _training_images(settings, data)
+    streams = TrainingStreams(settings, images=images, device=device)
+    network = build_network(settings, num_classes=images["source"].table.num_pids).to(device)
     if settings.precision.channels_last:
         network = network.to(memory_format=torch.channels_last)
-    method = ECN(
-        network,
-        _memory(settings, target, network),
-        settings=settings,
-        source_labels=torch.from_numpy(source.table.labels()).to(device),
-        **_target_columns(target, device),
-    )
     if settings.precision.compile:
         network.backbone.compile()
     return Trainer(
         settings=settings,
         run=run,
-        method=method,
+        method=_method(settings, network, images, device),
         batches=streams,
         optimizer=build_optimizer(network, settings),
         device=device,
         evaluate=_evaluator(network, settings, data),
     )
-
-
-def choose_device(name: str) -> str:
-    """The device to use: the named one, or the best there is for ``auto``.
-
-    Raises:
-        InputError: torch does not know or does not have the device.
-    """
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device: {name!r} is not to be had here: {str(error).splitlines()[0]}") from error
-    return name
 
 
 def build_network(settings: ExperimentSettings, *, num_classes: int) -> ReIDNetwork:
@@ -193,39 +173,76 @@ class _DataSets:
         return load_dataset(path)
 
 
-def _training_images(settings: ExperimentSettings, data: _DataSets) -> tuple[TrainingImages, TrainingImages | None]:
-    """Labelled and unlabelled training images of the experiment's method."""
+def _training_images(settings: ExperimentSettings, data: _DataSets) -> dict[str, TrainingImages]:
+    """The images of the streams that the experiment's method wants, by name."""
     if settings.method == "supervised":
-        table = _training_table(data.target)
-        return TrainingImages(table=table, source=open_training_table(table, settings)), None
-    table = _training_table(data.source)
-    source = TrainingImages(table=table, source=open_training_table(table, settings))
+        return {"source": _plain_images(data.target, settings)}
+    source = _plain_images(data.source, settings)
+    if settings.method == "camstyle":
+        return {"source": source, "restyled": _restyled_images(source, settings, data)}
     if settings.method == "source" or not settings.invariance.exemplar:
-        return source, None
-    dataset = data.target
-    images = open_training_table(_training_table(dataset), settings)
-    if not settings.invariance.camera:
-        return source, TrainingImages(table=dataset.train, source=images)
-    if dataset.num_cameras < 2:
-        raise InputError(
-            f"{dataset.root}: has one camera, and camera invariance needs several; set invariance.camera=false to go on"
-        )
-    views = create_views(
-        settings.views.style,
-        images,
-        dataset.train,
-        num_cameras=dataset.num_cameras,
-        folder=settings.views.folder,
-        on_missing=settings.views.on_missing,
-        open_files=partial(open_training_table, settings=settings),
-    )
-    return source, TrainingImages(table=dataset.train, source=views, num_cameras=dataset.num_cameras)
+        return {"source": source}
+    target = _plain_images(data.target, settings)
+    if settings.invariance.camera:
+        _require_cameras(data.target, hint="set invariance.camera=false to go on")
+        target = _styled_images(target, data.target, settings)
+    return {"source": source, "target": target}
 
 
-def _training_table(dataset: Dataset) -> SampleTable:
+def _plain_images(dataset: Dataset, settings: ExperimentSettings) -> TrainingImages:
     if not len(dataset.train):
         raise InputError(f"{dataset.root}: has no training images")
-    return dataset.train
+    return TrainingImages(table=dataset.train, source=open_training_table(dataset.train, settings))
+
+
+def _styled_images(images: TrainingImages, dataset: Dataset, settings: ExperimentSettings) -> TrainingImages:
+    """Images of a data set with views in the styles of its own cameras."""
+    views = open_style(
+        settings.views.style,
+        images.source,
+        images.table,
+        num_cameras=dataset.num_cameras,
+        on_missing=settings.views.on_missing,
+        cache=settings.data.cache,
+        cache_dir=settings.data.cache_dir,
+        on_error=settings.data.on_error,
+        device=settings.device,
+    )
+    return replace(images, source=views, num_cameras=dataset.num_cameras)
+
+
+def _restyled_images(source: TrainingImages, settings: ExperimentSettings, data: _DataSets) -> TrainingImages:
+    """Source images in the styles of the other cameras of the source, or of all cameras of the target."""
+    if settings.camstyle.cameras == "source":
+        _require_cameras(data.source, hint="set camstyle.cameras=target, or method=source")
+        return replace(_styled_images(source, data.source, settings), with_own=False)
+    target = _plain_images(data.target, settings)
+    views = open_foreign_style(
+        settings.views.style,
+        source.source,
+        source.table,
+        target=target.source,
+        target_table=target.table,
+        num_target_cameras=data.target.num_cameras,
+        device=settings.device,
+    )
+    return replace(source, source=views, num_cameras=data.target.num_cameras)
+
+
+def _require_cameras(dataset: Dataset, *, hint: str) -> None:
+    if dataset.num_cameras < 2:
+        raise InputError(f"{dataset.root}: has one camera, and camera styles need several; {hint}")
+
+
+def _method(
+    settings: ExperimentSettings, network: ReIDNetwork, images: Mapping[str, TrainingImages], device: torch.device
+) -> Method:
+    labels = torch.from_numpy(images["source"].table.labels()).to(device)
+    if settings.method == "camstyle":
+        return CamStyle(network, settings=settings, labels=labels)
+    target = images.get("target")
+    memory = _memory(settings, target, network)
+    return ECN(network, memory, settings=settings, source_labels=labels, **_target_columns(target, device))
 
 
 def _memory(settings: ExperimentSettings, target: TrainingImages | None, network: ReIDNetwork) -> ExemplarMemory | None:

@@ -34,43 +34,40 @@ class TrainingImages:
         table: their names, identities and cameras.
         source: their pixels, or their views in the style of every camera.
         num_cameras: number of camera styles that ``source`` has; 0: the images as they are.
+        with_own: whether the style of its own camera, the image as it is, may be drawn for an image.
     """
 
     table: SampleTable
     source: ImageSource
     num_cameras: int = 0
+    with_own: bool = True
 
 
 class TrainingStreams:
     """Batches for the training loop, the same for the same seed and epoch whatever came before.
 
-    An epoch is one pass over the source images, as in ECN; the target's images begin a new random order whenever they
-    are used up, and with each epoch.
+    An epoch is one pass over the source images, as in ECN; other images begin a new random order whenever they are used
+    up, and with each epoch.
 
     Args:
         settings: of the experiment.
-        source: labelled images.
-        target: unlabelled images, or None to train on the source alone.
+        images: labelled ones as ``source``, unlabelled ones as ``target``, restyled source images as ``restyled``;
+            each as the method wants it.
         device: where the batches go; they are augmented there.
 
     Raises:
-        InputError: a batch is larger than its data set.
+        InputError: a batch is larger than its data set, or an image has fewer views than are wanted.
     """
 
     def __init__(
-        self,
-        settings: ExperimentSettings,
-        *,
-        source: TrainingImages,
-        target: TrainingImages | None,
-        device: torch.device,
+        self, settings: ExperimentSettings, *, images: Mapping[str, TrainingImages], device: torch.device
     ) -> None:
         self._settings = settings
-        self._images = {"source": source} if target is None else {"source": source, "target": target}
+        self._images = images
         self._device = device
         self._memory_format = torch.channels_last if settings.precision.channels_last else torch.contiguous_format
-        for name, images in self._images.items():
-            size, number = getattr(settings.batch, name), len(usable_rows(images.source))
+        for name, entry in images.items():
+            size, number = getattr(settings.batch, name), len(usable_rows(entry.source))
             if number < size:
                 raise InputError(f"batch.{name} is {size}, but there are {number} {name} images; lower it")
         self.steps_per_epoch = settings.steps_per_epoch or len(self._source_sampler(0))
@@ -97,7 +94,7 @@ class TrainingStreams:
     def _stream(self, name: str, epoch: int) -> Stream[Batch]:
         images = self._images[name]
         source: ImageSource = StyledImages(images=images) if images.num_cameras else images.source
-        sampler = self._source_sampler(epoch) if name == "source" else self._target_sampler(images, epoch)
+        sampler = self._source_sampler(epoch) if name == "source" else self._other_sampler(name, epoch)
         transform = TrainTransform(
             AugmentationSettings(**self._settings.augment.model_dump()),
             size=self._settings.data.image_size,
@@ -130,39 +127,55 @@ class TrainingStreams:
             seed=seed,
         )
 
-    def _target_sampler(self, images: TrainingImages, epoch: int) -> Sampler:
-        size, seed = self._settings.batch.target, self._seed("target order", epoch)
-        if images.num_cameras:
-            return StyledSampler(
-                images, batch_size=size, order_seed=seed, style_seed=self._seed("target styles", epoch)
-            )
-        return ShuffledSampler(usable_rows(images.source), batch_size=size, seed=seed)
+    def _other_sampler(self, name: str, epoch: int) -> Sampler:
+        images, size = self._images[name], getattr(self._settings.batch, name)
+        seed = self._seed(f"{name} order", epoch)
+        if not images.num_cameras:
+            return ShuffledSampler(usable_rows(images.source), batch_size=size, seed=seed)
+        return StyledSampler(
+            images,
+            batch_size=size,
+            order_seed=seed,
+            style_seed=self._seed(f"{name} styles", epoch),
+            per_image=self._settings.views.per_image if name == "target" else 1,
+        )
 
     def _seed(self, purpose: str, epoch: int) -> int:
         return derived_seed(self._settings.seed, purpose, epoch)
 
 
 class StyledSampler(ShuffledSampler):
-    """Images in random order, each in the style of a random camera: row ``index * num_cameras + camera``.
+    """Images in random order, each in the styles of random cameras: rows ``index * num_cameras + camera``.
 
     Args:
         images: with the styles of several cameras.
         batch_size: number of images in a batch.
         order_seed: of the order of the images.
         style_seed: of the styles.
+        per_image: number of styles of each image in a batch.
     """
 
-    def __init__(self, images: TrainingImages, *, batch_size: int, order_seed: int, style_seed: int) -> None:
+    def __init__(
+        self, images: TrainingImages, *, batch_size: int, order_seed: int, style_seed: int, per_image: int = 1
+    ) -> None:
         super().__init__(usable_rows(images.source), batch_size=batch_size, seed=order_seed)
-        self._num_cameras = images.num_cameras
+        self._images = images
+        self._per_image = per_image
         self._camids = torch.tensor(images.table.camids)
         self._styles = torch.Generator().manual_seed(style_seed)
 
     def batches(self) -> Generator[Tensor, None, None]:
-        """Yield what is left of the current epoch: (B,) int64 rows of :class:`StyledImages`."""
+        """Yield what is left of the current epoch: (B * per_image,) int64 rows of :class:`StyledImages`."""
+        images = self._images
         for index in super().batches():
-            cameras = sample_views(self._camids[index], num_cameras=self._num_cameras, generator=self._styles)
-            yield index * self._num_cameras + cameras
+            cameras = sample_views(
+                self._camids[index],
+                num_cameras=images.num_cameras,
+                generator=self._styles,
+                per_image=self._per_image,
+                with_own=images.with_own,
+            )
+            yield index.repeat_interleave(self._per_image) * images.num_cameras + cameras
 
 
 @dataclass(frozen=True, kw_only=True)

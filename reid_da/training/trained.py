@@ -9,8 +9,9 @@ from reid_da.config import ExperimentSettings
 from reid_da.errors import InputError
 from reid_da.models.backbones import BACKBONE_NAMES, create_backbone
 from reid_da.training.checkpoint import load_checkpoint
+from reid_da.training.device import choose_device
 from reid_da.training.run_folder import RunFolder
-from reid_da.training.setup import build_network, choose_device
+from reid_da.training.setup import build_network
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from reid_da.camstyle import CameraViews, Style, create_views
+from reid_da.camstyle import CameraViews, Style, create_foreign_views, create_views
 from reid_da.datasets import SampleTable, load_dataset
 from reid_da.errors import InputError
 from reid_da.images import OnTheFlyImages, PackedImages, open_images
@@ -143,3 +143,33 @@ def test_source_and_table_must_fit(make_table: MakeTable, make_source: MakeSourc
         create_views("statistics", source, make_table([0, 1, 1]), num_cameras=2)
     with pytest.raises(ValueError, match="camid 2 does not fit 2 cameras"):
         create_views("statistics", source, make_table([0, 2]), num_cameras=2)
+
+
+@pytest.mark.parametrize("style", ["statistics", "histogram"])
+def test_images_of_another_data_set_look_like_the_cameras_of_the_target(
+    style: str, rendered: Path, train: SampleTable, source: PackedImages
+) -> None:
+    foreign_table = load_dataset(rendered / "site-a").train
+    foreign_table = foreign_table.select(np.arange(0, len(foreign_table), 8))
+    foreign = open_images(foreign_table, size=SIZE, cache="never")
+    target_camids = torch.tensor(train.camids)
+
+    views = create_foreign_views(
+        style,  # type: ignore[arg-type]
+        foreign,
+        torch.tensor(foreign_table.camids),
+        target=source,
+        target_camids=target_camids,
+        num_target_cameras=6,
+    )
+
+    assert (len(views), views.num_cameras, views.size) == (len(foreign_table), 6, SIZE)
+    index = torch.arange(len(foreign_table))
+    target_colours = torch.stack(
+        [mean_colours(source.gather((target_camids == camid).nonzero().flatten())).mean(0) for camid in range(6)]
+    )
+    for camid in range(6):
+        colour = mean_colours(views.gather(index, torch.full_like(index, camid))).mean(0)
+        assert (target_colours - colour).norm(dim=1).argmin() == camid
+    # the own cameras are not those of the target, so that no view is the image as it is
+    assert not torch.equal(views.gather(index, torch.tensor(foreign_table.camids) % 6), foreign.gather(index))

@@ -94,7 +94,7 @@ def test_an_ablation_goes_on_where_it_stopped_and_shares_the_stage_before(small_
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("checkpoint.json")} == times
     with pytest.raises(InputError, match="holds a run with other settings"):
         ablate(changed(settings, loss_weight=0.5), tmp_path, rows=("e",))
-    with pytest.raises(InputError, match=r"unknown row 'n'.*valid: e, e\+c"):
+    with pytest.raises(InputError, match=r"unknown row 'n'.*valid: camstyle, e, e\+c"):
         ablate(settings, tmp_path, rows=("n",))
 
 
