@@ -22,6 +22,7 @@ from reid_da.datasets import SampleTable
 from reid_da.datasets.listing import describe_folder, list_images
 from reid_da.errors import InputError, first_few
 from reid_da.images import FailedImage, ImageSource
+from reid_da.images.pack import digest_of_files
 from reid_da.images.source import check_index
 
 OnMissing = Literal["raise", "real"]
@@ -81,7 +82,13 @@ class FileViews:
             raise ValueError(f"real images of {source.size} pixels and files of {files.size}")
         self._source = source
         self._files = files
+        self._table = styled.table
         self._rows = torch.from_numpy(styled.rows)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the names of the files, their sizes and times of modification."""
+        return f"{self._table.fingerprint} {digest_of_files(self._table)}"
 
     @property
     def num_cameras(self) -> int:

@@ -1,18 +1,28 @@
 """``reid-da camstyle``: camera styles learned from the images themselves."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 from rich.console import Console
 
+from reid_da.cli.arguments import Size, parse_size
 from reid_da.cli.output import show_log
 from reid_da.config import load_style_settings
-from reid_da.errors import InputError
+from reid_da.errors import InputError, unknown_name
+
+if TYPE_CHECKING:
+    from reid_da.camstyle.export import Naming
 
 app = typer.Typer(
     name="camstyle", help="Camera styles: how another camera would have taken a picture.", no_args_is_help=True
 )
+
+DataSet = Annotated[Path, typer.Argument(metavar="DATA", help="Data set.")]
+PackOutput = Annotated[
+    Path | None, typer.Option("--output", "-o", help="The .pack file to write; in the cache of the data set.")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 
 
 @app.command()
@@ -47,3 +57,87 @@ def train(
         settings = load_style_settings(config, [f"data.dataset={data}", *(overrides or ())])
         run = train_styles(settings, output or Path("runs") / settings.name, draw=draw_views)
     Console().print(f"run: {run.path}", soft_wrap=True)
+
+
+@app.command()
+def generate(
+    data: DataSet,
+    model: Annotated[Path | None, typer.Argument(metavar="[MODEL]", help="Run of camstyle train.")] = None,
+    method: Annotated[str | None, typer.Option(help="Without a model: statistics, or histogram.")] = None,
+    size: Size = None,
+    output: PackOutput = None,
+    jpeg: Annotated[bool, typer.Option("--jpeg", help="Write JPEG files with the published names too.")] = False,
+    naming: Annotated[
+        str, typer.Option(help="Names of these: 'stargan', NAME_fake_2.jpg, or 'cyclegan', NAME_fake_1to2.jpg.")
+    ] = "stargan",
+    folder: Annotated[Path | None, typer.Option(help="Their folder; bounding_box_train_camstyle.")] = None,
+    device: Device = "auto",
+) -> None:
+    """Make every training image in the style of every camera, once, into a packed file that training reads.
+
+    After an interruption, give the same command again: it goes on where it was stopped.
+
+    Examples: reid-da camstyle generate data/rendered/site-b runs/styles-b
+
+    reid-da camstyle generate data/rendered/site-b --method statistics --size 64x32 --jpeg --folder runs/fakes
+    """
+    from reid_da.camstyle import write_styled_images
+    from reid_da.camstyle.files import NAMES, default_folder
+    from reid_da.datasets import load_dataset
+    from reid_da.training.styles import generate_styles
+
+    show_log()
+    if (model is None) == (method is None):
+        raise InputError("give either MODEL, the run of a trained generator, or --method statistics|histogram")
+    if method is not None and method not in ("statistics", "histogram"):
+        raise unknown_name("--method", method, ("statistics", "histogram"))
+    if naming not in NAMES:
+        raise unknown_name("--naming", naming, NAMES)
+    dataset = load_dataset(data)
+    views, path = generate_styles(dataset, str(model or method), size=parse_size(size), output=output, device=device)
+    _say_where(path, len(views), views.num_cameras)
+    if jpeg:
+        folder = folder or default_folder(dataset.train)
+        count = write_styled_images(views, dataset.train, folder, naming=cast("Naming", naming))
+        Console().print(f"{folder}: {count:,} files", soft_wrap=True)
+
+
+@app.command(name="import")
+def import_(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Ready-made camera-style images.")],
+    data: Annotated[Path | None, typer.Option(help="Their data set; the folder that FOLDER lies in.")] = None,
+    size: Size = None,
+    output: PackOutput = None,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Let the real images stand in for missing ones.")
+    ] = False,
+) -> None:
+    """Pack ready-made camera-style images, named NAME_fake_1to2.jpg or NAME_fake_2.jpg, for training.
+
+    Missing images are counted and named.
+
+    Example: reid-da camstyle import data/Market-1501-v15.09.15/bounding_box_train_camstyle
+    """
+    from reid_da.datasets import load_dataset
+    from reid_da.training.styles import generate_styles
+
+    show_log()
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder of camera-style images")
+    dataset = load_dataset(data or folder.parent)
+    views, path = generate_styles(
+        dataset,
+        # a bare name could be that of a method
+        str(folder.resolve()),
+        size=parse_size(size),
+        output=output,
+        on_missing="real" if allow_missing else "raise",
+    )
+    _say_where(path, len(views), views.num_cameras)
+
+
+def _say_where(path: Path, num_images: int, num_cameras: int) -> None:
+    Console(highlight=False).print(
+        f"{path}: {num_images:,} images in the styles of {num_cameras} cameras; train with views.style={path}",
+        soft_wrap=True,
+    )

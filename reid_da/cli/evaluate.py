@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from reid_da.cli.arguments import Size, parse_size
 from reid_da.cli.output import print_json, show_log
 from reid_da.errors import InputError
 
@@ -18,7 +19,6 @@ Model = Annotated[str, typer.Argument(metavar="MODEL", help="Run folder, checkpo
 BackboneName = Annotated[str, typer.Option(help="Network that a file of weights belongs to.")]
 LastStride = Annotated[int, typer.Option(help="Stride of layer4, for a file of weights or a backbone.")]
 Weights = Annotated[str, typer.Option(help="For a backbone: 'imagenet', or 'none' for random ones.")]
-Size = Annotated[str | None, typer.Option(help="Height and width of the images, e.g. 256x128.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
@@ -82,7 +82,7 @@ def evaluate(
 
     show_log()
     trained = load_trained(
-        model, backbone=backbone, last_stride=last_stride, weights=weights, image_size=_size(size), device=device
+        model, backbone=backbone, last_stride=last_stride, weights=weights, image_size=parse_size(size), device=device
     )
     path = data or (trained.settings.data.target if trained.settings else None)
     if path is None:
@@ -118,7 +118,7 @@ def extract(
 
     show_log()
     trained = load_trained(
-        model, backbone=backbone, last_stride=last_stride, weights=weights, image_size=_size(size), device=device
+        model, backbone=backbone, last_stride=last_stride, weights=weights, image_size=parse_size(size), device=device
     )
     text = extract_to_file(trained.network, images, output, image_size=trained.image_size, flip=flip)
     Console().print(f"{output}: {text}", soft_wrap=True)
@@ -192,7 +192,7 @@ def verify(
         assert pairs is not None
         listed = read_pairs(pairs, images)
     trained = load_trained(
-        model, backbone=backbone, last_stride=last_stride, weights=weights, image_size=_size(size), device=device
+        model, backbone=backbone, last_stride=last_stride, weights=weights, image_size=parse_size(size), device=device
     )
     result = verify_pairs(trained, listed)
     rates = {} if dataset is None else identification(trained, dataset)
@@ -232,12 +232,3 @@ def calibrate(
         return
     Console().print(calibration_table(calibration, title=f"{run} on {notes['data']}"))
     Console(stderr=True).print(f"stored: {run / 'calibration.json'}", soft_wrap=True)
-
-
-def _size(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    height, _, width = text.partition("x")
-    if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
-        raise InputError(f"--size: expected height and width in pixels such as 256x128, got {text!r}")
-    return int(height), int(width)

@@ -56,7 +56,7 @@ class TrainingStreams:
         device: where the batches go; they are augmented there.
 
     Raises:
-        InputError: a batch is larger than its data set, or an image has fewer views than are wanted.
+        InputError: a batch is larger than its data set.
     """
 
     def __init__(
@@ -82,6 +82,9 @@ class TrainingStreams:
 
         Args:
             epoch: from 0.
+
+        Raises:
+            InputError: an image has fewer views than are wanted of it.
         """
         streams = {name: self._stream(name, epoch) for name in self._images}
         try:

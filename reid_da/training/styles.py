@@ -8,6 +8,8 @@ import torch
 
 from reid_da.camstyle import (
     CameraViews,
+    FileViews,
+    PackedViews,
     Style,
     TransferViews,
     create_foreign_views,
@@ -17,7 +19,8 @@ from reid_da.camstyle import (
     style_cache_path,
 )
 from reid_da.camstyle.files import OnMissing
-from reid_da.datasets import SampleTable
+from reid_da.config import load_style_settings
+from reid_da.datasets import Dataset, SampleTable
 from reid_da.errors import InputError, unknown_name
 from reid_da.images import ImageSource, open_images
 from reid_da.images.decode import OnError
@@ -129,6 +132,44 @@ def open_foreign_style(
         target_camids=torch.tensor(target_table.camids),
         num_target_cameras=num_target_cameras,
     )
+
+
+def generate_styles(
+    dataset: Dataset,
+    style: str,
+    *,
+    size: tuple[int, int] | None = None,
+    output: Path | None = None,
+    on_missing: OnMissing = "raise",
+    device: str = "auto",
+) -> tuple[PackedViews, Path]:
+    """Make the views of all training images once and keep them in a packed file; those views, and the file.
+
+    Args:
+        dataset: whose training images.
+        style: as :func:`open_style` takes it, but for packed views.
+        size: height and width; that of a run's images, else 256x128, if None.
+        output: the file; by default beside the packed images, where training looks for the views of a run.
+        on_missing: what to do about missing ready-made images.
+        device: where a generator computes.
+
+    Raises:
+        InputError: as :func:`open_style`; or the file cannot be written.
+    """
+    kind, table = kind_of_style(style), dataset.train
+    if kind == "pack":
+        raise InputError(f"{style}: is packed already; train with views.style={style}")
+    if size is None:
+        size = load_style_settings(Path(style) / "config.yaml").data.image_size if kind == "run" else (256, 128)
+    source = open_images(table, size=size)
+    path = output or style_cache_path(table, size=size, name=Path(style).resolve().name)
+    if kind == "run":
+        generated, identity = generated_views(style, source, table, num_cameras=dataset.num_cameras, device=device)
+        return pack_views(generated, table, path, style=identity), path
+    # files are decoded once, here: a pack of theirs would hold the same pixels a second time
+    views = open_style(style, source, table, num_cameras=dataset.num_cameras, on_missing=on_missing, cache="never")
+    identity = f"files {views.fingerprint}" if isinstance(views, FileViews) else style
+    return pack_views(views, table, path, style=identity), path
 
 
 def generated_views(
