@@ -156,6 +156,7 @@ def frechet_distance(first: Gaussian, second: Gaussian) -> float:
 
     ``|m1 - m2|^2 + Tr(C1 + C2 - 2 (C1 C2)^(1/2))``. It is biased upwards with few images, the more the fewer, and
     depends on the network whose features they are: compare only distances at equal numbers of images, of one network.
+    With far fewer images than dimensions the bias rewards images that are all alike.
 
     Departure: the authors take the root of a product of covariances, which are singular with fewer images than
     dimensions, and add a constant to their diagonals where that fails. With ``C = R^T R`` the trace of the root is the
