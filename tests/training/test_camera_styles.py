@@ -1,9 +1,7 @@
 """Training of camera styles from a data set to a generator."""
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from reid_da.config import load_style_settings
 from reid_da.datasets import load_dataset
@@ -13,21 +11,6 @@ from reid_da.reporting.style_pictures import draw_views
 from reid_da.training.camera_styles import load_generator, resume_styles, train_styles
 
 TINY = ["device=cpu", "data.image_size=[16, 8]", "channels=8", "num_blocks=1", "batch=8", "critic_steps=2"]
-
-
-@pytest.fixture(scope="module")
-def flat(tmp_path_factory):
-    """A data set of two cameras, one of which sees everything red and the other everything blue."""
-    root = tmp_path_factory.mktemp("flat") / "site"
-    rng = np.random.default_rng(0)
-    for split, count in (("bounding_box_train", 32), ("query", 1), ("bounding_box_test", 1)):
-        (root / split).mkdir(parents=True)
-        for number in range(count):
-            for camera, colour in ((1, (200, 60, 60)), (2, (60, 60, 200))):
-                pixels = np.clip(colour + rng.normal(0, 12, (16, 8, 3)), 0, 255).astype(np.uint8)
-                name = f"{number + 1:04d}_c{camera}s1_{number:06d}_01.png"
-                Image.fromarray(pixels).save(root / split / name.replace(".png", ".jpg"), quality=95)
-    return root
 
 
 def settings(flat, *overrides):
