@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 
 from reid_da.cli.arguments import Size, parse_size
-from reid_da.cli.output import show_log
+from reid_da.cli.output import print_json, show_log
 from reid_da.config import load_style_settings
 from reid_da.errors import InputError, unknown_name
 
@@ -141,3 +141,47 @@ def _say_where(path: Path, num_images: int, num_cameras: int) -> None:
         f"{path}: {num_images:,} images in the styles of {num_cameras} cameras; train with views.style={path}",
         soft_wrap=True,
     )
+
+
+@app.command()
+def check(
+    data: DataSet,
+    styles: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="STYLE...", help="statistics, histogram, files, runs of camstyle train, packed styles, folders."
+        ),
+    ],
+    model: Annotated[
+        str | None, typer.Option(help="Re-ID model: run, checkpoint or backbone; measures what is left of the person.")
+    ] = None,
+    size: Size = None,
+    images: Annotated[int, typer.Option(help="Most real images to look at.")] = 2000,
+    seed: Annotated[int, typer.Option(min=0, help="Of the camera classifier.")] = 0,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="A PNG file.")] = None,
+    device: Device = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Are camera styles any good? Which camera is seen in them, and do they still show the same person?
+
+    No labels are needed. The styles stand beside each other and beside doing nothing.
+
+    Example: reid-da camstyle check data/rendered/site-b statistics runs/styles-b --size 64x32 --model runs/demo
+    """
+    from reid_da.datasets import load_dataset
+    from reid_da.reporting.style_tables import draw_style_check, style_table
+    from reid_da.training.inspection import check_named_styles
+
+    show_log()
+    dataset = load_dataset(data)
+    found = check_named_styles(
+        dataset, styles, model=model, size=parse_size(size), max_images=images, seed=seed, device=device
+    )
+    if output is not None:
+        draw_style_check(found, output, camera_names=dataset.camera_names)
+    if as_json:
+        print_json(found.to_json())
+        return
+    Console().print(style_table(found))
+    if output is not None:
+        Console(stderr=True).print(f"picture: {output}", soft_wrap=True)

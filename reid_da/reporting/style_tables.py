@@ -126,7 +126,7 @@ def _notes(check: StyleCheck) -> list[str]:
         notes += [
             f"content: rank of the original among {check.num_images:,} images: % at rank 1, mean of 1 / rank",
             "Fréchet: squared distance of the features of views and of real images, mean over the cameras wanted;"
-            " to be compared in this table only",
+            " to be compared in this table only, and read beside content: it forgives views that all look alike",
         ]
     return notes
 

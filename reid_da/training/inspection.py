@@ -1,4 +1,4 @@
-"""What a trained model makes of images, beyond its rank-k: angles, pairs of images told apart, thresholds."""
+"""What trained models make of images, beyond rank-k: angles, pairs told apart, thresholds, how good styles are."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,10 +16,13 @@ from reid_da.evaluation.angles import AngleStatistics, angle_statistics
 from reid_da.evaluation.calibration import Calibration, calibrate
 from reid_da.evaluation.extraction import extract_features, open_table, open_test_images
 from reid_da.evaluation.verification import VerificationResult, identification_rates, verify
+from reid_da.images import open_images
 from reid_da.images.augment import normalize
 from reid_da.losses.margin import MarginHead
 from reid_da.models.reid_net import ReIDNetwork
 from reid_da.training.run_folder import RunFolder
+from reid_da.training.style_check import StyleCheck, check_styles
+from reid_da.training.styles import kind_of_style, open_style, size_of_run, style_name
 from reid_da.training.trained import TrainedModel, load_trained
 
 
@@ -134,6 +137,56 @@ def calibrate_run(
     fingerprints = {"query": dataset.query.fingerprint, "gallery": dataset.gallery.fingerprint}
     notes = {"data": dataset.name, "fingerprints": fingerprints, "epoch": checkpoint.description["epoch"]}
     return calibrate(features, fprs=fprs), notes
+
+
+def check_named_styles(
+    dataset: Dataset,
+    styles: Sequence[str],
+    *,
+    model: str | None = None,
+    size: tuple[int, int] | None = None,
+    max_images: int = 2000,
+    seed: int = 0,
+    device: str = "auto",
+) -> StyleCheck:
+    """Measures of several styles of a data set's training images; see :func:`check_styles`.
+
+    Args:
+        dataset: whose training images.
+        styles: as :func:`open_style` takes them.
+        model: what names a re-ID model, or None to look at cameras alone.
+        size: height and width of the views; if None that of the model's images, else of the first trained generator,
+            else 256x128.
+        max_images: most real images to look at.
+        seed: of the camera classifier.
+        device: where to compute.
+
+    Raises:
+        InputError: a style or the model cannot be had, or they do not fit the images.
+    """
+    trained = None if model is None else load_trained(model, device=device)
+    if size is None:
+        runs = [style for style in styles if kind_of_style(style) == "run"]
+        size = trained.image_size if trained is not None else size_of_run(runs[0]) if runs else (256, 128)
+    source = open_images(dataset.train, size=size)
+    views = {
+        style_name(style): open_style(
+            style, source, dataset.train, num_cameras=dataset.num_cameras, on_missing="real", device=device
+        )
+        for style in styles
+    }
+    if len(views) < len(styles):
+        raise InputError(f"styles: two of {', '.join(styles)} have one name; rename one")
+    return check_styles(
+        source,
+        dataset.train,
+        views,
+        num_cameras=dataset.num_cameras,
+        model=trained,
+        max_images=max_images,
+        seed=seed,
+        device=device,
+    )
 
 
 def _embeddings(network: ReIDNetwork, table: SampleTable, settings: ExperimentSettings) -> tuple[Tensor, Tensor]:

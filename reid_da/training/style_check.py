@@ -28,7 +28,7 @@ from reid_da.images import ImageSource, TestTransform, usable_rows
 from reid_da.models.inference import infer_in_batches
 from reid_da.models.reid_net import ReIDNetwork
 from reid_da.training.camera_classifier import CameraClassifier, train_camera_classifier
-from reid_da.training.setup import choose_device
+from reid_da.training.device import choose_device
 from reid_da.training.trained import TrainedModel
 
 IDENTITY = "identity"

@@ -67,7 +67,7 @@ def open_style(
         views, identity = generated_views(style, source, table, num_cameras=num_cameras, device=device)
         if cache == "never":
             return views
-        path = style_cache_path(table, size=source.size, name=Path(style).resolve().name, cache_dir=cache_dir)
+        path = style_cache_path(table, size=source.size, name=style_name(style), cache_dir=cache_dir)
         return pack_views(views, table, path, style=identity)
     if kind == "pack":
         return open_packed_views(Path(style), table, size=source.size, num_cameras=num_cameras)
@@ -160,9 +160,9 @@ def generate_styles(
     if kind == "pack":
         raise InputError(f"{style}: is packed already; train with views.style={style}")
     if size is None:
-        size = load_style_settings(Path(style) / "config.yaml").data.image_size if kind == "run" else (256, 128)
+        size = size_of_run(style) if kind == "run" else (256, 128)
     source = open_images(table, size=size)
-    path = output or style_cache_path(table, size=size, name=Path(style).resolve().name)
+    path = output or style_cache_path(table, size=size, name=style_name(style))
     if kind == "run":
         generated, identity = generated_views(style, source, table, num_cameras=dataset.num_cameras, device=device)
         return pack_views(generated, table, path, style=identity), path
@@ -170,6 +170,16 @@ def generate_styles(
     views = open_style(style, source, table, num_cameras=dataset.num_cameras, on_missing=on_missing, cache="never")
     identity = f"files {views.fingerprint}" if isinstance(views, FileViews) else style
     return pack_views(views, table, path, style=identity), path
+
+
+def style_name(style: str) -> str:
+    """What to call a style: itself where it is a method, the last part of a path."""
+    return style if kind_of_style(style) == "method" else Path(style).resolve().name
+
+
+def size_of_run(run: str) -> tuple[int, int]:
+    """Height and width of the images that a generator was trained on."""
+    return load_style_settings(Path(run) / "config.yaml").data.image_size
 
 
 def generated_views(

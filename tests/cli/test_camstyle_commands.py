@@ -1,0 +1,69 @@
+import json
+import shutil
+
+import pytest
+
+SETTINGS = ("data.image_size=[16, 8]", "channels=4", "num_blocks=1", "batch=8", "epochs=1", "device=cpu")
+
+
+@pytest.fixture
+def site(small_sites, tmp_path):
+    """A copy of the small site-b, whose folder may be written to."""
+    return shutil.copytree(small_sites / "site-b", tmp_path / "site-b")
+
+
+def test_from_training_to_styles_that_are_used(run, site, tmp_path):
+    model, fakes = tmp_path / "styles", site / "bounding_box_train_camstyle"
+    assert run("camstyle", "train", site, *SETTINGS, "-o", model).status == 0
+    assert list((model / "samples").glob("*.png"))
+    outcome = run("camstyle", "generate", site, model, "--jpeg", "--naming", "cyclegan")
+    assert outcome.status == 0
+    assert "train with views.style=" in outcome.out
+    packed = outcome.out.partition("views.style=")[2].splitlines()[0]
+    assert f"{fakes}: " in outcome.out
+    assert run("camstyle", "import", fakes, "--size", "16x8").status == 0
+
+    picture = tmp_path / "check.png"
+    arguments = ("camstyle", "check", site, "statistics", model, packed, "files", "--size", "16x8", "--images", 40)
+    outcome = run(*arguments, "-o", picture)
+    assert outcome.status == 0
+    assert "identity" in outcome.out
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    found = json.loads(run(*arguments, "--json").out)
+    assert [style["name"] for style in found["styles"][:3]] == ["identity", "statistics", "styles"]
+
+
+def test_import_counts_and_names_what_is_missing(run, site):
+    folder = site / "bounding_box_train_camstyle"
+    assert run("camstyle", "generate", site, "--method", "histogram", "--size", "16x8", "--jpeg").status == 0
+    files = sorted(folder.iterdir())
+    for file in files[:4]:
+        file.unlink()
+    outcome = run("camstyle", "import", folder, "--size", "16x8")
+    assert outcome.status == 2
+    assert f"4 of {len(files)} camera-style images are missing: {files[0].stem}, " in outcome.err
+    assert "and 1 more" in outcome.err
+    assert run("camstyle", "import", folder, "--size", "16x8", "--allow-missing").status == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("generate", "SITE"), "give either MODEL"),
+        (("generate", "SITE", "runs/x", "--method", "statistics"), "give either MODEL"),
+        (("generate", "SITE", "--method", "statistic"), "did you mean 'statistics'"),
+        (("generate", "SITE", "--method", "statistics", "--naming", "stargam"), "did you mean 'stargan'"),
+        (("generate", "SITE", "runs/x"), "runs/x: no such run of camstyle train"),
+        (("generate", "SITE", "--method", "statistics", "--size", "big"), "--size: expected height and width"),
+        (("import", "SITE/nothing"), "no such folder of camera-style images"),
+        (("import", "SITE/query"), "looked for camera-style images named like"),
+        (("check", "SITE", "runs/x"), "runs/x: no such run of camstyle train"),
+        (("check", "SITE", "statistics", "statistics"), "have one name"),
+        (("train",), "give either DATA or --resume RUN"),
+    ],
+)
+def test_mistakes(run, site, arguments, message):
+    outcome = run("camstyle", *(argument.replace("SITE", str(site)) for argument in arguments))
+    assert outcome.status == 2
+    assert message in outcome.err
+    assert outcome.err.strip().splitlines()[-1].startswith("error: ")
