@@ -216,7 +216,10 @@ class OptimizerSettings(Settings):
     nesterov: bool = Field(default=True, description="of sgd")
     weight_decay: float = Field(default=5e-4, ge=0)
     schedule: Literal["step", "cosine", "one_cycle", "linear", "constant"] = Field(
-        default="step", description="linear: constant for the first half, then down to 0"
+        default="step", description="linear: constant at first, then down to 0"
+    )
+    linear_from: float = Field(
+        default=0.5, ge=0, lt=1, description="share of the training after which a linear schedule goes down"
     )
     milestones: tuple[int, ...] = Field(default=(40,), description="epochs at which a step schedule decays")
     decay: Positive = Field(default=0.1, description="factor of a step schedule")
@@ -291,30 +294,65 @@ class StyleDataSettings(Settings):
 
 
 class StyleSettings(TrainingSettings):
-    """Everything that defines the training of camera styles.
-
-    The defaults are those of StarGAN for camera styles (Zhong et al., ECCV 2018), with a learning rate that does fall.
-    """
+    """What every training of camera styles needs; each method has settings of its own beside these."""
 
     name: str = Field(default="camera-styles", description="name of the run folder")
-    method: Literal["stargan"] = "stargan"
-    epochs: Count = Field(default=200, description="passes over the images")
     evaluate_every: int = Field(default=10, ge=0, description="epochs between two pictures of samples; 0: at the end")
     data: StyleDataSettings = StyleDataSettings()
-    batch: Count = Field(default=16, description="images in a step")
-    channels: Count = Field(default=64, description="of the first layer of generator and critic")
-    num_blocks: Count = Field(default=6, description="residual blocks of the generator")
-    critic_steps: Count = Field(default=5, description="steps of the critic for each of the generator")
+    batch: Count = Field(default=1, description="images in a step, of each camera where a step takes two")
+    channels: Count = Field(default=64, description="of the first layer of all networks")
     cycle_weight: float = Field(default=10.0, ge=0, description="weight of the way to another camera and back")
-    camera_weight: float = Field(default=1.0, ge=0, description="weight of the classification of the camera")
-    penalty_weight: float = Field(default=10.0, ge=0, description="weight of the gradient penalty")
     flip: Share = Field(default=0.5, description="probability of a horizontal flip")
     average: float = Field(
         default=0.0, ge=0, lt=1, description="share that a running mean of the generator keeps; 0: no such mean"
     )
+
+
+class StarGANSettings(StyleSettings):
+    """Everything that defines the training of a StarGAN, one for all cameras.
+
+    The defaults are those of StarGAN for camera styles (Zhong et al., ECCV 2018), with a learning rate that does fall.
+    """
+
+    method: Literal["stargan"] = "stargan"
+    epochs: Count = Field(default=200, description="passes over the images")
+    batch: Count = Field(default=16, description="images in a step")
+    num_blocks: Count = Field(default=6, description="residual blocks of the generator")
+    critic_steps: Count = Field(default=5, description="steps of the critic for each of the generator")
+    camera_weight: float = Field(default=1.0, ge=0, description="weight of the classification of the camera")
+    penalty_weight: float = Field(default=10.0, ge=0, description="weight of the gradient penalty")
     optimizer: OptimizerSettings = OptimizerSettings(
         kind="adam", lr=1e-4, betas=(0.5, 0.999), weight_decay=0.0, schedule="linear"
     )
+
+
+class CycleGANSettings(StyleSettings):
+    """Everything that defines the training of CycleGANs, one for each pair of cameras.
+
+    The defaults are those of CamStyle (Zhong et al., CVPR 2018).
+    """
+
+    method: Literal["cyclegan"] = "cyclegan"
+    epochs: Count = Field(default=50, description="passes over the images of that camera of a pair which has more")
+    pairs: tuple[tuple[Count, Count], ...] | None = Field(
+        default=None, description="pairs of cameras, counted from 1, each trained in a folder of the run; null: all"
+    )
+    pair: tuple[Count, Count] | None = Field(
+        default=None, description="train one pair, in the run folder itself; null: those of pairs"
+    )
+    num_blocks: Count = Field(default=9, description="residual blocks of a generator")
+    dropout: float = Field(default=0.5, ge=0, lt=1, description="in the residual blocks, while training")
+    identity_weight: float = Field(
+        default=5.0, ge=0, description="weight of leaving an image alone that has the style already; 0: not computed"
+    )
+    pool_size: int = Field(default=50, ge=0, description="former fakes that the discriminators are shown again")
+    optimizer: OptimizerSettings = OptimizerSettings(
+        kind="adam", lr=2e-4, betas=(0.5, 0.999), weight_decay=0.0, schedule="linear", linear_from=0.6
+    )
+
+
+STYLE_METHODS: dict[str, type[StyleSettings]] = {"stargan": StarGANSettings, "cyclegan": CycleGANSettings}
+"""Settings of each method that learns camera styles, by its name."""
 
 
 def load_settings(file: str | Path, overrides: Sequence[str] = ()) -> ExperimentSettings:
@@ -328,17 +366,23 @@ def load_settings(file: str | Path, overrides: Sequence[str] = ()) -> Experiment
     Raises:
         InputError: a file cannot be read, a key is unknown (the nearest valid one is named), a value is out of range.
     """
-    return settings_of(_resolved_tree(Path(file), overrides, ExperimentSettings), where=str(file))
+    tree = _with_overrides(_read_tree(Path(file), seen=()), overrides, ExperimentSettings)
+    return settings_of(tree, where=str(file))
 
 
 def load_style_settings(file: str | Path | None, overrides: Sequence[str] = ()) -> StyleSettings:
     """Settings of a training of camera styles; like :func:`load_settings`, and the defaults without a file.
 
+    The key ``method`` says which class they are of, and which keys there are.
+
     Raises:
-        InputError: as :func:`load_settings`.
+        InputError: as :func:`load_settings`, or there is no such method.
     """
-    tree = _resolved_tree(None if file is None else Path(file), overrides, StyleSettings)
-    return _validated(StyleSettings, tree, where="command line" if file is None else str(file))
+    tree = {} if file is None else _read_tree(Path(file), seen=())
+    kind = _style_kind(tree, overrides)
+    # a method's optimiser has defaults of its own, which stay where only some of its settings are given
+    tree = merge(kind().model_dump(mode="json"), _with_overrides(tree, overrides, kind))
+    return _validated(kind, tree, where="command line" if file is None else str(file))
 
 
 def settings_of(tree: Mapping[str, Any], *, where: str) -> ExperimentSettings:
@@ -396,8 +440,18 @@ def _validated(kind: type[AnySettings], tree: Mapping[str, Any], *, where: str) 
         raise InputError(f"{where}: {key}: {first['msg']}, got {first['input']!r}") from error
 
 
-def _resolved_tree(file: Path | None, overrides: Sequence[str], kind: type[TrainingSettings]) -> dict[str, Any]:
-    tree = {} if file is None else _read_tree(file, seen=())
+def _style_kind(tree: Mapping[str, Any], overrides: Sequence[str]) -> type[StyleSettings]:
+    """The settings class of the method that a file or the command line asks for."""
+    for override in overrides:
+        if override.startswith("method="):
+            tree = merge(tree, _override_tree(override, StarGANSettings))
+    method = str(tree.get("method", "stargan"))
+    if method not in STYLE_METHODS:
+        raise unknown_name("method", method, STYLE_METHODS)
+    return STYLE_METHODS[method]
+
+
+def _with_overrides(tree: dict[str, Any], overrides: Sequence[str], kind: type[TrainingSettings]) -> dict[str, Any]:
     for override in overrides:
         tree = merge(tree, _override_tree(override, kind))
     return tree

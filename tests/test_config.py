@@ -1,6 +1,14 @@
 import pytest
 
-from reid_da.config import ExperimentSettings, dump_settings, load_settings, merge
+from reid_da.config import (
+    CycleGANSettings,
+    ExperimentSettings,
+    StarGANSettings,
+    dump_settings,
+    load_settings,
+    load_style_settings,
+    merge,
+)
 from reid_da.errors import InputError
 
 
@@ -80,4 +88,49 @@ def test_mistakes_in_a_file(tmp_path, text, message):
     (tmp_path / "bad.yaml").write_text(text)
     with pytest.raises(InputError, match=message) as caught:
         load_settings(tmp_path / "bad.yaml")
+    assert "\n" not in str(caught.value)
+
+
+def test_the_method_says_which_settings_of_styles_there_are(tmp_path):
+    assert isinstance(load_style_settings(None), StarGANSettings)
+    settings = load_style_settings(None, ["pool_size=7", "method=cyclegan", "pairs=[[1, 15]]"])
+    assert isinstance(settings, CycleGANSettings)
+    assert (settings.pool_size, settings.pairs, settings.pair) == (7, ((1, 15),), None)
+    (tmp_path / "style.yaml").write_text(dump_settings(settings))
+    assert load_style_settings(tmp_path / "style.yaml") == settings
+    assert load_style_settings(tmp_path / "style.yaml", ["batch=3"]).batch == 3
+
+
+@pytest.mark.parametrize("method", ["stargan", "cyclegan"])
+def test_a_method_keeps_its_own_optimiser_where_a_part_of_it_is_set(method):
+    default = load_style_settings(None, [f"method={method}"]).optimizer
+    changed = load_style_settings(None, [f"method={method}", "optimizer.lr=0.5"]).optimizer
+    assert (default.kind, default.betas, default.weight_decay, default.schedule) == ("adam", (0.5, 0.999), 0, "linear")
+    assert changed == default.model_copy(update={"lr": 0.5})
+
+
+def test_the_defaults_of_cyclegan_are_those_of_camstyle():
+    settings = CycleGANSettings()
+    assert (settings.cycle_weight, settings.identity_weight, settings.pool_size) == (10, 5, 50)
+    assert (settings.batch, settings.channels, settings.num_blocks, settings.dropout) == (1, 64, 9, 0.5)
+    # 30 epochs at 2e-4, then 20 down to 0
+    assert (settings.epochs, settings.optimizer.lr, settings.optimizer.linear_from) == (50, 2e-4, 0.6)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["method=stargen"], "unknown method 'stargen' .did you mean 'stargan'.*; valid: cyclegan, stargan"),
+        (["method=[1"], "the value is not YAML"),
+        (["pool_size=3"], "unknown key 'pool_size'"),
+        (["method=cyclegan", "critic_steps=3"], "unknown key 'critic_steps'"),
+        (["method=cyclegan", "pool_szie=3"], "unknown key 'pool_szie' .did you mean 'pool_size'"),
+        (["method=cyclegan", "pairs=[[1, 2, 3]]"], "pairs.0: Tuple should have at most 2 items"),
+        (["method=cyclegan", "pairs=[[0, 1]]"], "pairs.0.0: Input should be greater than or equal to 1, got 0"),
+        (["optimizer.linear_from=1"], "optimizer.linear_from: Input should be less than 1"),
+    ],
+)
+def test_mistakes_in_settings_of_styles(overrides, message):
+    with pytest.raises(InputError, match=message) as caught:
+        load_style_settings(None, overrides)
     assert "\n" not in str(caught.value)

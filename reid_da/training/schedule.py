@@ -19,7 +19,7 @@ def learning_rate_factor(progress: float, settings: OptimizerSettings, *, epochs
     if settings.schedule == "step":
         factor = settings.decay ** sum(int(progress) >= milestone for milestone in settings.milestones)
     elif settings.schedule == "linear":
-        factor = min(2 * (1 - progress / epochs), 1.0)
+        factor = min((1 - progress / epochs) / (1 - settings.linear_from), 1.0)
     elif settings.schedule == "cosine":
         begin = settings.warmup_epochs
         factor = _half_cosine(max(progress - begin, 0.0) / max(epochs - begin, 1e-12))

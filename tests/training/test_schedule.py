@@ -43,3 +43,10 @@ def test_linear_falls_in_the_second_half():
     got = factors(epochs=100, schedule="linear")
     assert got[:51] == [1.0] * 51
     assert (got[75], got[100]) == pytest.approx((0.5, 0.0))
+
+
+def test_linear_may_begin_to_fall_later_or_at_once():
+    got = factors(epochs=50, schedule="linear", linear_from=0.6)
+    assert got[:31] == pytest.approx([1.0] * 31)
+    assert (got[40], got[50]) == pytest.approx((0.5, 0.0))
+    assert factors(epochs=4, schedule="linear", linear_from=0) == [1.0, 0.75, 0.5, 0.25, 0.0]

@@ -3,7 +3,6 @@
 Choi et al., CVPR 2018, with WGAN-GP; see :mod:`reid_da.camstyle.stargan`.
 """
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from reid_da.camstyle.stargan import StarCritic, StarGenerator, critic_loss, gradient_penalty
-from reid_da.config import StyleSettings
+from reid_da.config import StarGANSettings
 from reid_da.images import Batch
+from reid_da.training.methods.running_mean import RunningMean, copy_for_mean
 
 
 class StarNetworks(nn.Module):
@@ -25,14 +25,12 @@ class StarNetworks(nn.Module):
         average: mean of the generator over the steps, which no gradient reaches, or None.
     """
 
-    def __init__(self, settings: StyleSettings, *, num_cameras: int) -> None:
+    def __init__(self, settings: StarGANSettings, *, num_cameras: int) -> None:
         super().__init__()
         channels = settings.channels
         self.generator = StarGenerator(num_cameras, channels=channels, num_blocks=settings.num_blocks)
         self.critic = StarCritic(num_cameras, image_size=settings.data.image_size, channels=channels)
-        self.average: StarGenerator | None = None
-        if settings.average:
-            self.average = copy.deepcopy(self.generator).requires_grad_(False)
+        self.average = copy_for_mean(self.generator) if settings.average else None
 
     @property
     def best_generator(self) -> StarGenerator:
@@ -51,12 +49,12 @@ class StarGANTraining:
         camids: (N,) int64 camera of each image, on the same device.
     """
 
-    def __init__(self, networks: StarNetworks, *, settings: StyleSettings, camids: Tensor) -> None:
+    def __init__(self, networks: StarNetworks, *, settings: StarGANSettings, camids: Tensor) -> None:
         self.network = networks
         self.settings = settings
         self.camids = camids
         self.steps = 0
-        self._generator_moved = False
+        self._mean = RunningMean(networks.average, networks.generator, keep=settings.average)
 
     def begin_epoch(self, epoch: int) -> None:
         """Nothing depends on the epoch."""
@@ -67,7 +65,7 @@ class StarGANTraining:
         Args:
             batches: ``images``, with values from -1 to 1.
         """
-        self._update_average()
+        self._mean.update()
         batch = batches["images"]
         camids = self.camids[batch.index]
         wanted = camids[torch.randperm(len(camids)).to(camids.device)]
@@ -76,7 +74,7 @@ class StarGANTraining:
         self.network.critic.requires_grad_(is_critic)
         self.network.generator.requires_grad_(not is_critic)
         self.steps += 1
-        self._generator_moved = not is_critic
+        self._mean.is_due = not is_critic
         if is_critic:
             return self._critic_losses(batch.images, camids, wanted)
         return self._generator_losses(batch.images, camids, wanted)
@@ -86,7 +84,7 @@ class StarGANTraining:
 
     def end_epoch(self) -> dict[str, float]:
         """No figures beyond the losses."""
-        self._update_average()
+        self._mean.update()
         return {}
 
     def state_dict(self) -> dict[str, Any]:
@@ -121,12 +119,3 @@ class StarGANTraining:
             "generator_camera": settings.camera_weight * functional.cross_entropy(logits.float(), wanted),
             "cycle": settings.cycle_weight * (images - back).abs().mean(),
         }
-
-    @torch.no_grad()
-    def _update_average(self) -> None:
-        """Take over the generator, which has moved since the last step if that was one of it."""
-        average = self.network.average
-        if average is not None and self._generator_moved:
-            for mean, value in zip(average.parameters(), self.network.generator.parameters(), strict=True):
-                mean.lerp_(value, 1 - self.settings.average)
-        self._generator_moved = False
