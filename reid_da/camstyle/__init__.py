@@ -4,7 +4,7 @@ from reid_da.camstyle.cache import PackedViews, open_packed_views, pack_views, s
 from reid_da.camstyle.creation import Style, create_foreign_views, create_views
 from reid_da.camstyle.export import write_styled_images
 from reid_da.camstyle.files import FileViews, StyledImages, find_styled_images
-from reid_da.camstyle.transfer import ColourTransfer, TransferViews
+from reid_da.camstyle.transfer import ColourTransfer, TransferViews, there_and_back
 from reid_da.camstyle.views import CameraViews, sample_views
 
 __all__ = [
@@ -22,5 +22,6 @@ __all__ = [
     "pack_views",
     "sample_views",
     "style_cache_path",
+    "there_and_back",
     "write_styled_images",
 ]

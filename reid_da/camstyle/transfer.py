@@ -95,6 +95,20 @@ class TransferViews:
         return images
 
 
+def there_and_back(transfer: ColourTransfer, images: Tensor, camids: Tensor, *, cameras: Tensor) -> Tensor:
+    """(B, 3, H, W) uint8 RGB images after the way to another camera, the next one, and back to their own.
+
+    Args:
+        transfer: goes the way.
+        images: (B, 3, H, W) uint8 RGB.
+        camids: (B,) int64 cameras that took the images.
+        cameras: (C,) int64 cameras in increasing order, at least two; those of the images are among them, and after
+            the last one comes the first.
+    """
+    others = cameras[(torch.searchsorted(cameras, camids) + 1) % len(cameras)]
+    return transfer(transfer(images, camids, others), others, camids)
+
+
 def camera_batches(source: ImageSource, camids: Tensor, description: str) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield all decodable images, (B, 3, H, W) uint8, with their (B,) cameras, a few at a time.
 

@@ -97,6 +97,7 @@ class Trainer:
         optimizer: of the method's network.
         device: where the network is.
         evaluate: figures of the network, for reporting only; empty if it draws pictures instead.
+        title: what of several things is trained, for progress and log; empty if there is only one.
         epoch: epochs done.
     """
 
@@ -107,6 +108,7 @@ class Trainer:
     optimizer: torch.optim.Optimizer
     device: torch.device
     evaluate: Callable[[], Mapping[str, float]] | None = None
+    title: str = ""
     epoch: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
@@ -123,7 +125,8 @@ class Trainer:
                 checkpoint is kept. Or TensorBoard is asked for and not installed.
         """
         if self.settings.tensorboard:
-            self.run.listeners.append(TensorBoardEvents(self.run.events_folder, self.run.records()).add)
+            events = TensorBoardEvents(self.run.events_folder, self.run.records(), pictures=self.run.path)
+            self.run.listeners.append(events.add)
         while self.epoch < self.settings.epochs:
             figures = self.train_epoch()
             self.epoch += 1
@@ -172,7 +175,7 @@ class Trainer:
         losses = LossRecord(epoch=self.epoch)
         num_images, begin = 0, time.perf_counter()
         steps = self.batches.steps_per_epoch
-        with EpochProgress(f"epoch {self.epoch + 1}/{self.settings.epochs}", steps) as progress:
+        with EpochProgress(self._describe(self.epoch + 1), steps) as progress:
             for step, batches in enumerate(self.batches.epoch(self.epoch)):
                 losses.add(self.train_step(step, batches))
                 num_images += sum(len(batch.index) for batch in batches.values())
@@ -239,7 +242,11 @@ class Trainer:
 
     def _report(self, figures: Mapping[str, float]) -> None:
         texts = [f"{name} {value:.4g}" for name, value in figures.items() if name != "seconds"]
-        logger.info("epoch %d/%d: %s", self.epoch, self.settings.epochs, ", ".join(texts))
+        logger.info("%s: %s", self._describe(self.epoch), ", ".join(texts))
+
+    def _describe(self, epoch: int) -> str:
+        text = f"epoch {epoch}/{self.settings.epochs}"
+        return f"{self.title}, {text}" if self.title else text
 
 
 @dataclass(kw_only=True)

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from reid_da.camstyle import TransferViews
+from reid_da.camstyle import TransferViews, there_and_back
 from reid_da.camstyle.transfer import camera_batches
 from reid_da.datasets import SampleTable
 from reid_da.images import OnTheFlyImages, PackedImages
@@ -41,6 +41,20 @@ def test_own_camera_is_the_real_image_and_others_are_transferred(views: Transfer
     assert (pixels[2] == 101).all()
     assert (pixels[3] == PIXELS[2]).all()
     assert (pixels[4] == 121).all()
+
+
+def test_the_way_back_leads_over_the_next_camera() -> None:
+    ways = []
+
+    def note(images: Tensor, from_camids: Tensor, to_camids: Tensor) -> Tensor:
+        ways.append((from_camids.tolist(), to_camids.tolist()))
+        return images + 1
+
+    images = torch.zeros(3, 3, 2, 1, dtype=torch.uint8)
+    back = there_and_back(note, images, torch.tensor([14, 1, 4]), cameras=torch.tensor([1, 4, 14]))
+
+    assert ways == [([14, 1, 4], [1, 4, 14]), ([1, 4, 14], [14, 1, 4])]
+    assert (back == 2).all()
 
 
 def test_without_views_the_images_are_real(views: TransferViews) -> None:

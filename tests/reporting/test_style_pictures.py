@@ -69,6 +69,19 @@ def test_labels_and_frames(views: TransferViews, table: SampleTable) -> None:
     assert np.allclose(np.array(centres) + 1, [(x[2], y[0]), (x[1], y[1])])
 
 
+def test_chosen_cameras_and_the_way_back(views: TransferViews, table: SampleTable) -> None:
+    back = torch.tensor([50, 60], dtype=torch.uint8)[:, None, None, None].expand(2, 3, HEIGHT, WIDTH)
+
+    [axes] = views_figure(views, table, [3, 1], cameras=(1, 2), back=back).axes
+
+    assert labels(axes) == (["c2", "c3"], ["real", "c2", "c3", "back"])
+    picture = np.asarray(axes.images[0].get_array())
+    middles = picture[np.ix_(axes.get_yticks().astype(int), axes.get_xticks().astype(int))][:, :, 0]
+    assert middles.tolist() == [[3, 3, 112, 50], [1, 121, 1, 60]]
+    frames = [frame.get_x() for frame in axes.patches if isinstance(frame, Rectangle)]
+    assert frames[1] - frames[0] == axes.get_xticks()[1] - axes.get_xticks()[0]
+
+
 def test_cameras_with_names(views: TransferViews, table: SampleTable) -> None:
     [axes] = views_figure(views, table, [1], camera_names=("hall", "gate", "stairs")).axes
 
