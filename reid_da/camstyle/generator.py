@@ -1,11 +1,14 @@
-"""A trained generator as a source of camera views."""
+"""Trained generators as a source of camera views."""
 
 import hashlib
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
+from reid_da.camstyle.cyclegan import CycleGenerator
 from reid_da.camstyle.stargan import StarGenerator
+from reid_da.errors import InputError, first_few
 
 
 class GeneratorTransfer:
@@ -35,6 +38,59 @@ class GeneratorTransfer:
         """
         styled = self._generator(to_signed(images.to(self._device)), to_camids.to(self._device))
         return from_signed(styled).cpu().contiguous(memory_format=torch.channels_last)
+
+
+class PairTransfer:
+    """Images in the styles of cameras by a generator for each way; see :class:`reid_da.camstyle.ColourTransfer`.
+
+    Args:
+        generators: by the camids from which and to which they lead, all on one device; they are switched to
+            evaluation, so that they have no dropout. At least one.
+    """
+
+    def __init__(self, generators: Mapping[tuple[int, int], CycleGenerator]) -> None:
+        self._generators = {way: generator.eval() for way, generator in generators.items()}
+        self._device = next(next(iter(self._generators.values())).parameters()).device
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the weights of all generators."""
+        return weights_fingerprint(nn.ModuleList([self._generators[way] for way in sorted(self._generators)]))
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor, from_camids: Tensor, to_camids: Tensor) -> Tensor:
+        """(B, 3, H, W) uint8 RGB images on the CPU in the styles asked for, channels last in memory.
+
+        An image that shall have the style of its own camera stays as it is.
+
+        Args:
+            images: (B, 3, H, W) uint8 RGB.
+            from_camids: (B,) int64 cameras that took the images.
+            to_camids: (B,) int64 cameras whose styles are wanted.
+
+        Raises:
+            InputError: there is no generator for a pair of cameras; names them.
+        """
+        styled = images.cpu().clone(memory_format=torch.channels_last)
+        ways, groups = torch.unique(torch.stack([from_camids, to_camids], dim=1).cpu(), dim=0, return_inverse=True)
+        chosen = {number: self._generator(own, wanted) for number, (own, wanted) in enumerate(ways.tolist())}
+        for number, generator in chosen.items():
+            if generator is not None:
+                rows = groups == number
+                styled[rows] = from_signed(generator(to_signed(images[rows].to(self._device)))).cpu()
+        return styled
+
+    def _generator(self, own: int, wanted: int) -> CycleGenerator | None:
+        """The generator from one camera to another; None from a camera to itself."""
+        if own == wanted:
+            return None
+        if (own, wanted) not in self._generators:
+            known = first_few(f"{a + 1}-{b + 1}" for a, b in sorted(self._generators) if a < b)
+            raise InputError(
+                f"no generator from camera {own + 1} to camera {wanted + 1}: those trained are of the pairs {known}; "
+                f"train it with pairs=[[{min(own, wanted) + 1}, {max(own, wanted) + 1}]]"
+            )
+        return self._generators[own, wanted]
 
 
 def weights_fingerprint(module: nn.Module) -> str:

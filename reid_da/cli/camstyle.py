@@ -31,6 +31,9 @@ def train(
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that differ, e.g. epochs=50.")
     ] = None,
+    method: Annotated[
+        str | None, typer.Option(help="stargan: one model for all cameras; cyclegan: one for each pair.")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file with settings.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder of the run; runs/NAME.")] = None,
     resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with a run that was stopped.")] = None,
@@ -38,12 +41,18 @@ def train(
         bool, typer.Option("--skip-damaged", help="Resume from the newest checkpoint that is whole.")
     ] = False,
 ) -> None:
-    """Train a StarGAN on the training images of a data set: one generator for all of its cameras.
+    """Train camera styles on the training images of a data set, by a StarGAN or by CycleGANs.
 
-    Pictures of samples go to the folder samples of the run, every evaluate_every epochs. The losses are in
+    A StarGAN is one generator for all cameras. CycleGANs are two generators for each pair of cameras, trained pair
+    after pair in folders pair-1-2, pair-1-3, ... of the run; pairs=[[1,2],[1,3]] trains these only. --resume finishes
+    what is missing.
+
+    Pictures of samples go to the folder samples of a run, every evaluate_every epochs. The losses are in
     metrics.jsonl, and as curves with tensorboard=true.
 
     Example: reid-da camstyle train data/rendered/site-b data.image_size=[64,32] epochs=50 -o runs/styles-b
+
+    Example: reid-da camstyle train data/rendered/site-b --method cyclegan data.image_size=[64,32] -o runs/pairs-b
     """
     from reid_da.reporting.style_pictures import draw_views
     from reid_da.training.camera_styles import resume_styles, train_styles
@@ -54,7 +63,8 @@ def train(
     if resume is not None:
         run = resume_styles(resume, skip_damaged=skip_damaged, draw=draw_views)
     else:
-        settings = load_style_settings(config, [f"data.dataset={data}", *(overrides or ())])
+        chosen = [] if method is None else [f"method={method}"]
+        settings = load_style_settings(config, [f"data.dataset={data}", *chosen, *(overrides or ())])
         run = train_styles(settings, output or Path("runs") / settings.name, draw=draw_views)
     Console().print(f"run: {run.path}", soft_wrap=True)
 

@@ -1,52 +1,40 @@
-"""Training of camera styles, from settings to a generator."""
+"""Training of camera styles, from settings to generators.
+
+A StarGAN is one run. CycleGANs are a run for each pair of cameras, in folders of the run that they are the parts of.
+"""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import combinations
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from reid_da.camstyle import CameraViews, TransferViews
-from reid_da.camstyle.generator import GeneratorTransfer
-from reid_da.config import StyleSettings, load_style_settings
-from reid_da.datasets import Dataset, SampleTable, load_dataset
-from reid_da.errors import InputError
-from reid_da.images import (
-    AugmentationSettings,
-    Batch,
-    ImageSource,
-    Loader,
-    ShuffledSampler,
-    TrainTransform,
-    open_images,
-    usable_rows,
-)
-from reid_da.images.augment import IMAGENET_MEAN, IMAGENET_STD
+from reid_da.camstyle import ColourTransfer
+from reid_da.camstyle.cyclegan import CycleGenerator
+from reid_da.camstyle.generator import GeneratorTransfer, PairTransfer
+from reid_da.config import CycleGANSettings, StarGANSettings, StyleSettings, load_style_settings
+from reid_da.errors import InputError, first_few
+from reid_da.training.checkpoint import Checkpoint
 from reid_da.training.device import choose_device
-from reid_da.training.loop import Trainer
+from reid_da.training.loop import Method, Trainer
+from reid_da.training.methods.cyclegan import CycleGANTraining, CycleNetworks, GeneratorPair
 from reid_da.training.methods.stargan import StarGANTraining, StarNetworks
+from reid_da.training.optimizer import optimizer_of
 from reid_da.training.run_folder import RunFolder
 from reid_da.training.seeds import derived_seed
+from reid_da.training.style_samples import DrawViews, StyleSamples
+from reid_da.training.style_streams import StyleImages, StyleStreams
 
-CROP_AREA = 1 / 1.125**2
+STARGAN_CROP_AREA = 1 / 1.125**2
 """Share of the area that a random crop keeps: published as resizing to 288x144 and cropping 256x128."""
-NUM_SAMPLES = 6
-"""Images in a picture of samples."""
+CYCLEGAN_CROP_AREA = (256 / 286) ** 2
+"""The same, published as resizing to 286x286 and cropping 256x256."""
 
 logger = logging.getLogger(__name__)
-
-
-class DrawViews(Protocol):
-    """Draws some images in the styles of all cameras; see :func:`reid_da.reporting.style_pictures.draw_views`."""
-
-    def __call__(
-        self, views: CameraViews, table: SampleTable, rows: Sequence[int], path: Path, *, camera_names: Sequence[str]
-    ) -> None:
-        """Write the picture."""
-        ...
 
 
 def train_styles(settings: StyleSettings, folder: Path, *, draw: DrawViews | None = None) -> RunFolder:
@@ -55,22 +43,16 @@ def train_styles(settings: StyleSettings, folder: Path, *, draw: DrawViews | Non
     Args:
         settings: of the training.
         folder: the run folder, which must not hold a run.
-        draw: draws samples, into the folder ``samples`` of the run; None for no pictures.
+        draw: draws samples, into the folder ``samples`` of a run; None for no pictures.
 
     Raises:
         InputError: settings or data do not fit, or a loss is not finite.
     """
-    run = RunFolder.create(folder, settings)
-    try:
-        _trainer(settings, run, draw).fit()
-    except InputError:
-        run.discard_if_unused()
-        raise
-    return run
+    return _train_new(settings, folder, lambda run: _train(settings, run, draw, skip_damaged=False))
 
 
 def resume_styles(folder: Path, *, skip_damaged: bool = False, draw: DrawViews | None = None) -> RunFolder:
-    """Go on with a training of camera styles where it was stopped.
+    """Go on with a training of camera styles where it was stopped; what is complete stays as it is.
 
     Args:
         folder: the run folder.
@@ -81,133 +63,202 @@ def resume_styles(folder: Path, *, skip_damaged: bool = False, draw: DrawViews |
         InputError: there is no such run, its checkpoint is damaged, or the data are not those that it was made with.
     """
     run = RunFolder.open(folder)
-    trainer = _trainer(load_style_settings(run.config_file), run, draw)
-    trainer.resume(run.last_checkpoint(skip_damaged=skip_damaged))
-    trainer.fit()
+    _train(load_style_settings(run.config_file), run, draw, skip_damaged=skip_damaged)
     return run
 
 
-def load_generator(folder: Path, *, device: str = "auto") -> tuple[GeneratorTransfer, StyleSettings, int]:
-    """The generator of a run's last checkpoint, its settings, and the number of its cameras.
+def load_generator(folder: Path, *, device: str = "auto") -> tuple[ColourTransfer, StyleSettings, int]:
+    """The styles of a run's last checkpoint, its settings, and the number of cameras of its data set.
+
+    Of CycleGANs, all generators of the run are loaded, 46 MB each of the published size; those of pairs that have no
+    checkpoint yet are missing.
 
     Raises:
         InputError: the folder holds no training of camera styles, or none that has got anywhere.
     """
     run = RunFolder.open(folder)
     settings = load_style_settings(run.config_file)
-    checkpoint = run.last_checkpoint()
-    if checkpoint is None:
+    parts = [run]
+    if isinstance(settings, CycleGANSettings) and settings.pair is None:
+        parts = [RunFolder.open(path) for path in run.runs_inside]
+    checkpoints = [checkpoint for part in parts if (checkpoint := part.last_checkpoint()) is not None]
+    if not checkpoints:
         raise InputError(f"{folder}: the run has no checkpoint yet")
-    num_cameras = len(checkpoint.weights["critic.camera.weight"])
+    device = choose_device(device)
+    if isinstance(settings, CycleGANSettings):
+        return _load_pairs(settings, checkpoints, device), settings, checkpoints[0].state["method"]["num_cameras"]
+    assert isinstance(settings, StarGANSettings)
+    num_cameras = len(checkpoints[0].weights["critic.camera.weight"])
     networks = StarNetworks(settings, num_cameras=num_cameras)
-    networks.load_state_dict(dict(checkpoint.weights))
-    transfer = GeneratorTransfer(networks.best_generator.to(choose_device(device)))
-    return transfer, settings, num_cameras
+    networks.load_state_dict(dict(checkpoints[0].weights))
+    return GeneratorTransfer(networks.best_generator.to(device)), settings, num_cameras
 
 
-class StyleStreams:
-    """Batches of a training set's images with values from -1 to 1, the same for the same seed and epoch.
+@dataclass(frozen=True, kw_only=True)
+class _Parts:
+    """What one method of learning styles differs in from another.
 
-    Args:
-        settings: of the training.
-        source: the images.
-        fingerprint: of their table.
-        device: where the batches go.
-
-    Raises:
-        InputError: a batch is larger than the data set.
+    Attributes:
+        method: of the training, with its networks.
+        rows: (M,) int64 rows of the images of each of its streams.
+        crop_area: share of the area that a random crop keeps.
+        cameras: whose styles it learns, in increasing order.
+        transfer: gives the styles as they are now.
     """
 
-    def __init__(self, settings: StyleSettings, source: ImageSource, *, fingerprint: str, device: torch.device) -> None:
-        self._settings = settings
-        self._source = source
-        self._rows = usable_rows(source)
-        self._device = device
-        self.fingerprints: Mapping[str, str] = {"training": fingerprint}
-        if len(self._rows) < settings.batch:
-            raise InputError(f"batch is {settings.batch}, but there are {len(self._rows)} images; lower it")
-        self.steps_per_epoch = len(self._rows) // settings.batch
-
-    def epoch(self, epoch: int) -> Iterator[dict[str, Batch]]:
-        """The batches of one epoch under the name ``images``, prepared ahead by threads."""
-        settings = self._settings
-        augmentation = AugmentationSettings(
-            crop="rect", crop_scale=(CROP_AREA, CROP_AREA), crop_aspect=(2.0, 2.0), flip=settings.flip, erase=0.0
-        )
-        seeds = {name: derived_seed(settings.seed, name, epoch) for name in ("style order", "style pixels")}
-        sampler = ShuffledSampler(self._rows, batch_size=settings.batch, seed=seeds["style order"])
-        transform = TrainTransform(augmentation, size=settings.data.image_size, seed=seeds["style pixels"])
-        batches = Loader(self._source, sampler, transform, device=self._device).batches()
-        try:
-            for batch in batches:
-                yield {"images": replace(batch, images=_signed(batch.images))}
-        finally:
-            batches.close()
+    method: Method
+    rows: Mapping[str, Tensor]
+    crop_area: float
+    cameras: Sequence[int]
+    transfer: Callable[[], ColourTransfer]
 
 
-def _trainer(settings: StyleSettings, run: RunFolder, draw: DrawViews | None) -> Trainer:
+def _train_new(settings: StyleSettings, folder: Path, train: Callable[[RunFolder], None]) -> RunFolder:
+    run = RunFolder.create(folder, settings)
+    try:
+        train(run)
+    except InputError:
+        run.discard_if_unused()
+        raise
+    return run
+
+
+def _train(settings: StyleSettings, run: RunFolder, draw: DrawViews | None, *, skip_damaged: bool) -> None:
     if settings.precision.threads:
         torch.set_num_threads(settings.precision.threads)
+    images = StyleImages.open(settings)
+    if not isinstance(settings, CycleGANSettings) or settings.pair is not None:
+        _train_run(settings, images, run, draw, skip_damaged=skip_damaged)
+        return
+    pairs = _pairs(settings, images)
+    for number, pair in enumerate(pairs, start=1):
+        part = settings.model_copy(update={"pair": pair, "pairs": None})
+        folder = run.path / f"pair-{pair[0]}-{pair[1]}"
+        title = f"cameras {pair[0]} and {pair[1]} (pair {number} of {len(pairs)})"
+        train = partial(_train_run, part, images, draw=draw, skip_damaged=skip_damaged, title=title)
+        if not (folder / "config.yaml").exists():
+            _train_new(part, folder, train)
+        elif skip_damaged or not RunFolder(folder).has_checkpoint(part.epochs):
+            train(RunFolder.open(folder))
+        else:
+            logger.info("%s: complete", title)
+
+
+def _train_run(
+    settings: StyleSettings,
+    images: StyleImages,
+    run: RunFolder,
+    draw: DrawViews | None,
+    *,
+    skip_damaged: bool,
+    title: str = "",
+) -> None:
+    """Train what one run folder holds, from its last checkpoint on."""
+    trainer = _trainer(settings, images, run, draw, title=title)
+    trainer.resume(run.last_checkpoint(skip_damaged=skip_damaged))
+    trainer.fit()
+
+
+def _trainer(
+    settings: StyleSettings, images: StyleImages, run: RunFolder, draw: DrawViews | None, *, title: str
+) -> Trainer:
     device = torch.device(choose_device(settings.device))
-    if settings.data.dataset is None:
-        raise InputError("data.dataset is not set: give the folder of the data set, data.dataset=PATH")
-    dataset = load_dataset(settings.data.dataset)
-    if len(dataset.train.cameras) < 2:
-        raise InputError(f"{dataset.root}: its training images are of one camera; styles need at least two")
-    options = settings.data
-    source = open_images(
-        dataset.train,
-        size=options.image_size,
-        cache=options.cache,
-        cache_dir=options.cache_dir,
-        on_error=options.on_error,
-    )
     torch.manual_seed(derived_seed(settings.seed, "weights"))
-    networks = StarNetworks(settings, num_cameras=dataset.num_cameras).to(device)
-    camids = torch.tensor(dataset.train.camids)
-    optimizer = settings.optimizer
+    if isinstance(settings, CycleGANSettings):
+        parts = _cyclegan(settings, images, device)
+    else:
+        assert isinstance(settings, StarGANSettings)
+        parts = _stargan(settings, images, device)
     groups = [
-        {"name": name, "params": list(getattr(networks, name).parameters()), "lr": optimizer.lr}
-        for name in ("critic", "generator")
+        {"name": name, "params": list(network.parameters()), "lr": settings.optimizer.lr}
+        for name, network in parts.method.network.named_children()
+        if name != "average"
     ]
+    samples = None
+    if draw is not None:
+        samples = StyleSamples(
+            images=images,
+            groups=list(parts.rows.values()),
+            cameras=parts.cameras,
+            transfer=parts.transfer,
+            run=run,
+            draw=draw,
+        )
     return Trainer(
         settings=settings,
         run=run,
-        method=StarGANTraining(networks, settings=settings, camids=camids.to(device)),
-        batches=StyleStreams(settings, source, fingerprint=dataset.train.fingerprint, device=device),
-        optimizer=torch.optim.Adam(groups, betas=optimizer.betas, weight_decay=optimizer.weight_decay),
+        method=parts.method,
+        batches=StyleStreams(settings, images, parts.rows, crop_area=parts.crop_area, device=device),
+        optimizer=optimizer_of(groups, settings.optimizer),
         device=device,
-        evaluate=None if draw is None else _Samples(networks, dataset, source, run, draw),
+        evaluate=samples,
+        title=title,
     )
 
 
-class _Samples:
-    """Draws the same few images in the styles of all cameras, a picture for each call."""
-
-    def __init__(
-        self, networks: StarNetworks, dataset: Dataset, source: ImageSource, run: RunFolder, draw: DrawViews
-    ) -> None:
-        self._networks = networks
-        self._dataset = dataset
-        self._source = source
-        self._run = run
-        self._draw = draw
-
-    def __call__(self) -> Mapping[str, float]:
-        transfer, table = GeneratorTransfer(self._networks.best_generator), self._dataset.train
-        num_cameras = self._dataset.num_cameras
-        views = TransferViews(self._source, torch.tensor(table.camids), transfer, num_cameras=num_cameras)
-        rows = usable_rows(self._source)
-        chosen = rows[torch.linspace(0, len(rows) - 1, NUM_SAMPLES).long()].tolist()
-        epoch = len(self._run.records("train"))
-        path = self._run.path / "samples" / f"epoch_{epoch:04d}.png"
-        path.parent.mkdir(exist_ok=True)
-        self._draw(views, table, chosen, path, camera_names=self._dataset.camera_names)
-        logger.info("samples: %s", path)
-        return {}
+def _stargan(settings: StarGANSettings, images: StyleImages, device: torch.device) -> _Parts:
+    networks = StarNetworks(settings, num_cameras=images.dataset.num_cameras).to(device)
+    return _Parts(
+        method=StarGANTraining(networks, settings=settings, camids=images.camids.to(device)),
+        rows={"images": images.rows()},
+        crop_area=STARGAN_CROP_AREA,
+        cameras=images.dataset.train.cameras.tolist(),
+        transfer=lambda: GeneratorTransfer(networks.best_generator),
+    )
 
 
-def _signed(normalized: Tensor) -> Tensor:
-    """(B, 3, H, W) images from -1 to 1 of images that were normalised with the statistics of ImageNet."""
-    mean, std = (torch.tensor(values, device=normalized.device) for values in (IMAGENET_MEAN, IMAGENET_STD))
-    return normalized * (2 * std)[:, None, None] + (2 * mean - 1)[:, None, None]
+def _cyclegan(settings: CycleGANSettings, images: StyleImages, device: torch.device) -> _Parts:
+    ((first, second),) = _pairs(settings, images)
+    camids = (first - 1, second - 1)
+    networks = CycleNetworks(settings).to(device)
+    num_cameras = images.dataset.num_cameras
+    return _Parts(
+        method=CycleGANTraining(networks, settings=settings, camids=camids, num_cameras=num_cameras),
+        rows={"first": images.rows(camids[0]), "second": images.rows(camids[1])},
+        crop_area=CYCLEGAN_CROP_AREA,
+        cameras=camids,
+        transfer=lambda: PairTransfer(_ways(networks.best_generator, *camids)),
+    )
+
+
+def _pairs(settings: CycleGANSettings, images: StyleImages) -> list[tuple[int, int]]:
+    """The pairs of cameras to train, counted from 1, in increasing order.
+
+    Raises:
+        InputError: a pair is of one camera, or a camera has too few images.
+    """
+    counts = {camid + 1: len(images.rows(camid)) for camid in images.dataset.train.cameras.tolist()}
+    wanted = settings.pairs if settings.pair is None else (settings.pair,)
+    pairs = sorted({(min(pair), max(pair)) for pair in wanted or combinations(counts, 2)})
+    for first, second in pairs:
+        if first == second:
+            raise InputError(f"pairs: {first} and {second} are one camera; a pair needs two")
+        for camera in (first, second):
+            if camera not in counts:
+                raise InputError(
+                    f"pairs: there are no training images of camera {camera}, only of {first_few(counts, len(counts))}"
+                )
+            if counts[camera] < settings.batch:
+                raise InputError(
+                    f"batch is {settings.batch}, but there are {counts[camera]} images of camera {camera}; lower it, "
+                    "or leave the camera out (pairs)"
+                )
+    return pairs
+
+
+def _load_pairs(settings: CycleGANSettings, checkpoints: Sequence[Checkpoint], device: str) -> PairTransfer:
+    """Styles by the generators of all checkpoints, by their running means if there are any."""
+    prefix = "average." if settings.average else "generator."
+    ways: dict[tuple[int, int], CycleGenerator] = {}
+    for checkpoint in checkpoints:
+        weights = {name: value for name, value in checkpoint.weights.items() if name.startswith(prefix)}
+        generators = GeneratorPair(settings)
+        generators.load_state_dict({name.removeprefix(prefix): value for name, value in weights.items()})
+        first, second = checkpoint.state["method"]["camids"]
+        ways |= _ways(generators.to(device), first, second)
+    return PairTransfer(ways)
+
+
+def _ways(generators: GeneratorPair, first: int, second: int) -> dict[tuple[int, int], CycleGenerator]:
+    """The generators by the camids from which and to which they lead."""
+    return {(first, second): generators.to_second, (second, first): generators.to_first}

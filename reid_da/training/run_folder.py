@@ -60,7 +60,7 @@ class RunFolder:
 
     def discard_if_unused(self) -> None:
         """Remove what :meth:`create` wrote, unless something was trained: a mistake must not block a second try."""
-        if self.metrics_file.exists() or self.checkpoint_folder.exists() or (self.path / "pretrain").exists():
+        if self.metrics_file.exists() or self.checkpoint_folder.exists() or self.runs_inside:
             return
         for file in (self.config_file, self.path / "versions.json"):
             file.unlink(missing_ok=True)
@@ -86,6 +86,15 @@ class RunFolder:
     def checkpoint_folder(self) -> Path:
         """Folder of the checkpoints."""
         return self.path / "checkpoints"
+
+    @property
+    def runs_inside(self) -> list[Path]:
+        """Folders in this one that hold a run: a stage before the training, or parts of it."""
+        return sorted(file.parent for file in self.path.glob("*/config.yaml"))
+
+    def has_checkpoint(self, epoch: int) -> bool:
+        """Whether there is a checkpoint after ``epoch`` epochs; whether it can be read is not looked at."""
+        return (self.checkpoint_folder / _checkpoint_name(epoch)).is_dir()
 
     def settings(self) -> ExperimentSettings:
         """Settings that the run was started with."""
@@ -115,7 +124,7 @@ class RunFolder:
         """
         size = self.metrics_file.stat().st_size if self.metrics_file.exists() else 0
         description = {**checkpoint.description, "epoch": epoch, "metrics_bytes": size}
-        folder = self.checkpoint_folder / f"epoch_{epoch:04d}"
+        folder = self.checkpoint_folder / _checkpoint_name(epoch)
         save_checkpoint(folder, Checkpoint(weights=checkpoint.weights, state=checkpoint.state, description=description))
         for old in list_checkpoints(self.checkpoint_folder)[:-keep]:
             _remove(old)
@@ -170,6 +179,10 @@ def _git_revision() -> str | None:
         return subprocess.run(describe, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def _checkpoint_name(epoch: int) -> str:
+    return f"epoch_{epoch:04d}"
 
 
 def _finite(value: Any) -> Any:

@@ -23,6 +23,7 @@ from reid_da.training.device import choose_device
 from reid_da.training.loop import Method, Trainer
 from reid_da.training.methods.camstyle import CamStyle
 from reid_da.training.methods.ecn import ECN
+from reid_da.training.optimizer import optimizer_of
 from reid_da.training.run_folder import RunFolder
 from reid_da.training.seeds import derived_seed
 from reid_da.training.streams import TrainingImages, TrainingStreams
@@ -137,14 +138,7 @@ def build_optimizer(network: ReIDNetwork, settings: ExperimentSettings) -> torch
     """The optimiser, with a lower learning rate for the backbone."""
     optimizer = settings.optimizer
     groups = network.parameter_groups(lr_new=optimizer.lr, lr_backbone=optimizer.lr * optimizer.backbone_lr_factor)
-    if optimizer.kind == "adam":
-        return torch.optim.Adam(groups, betas=optimizer.betas, weight_decay=optimizer.weight_decay)
-    return torch.optim.SGD(
-        groups,
-        momentum=optimizer.momentum,
-        nesterov=optimizer.nesterov and optimizer.momentum > 0,
-        weight_decay=optimizer.weight_decay,
-    )
+    return optimizer_of(groups, optimizer)
 
 
 def open_training_table(table: SampleTable, settings: ExperimentSettings) -> ImageSource:

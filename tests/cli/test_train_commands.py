@@ -132,6 +132,17 @@ def test_camera_styles(run, small_sites, folder):
     assert "give either DATA or --resume RUN" in run("camstyle", "train").err
 
 
+def test_camera_styles_of_pairs(run, small_sites, folder):
+    arguments = ("data.image_size=[16, 8]", "channels=2", "num_blocks=1", "epochs=1", "device=cpu", "pairs=[[1, 2]]")
+    outcome = run("camstyle", "train", small_sites / "site-b", "--method", "cyclegan", *arguments, "-o", folder)
+    assert outcome.status == 0
+    assert (folder / "pair-1-2" / "samples" / "epoch_0001.png").read_bytes().startswith(b"\x89PNG")
+    assert run("camstyle", "train", "--resume", folder).status == 0
+    outcome = run("camstyle", "train", small_sites / "site-b", "--method", "cylegan", "-o", folder / "new")
+    assert outcome.status == 2
+    assert "unknown method 'cylegan' (did you mean 'cyclegan'?)" in outcome.err
+
+
 def test_settings_prints_what_a_file_comes_to(run, config):
     shown = yaml.safe_load(run("settings", config, "loss_weight=0.5").out)
     assert shown["loss_weight"] == 0.5

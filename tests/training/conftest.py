@@ -1,4 +1,4 @@
-"""A data set whose cameras differ in nothing but their colours."""
+"""Data sets whose cameras differ in nothing but their colours."""
 
 from pathlib import Path
 
@@ -6,17 +6,29 @@ import numpy as np
 import pytest
 from PIL import Image
 
+RED, BLUE, GREEN = (200, 60, 60), (60, 60, 200), (60, 160, 60)
+
+
+def write_site(root: Path, colours: dict[int, tuple[int, int, int]], *, count: int) -> Path:
+    """A data set with a colour for each camera, which sees everything in it."""
+    rng = np.random.default_rng(0)
+    for split, number_of_people in (("bounding_box_train", count), ("query", 1), ("bounding_box_test", 1)):
+        (root / split).mkdir(parents=True)
+        for number in range(number_of_people):
+            for camera, colour in colours.items():
+                pixels = np.clip(colour + rng.normal(0, 12, (16, 8, 3)), 0, 255).astype(np.uint8)
+                name = f"{number + 1:04d}_c{camera}s1_{number:06d}_01.jpg"
+                Image.fromarray(pixels).save(root / split / name, quality=95)
+    return root
+
 
 @pytest.fixture(scope="module")
 def flat(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data set of two cameras, one of which sees everything red and the other everything blue."""
-    root = tmp_path_factory.mktemp("flat") / "site"
-    rng = np.random.default_rng(0)
-    for split, count in (("bounding_box_train", 32), ("query", 1), ("bounding_box_test", 1)):
-        (root / split).mkdir(parents=True)
-        for number in range(count):
-            for camera, colour in ((1, (200, 60, 60)), (2, (60, 60, 200))):
-                pixels = np.clip(colour + rng.normal(0, 12, (16, 8, 3)), 0, 255).astype(np.uint8)
-                name = f"{number + 1:04d}_c{camera}s1_{number:06d}_01.png"
-                Image.fromarray(pixels).save(root / split / name.replace(".png", ".jpg"), quality=95)
-    return root
+    """Two cameras, one of which sees everything red and the other everything blue."""
+    return write_site(tmp_path_factory.mktemp("flat") / "site", {1: RED, 2: BLUE}, count=32)
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Cameras 1, 2 and 15, a few images each."""
+    return write_site(tmp_path_factory.mktemp("three") / "site", {1: RED, 2: BLUE, 15: GREEN}, count=8)
