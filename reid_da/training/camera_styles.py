@@ -67,7 +67,9 @@ def resume_styles(folder: Path, *, skip_damaged: bool = False, draw: DrawViews |
     return run
 
 
-def load_generator(folder: Path, *, device: str = "auto") -> tuple[ColourTransfer, StyleSettings, int]:
+def load_generator(
+    folder: Path, *, device: str = "auto"
+) -> tuple[GeneratorTransfer | PairTransfer, StyleSettings, int]:
     """The styles of a run's last checkpoint, its settings, and the number of cameras of its data set.
 
     Of CycleGANs, all generators of the run are loaded, 46 MB each of the published size; those of pairs that have no

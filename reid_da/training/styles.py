@@ -19,6 +19,7 @@ from reid_da.camstyle import (
     style_cache_path,
 )
 from reid_da.camstyle.files import OnMissing
+from reid_da.camstyle.generator import PairTransfer
 from reid_da.config import load_style_settings
 from reid_da.datasets import Dataset, SampleTable
 from reid_da.errors import InputError, unknown_name
@@ -111,6 +112,8 @@ def open_foreign_style(
     if kind == "run":
         transfer, _, num_cameras = load_generator(Path(style), device=device)
         _check_cameras(style, num_cameras, num_target_cameras)
+        if isinstance(transfer, PairTransfer):
+            raise InputError(f"views.style: {style} leads from target cameras only; a StarGAN takes any image")
         # beyond the target's cameras, so that no image counts as one of theirs
         return TransferViews(
             source,
@@ -197,11 +200,11 @@ def generated_views(
     Raises:
         InputError: it knows another number of cameras, or the folder holds no trained generator.
     """
-    transfer, settings, known = load_generator(Path(run), device=device)
+    transfer, _, known = load_generator(Path(run), device=device)
     _check_cameras(run, known, num_cameras)
     camids = torch.tensor(table.camids)
     views = TransferViews(source, camids, transfer, num_cameras=num_cameras, block_size=GENERATOR_BLOCK)
-    return views, f"{settings.method} {transfer.fingerprint}"
+    return views, f"generator {transfer.fingerprint}"
 
 
 def kind_of_style(style: str) -> Literal["method", "run", "pack", "folder"]:
