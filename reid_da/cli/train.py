@@ -87,7 +87,8 @@ def ablate(
 ) -> None:
     """Train the rows of the ablation table; an interrupted one goes on where it stopped.
 
-    Rows: source, e, e+c, e+n, e+c+n, supervised (trained on the labels of the target, an upper bound).
+    Rows: source, e, e+c, e+n, e+c+n; camstyle (trained on the source in the target's camera styles); supervised
+    (trained on the labels of the target, an upper bound).
 
     Example: reid-da ablate experiments/rendered/site-a2site-b.yaml --rows source,e+c+n,supervised --seeds 3
     """

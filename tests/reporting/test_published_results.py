@@ -104,7 +104,7 @@ def test_full_method_closes_the_known_part_of_the_gap(pair: tuple[str, str], per
 
 @pytest.mark.parametrize("pair", [D_TO_M, M_TO_D])
 def test_figures_of_the_ablation_are_in_the_order_that_the_paper_tells(pair: tuple[str, str]) -> None:
-    rows = published_rows(*pair)
+    rows = {name: row for name, row in published_rows(*pair).items() if name != "camstyle"}
     figures = [list(row.to_json().values()) for row in rows.values()]
 
     assert tuple(rows) == ROWS
@@ -148,6 +148,13 @@ def test_full_method_is_above_all_comparators(pair: tuple[str, str], count: int)
         figures = list(row.to_json().items())
         assert figures
         assert all(value < full.to_json()[key] for key, value in figures)
+
+
+def test_camstyle_is_quoted_from_another_table() -> None:
+    row = published_row(*D_TO_M, "camstyle")
+    assert row is not None
+    assert row.origin.endswith("Table 4")
+    assert (row.rank1, row.rank20, row.mean_ap_trapezoid) == (0.588, None, 0.274)
 
 
 def test_msmt17_has_one_row_and_one_comparator_for_each_source() -> None:
