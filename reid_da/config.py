@@ -501,17 +501,18 @@ def _require_known(key: str, kind: type[TrainingSettings], *, where: str) -> Non
     known = set(_setting_keys(kind))
     key = key.removeprefix("pretrain.")
     if key not in known:
-        raise unknown_setting(key, known, where=where)
+        command = "reid-da settings" if issubclass(kind, ExperimentSettings) else "reid-da camstyle settings"
+        raise _unknown_setting(key, known, where=where, command=command)
 
 
-def unknown_setting(key: str, known: set[str], *, where: str) -> InputError:
+def _unknown_setting(key: str, known: set[str], *, where: str, command: str) -> InputError:
     """Error for an unknown key, with the nearest valid one: by the whole key, else by its last part."""
     last = key.rpartition(".")[2]
     same = sorted(name for name in known if name.rpartition(".")[2] == last)
     if same:
         return InputError(f"{where}: unknown key {key!r} (did you mean {same[0]!r}?)")
     error = unknown_name("key", key, known)
-    return InputError(f"{where}: {str(error).partition('; valid')[0]}; `reid-da settings` lists the valid ones")
+    return InputError(f"{where}: {str(error).partition('; valid')[0]}; `{command}` lists the valid ones")
 
 
 def _setting_keys(settings: type[Settings], prefix: str = "") -> Iterator[str]:

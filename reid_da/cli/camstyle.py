@@ -8,7 +8,7 @@ from rich.console import Console
 
 from reid_da.cli.arguments import Size, parse_size
 from reid_da.cli.output import print_json, show_log
-from reid_da.config import load_style_settings
+from reid_da.config import dump_settings, load_style_settings
 from reid_da.errors import InputError, unknown_name
 
 if TYPE_CHECKING:
@@ -67,6 +67,21 @@ def train(
         settings = load_style_settings(config, [f"data.dataset={data}", *chosen, *(overrides or ())])
         run = train_styles(settings, output or Path("runs") / settings.name, draw=draw_views)
     Console().print(f"run: {run.path}", soft_wrap=True)
+
+
+@app.command()
+def settings(
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that differ, e.g. epochs=50.")
+    ] = None,
+    method: Annotated[str, typer.Option(help="stargan or cyclegan.")] = "stargan",
+    config: Annotated[Path | None, typer.Option(help="YAML file with settings.")] = None,
+) -> None:
+    """Print all settings of a training of camera styles with their values.
+
+    Example: reid-da camstyle settings --method cyclegan batch=4
+    """
+    typer.echo(dump_settings(load_style_settings(config, [f"method={method}", *(overrides or ())])), nl=False)
 
 
 @app.command()

@@ -27,7 +27,7 @@ def curves(
     if not folder.records():
         raise InputError(f"{run}: nothing to draw yet, {folder.metrics_file.name} is empty")
     path = output or run / "curves.png"
-    draw_run(folder.records(), path, title=folder.settings().name)
+    draw_run(folder.records(), path, title=folder.name)
     Console().print(f"picture: {path}", soft_wrap=True)
 
 

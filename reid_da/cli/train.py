@@ -66,7 +66,7 @@ def _print_result(run: "RunFolder", result: Mapping[str, float]) -> None:
     from reid_da.reporting.result_tables import ResultRow, ablation_table, before_after_table
     from reid_da.training import runs
 
-    name = run.settings().name
+    name = run.name
     stage = run.path / "pretrain"
     if stage.is_dir():
         before = runs.final_result(type(run).open(stage))

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import torchvision
+import yaml
 
 import reid_da
 from reid_da.atomic import remove_leftovers, write_text
@@ -95,6 +96,11 @@ class RunFolder:
     def has_checkpoint(self, epoch: int) -> bool:
         """Whether there is a checkpoint after ``epoch`` epochs; whether it can be read is not looked at."""
         return (self.checkpoint_folder / _checkpoint_name(epoch)).is_dir()
+
+    @property
+    def name(self) -> str:
+        """Name of the experiment, whatever it trains."""
+        return str(yaml.safe_load(self.config_file.read_text(encoding="utf-8"))["name"])
 
     def settings(self) -> ExperimentSettings:
         """Settings that the run was started with."""

@@ -16,6 +16,8 @@ def test_from_training_to_styles_that_are_used(run, site, tmp_path):
     model, fakes = tmp_path / "styles", site / "bounding_box_train_camstyle"
     assert run("camstyle", "train", site, *SETTINGS, "-o", model).status == 0
     assert list((model / "samples").glob("*.png"))
+    assert run("curves", model).status == 0
+    assert (model / "curves.png").read_bytes().startswith(b"\x89PNG")
     outcome = run("camstyle", "generate", site, model, "--jpeg", "--naming", "cyclegan")
     assert outcome.status == 0
     assert "train with views.style=" in outcome.out
@@ -46,6 +48,13 @@ def test_import_counts_and_names_what_is_missing(run, site):
     assert run("camstyle", "import", folder, "--size", "16x8", "--allow-missing").status == 0
 
 
+def test_settings_of_each_method(run):
+    assert "critic_steps: 5" in run("camstyle", "settings").out
+    outcome = run("camstyle", "settings", "--method", "cyclegan", "optimizer.lr=0.001")
+    assert "pool_size: 50" in outcome.out
+    assert "lr: 0.001" in outcome.out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -60,6 +69,11 @@ def test_import_counts_and_names_what_is_missing(run, site):
         (("check", "SITE", "runs/x"), "runs/x: no such run of camstyle train"),
         (("check", "SITE", "statistics", "statistics"), "have one name"),
         (("train",), "give either DATA or --resume RUN"),
+        (
+            ("train", "SITE", "batsh=3"),
+            "did you mean 'batch'?); `reid-da camstyle settings` lists",
+        ),
+        (("settings", "--method", "stylegan"), "unknown method 'stylegan'"),
     ],
 )
 def test_mistakes(run, site, arguments, message):
