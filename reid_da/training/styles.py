@@ -1,5 +1,6 @@
 """From what names a camera style to views: a method, a trained run, packed views, or a folder of images."""
 
+import logging
 from functools import partial
 from pathlib import Path
 from typing import Literal, cast, get_args
@@ -23,9 +24,12 @@ from reid_da.camstyle.generator import PairTransfer
 from reid_da.config import load_style_settings
 from reid_da.datasets import Dataset, SampleTable
 from reid_da.errors import InputError, unknown_name
-from reid_da.images import ImageSource, open_images
+from reid_da.images import CacheUnavailableError, ImageSource, open_images
 from reid_da.images.decode import OnError
+from reid_da.images.on_the_fly import MAX_DISK_SHARE
 from reid_da.training.camera_styles import load_generator
+
+logger = logging.getLogger(__name__)
 
 GENERATOR_BLOCK = 32
 """Images that a generator gets at a time."""
@@ -45,8 +49,8 @@ def open_style(
 ) -> CameraViews:
     """Camera views of the images of a training set.
 
-    Views of a trained generator are packed when they are first asked for, unless ``cache`` is ``never``; the other
-    kinds are quick enough to be made, or decoded, whenever they are wanted.
+    Views of a trained generator are packed when they are first asked for, as ``cache`` has it; the other kinds are quick
+    enough to be made, or decoded, whenever they are wanted.
 
     Args:
         style: ``statistics``, ``histogram``, ``files`` (ready-made, beside the images); or a path: the run of a
@@ -55,7 +59,7 @@ def open_style(
         table: what they are.
         num_cameras: number of cameras of the data set.
         on_missing: what to do about missing ready-made images.
-        cache: whether to pack.
+        cache: whether to pack; see :func:`reid_da.images.open_images`.
         cache_dir: folder of packed files.
         on_error: what a ready-made image does that cannot be decoded.
         device: where a generator computes.
@@ -69,7 +73,14 @@ def open_style(
         if cache == "never":
             return views
         path = style_cache_path(table, size=source.size, name=style_name(style), cache_dir=cache_dir)
-        return pack_views(views, table, path, style=identity)
+        share = MAX_DISK_SHARE if cache == "auto" else 1.0
+        try:
+            return pack_views(views, table, path, style=identity, max_disk_share=share)
+        except CacheUnavailableError as error:
+            if cache == "always":
+                raise
+            logger.warning("making styles whenever they are wanted, which is slow: %s", error)
+            return views
     if kind == "pack":
         return open_packed_views(Path(style), table, size=source.size, num_cameras=num_cameras)
     return create_views(

@@ -1,5 +1,7 @@
 """Camera styles by name: methods, trained generators, packed files, folders of images."""
 
+import logging
+
 import numpy as np
 import pytest
 import torch
@@ -56,6 +58,16 @@ def test_views_of_a_generator_are_packed_when_they_are_first_asked_for(opened, g
     assert torch.equal(whole(opened(generator)), whole(packed))
     assert torch.equal(whole(opened(file)), whole(packed))
     assert file.stat().st_mtime_ns == times
+
+
+def test_without_room_views_are_made_whenever_they_are_wanted(opened, generator, tmp_path, caplog):
+    (tmp_path / "file").touch()
+    with caplog.at_level(logging.WARNING):
+        views = opened(generator, cache_dir=tmp_path / "file" / "cache")
+    assert isinstance(views, TransferViews)
+    assert "making styles whenever they are wanted, which is slow" in caplog.text
+    with pytest.raises(InputError, match="cannot write the cache of images"):
+        opened(generator, cache_dir=tmp_path / "file" / "cache", cache="always")
 
 
 def test_methods_and_folders(opened, flat, tmp_path):
