@@ -49,8 +49,8 @@ def open_style(
 ) -> CameraViews:
     """Camera views of the images of a training set.
 
-    Views of a trained generator are packed when they are first asked for, as ``cache`` has it; the other kinds are quick
-    enough to be made, or decoded, whenever they are wanted.
+    Views of a trained generator are packed when they are first asked for, as ``cache`` has it; the other kinds are
+    quick enough to be made, or decoded, whenever they are wanted.
 
     Args:
         style: ``statistics``, ``histogram``, ``files`` (ready-made, beside the images); or a path: the run of a
