@@ -25,61 +25,39 @@ _CHUNK = 16
 """Images whose views are made at a time."""
 
 
-class PackedViews:
+class PackedViews(PackedImages):
     """Camera views out of a packed file; see :class:`~reid_da.camstyle.CameraViews`.
 
-    Attributes:
-        pack: N images with a view for each of C cameras; that of the own camera is the real image.
+    The view of an image's own camera is the real image.
     """
 
-    def __init__(self, pack: PackedImages, camids: Tensor) -> None:
-        """Put the parts together.
+    def __init__(self, pixels: NDArray[np.uint8], camids: Tensor, *, failed: tuple[FailedImage, ...] = ()) -> None:
+        """Wrap pixels.
 
         Args:
-            pack: of the N images.
+            pixels: (N, C, H, W, 3) uint8 RGB, a view of each of N images for each of C cameras.
             camids: (N,) int64 camera that took each.
+            failed: images that could not be decoded, whose pixels are zero.
 
         Raises:
-            ValueError: pack and cameras differ in length.
+            ValueError: pixels and cameras differ in length.
         """
-        if len(pack) != len(camids):
-            raise ValueError(f"{len(pack)} images, but {len(camids)} cameras of images")
-        self.pack = pack
+        super().__init__(pixels, failed=failed)
+        if len(pixels) != len(camids):
+            raise ValueError(f"{len(pixels)} images, but {len(camids)} cameras of images")
         self._camids = camids
 
     @property
     def num_cameras(self) -> int:
         """Number C of views of each image."""
-        return self.pack.num_views
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width in pixels."""
-        return self.pack.size
-
-    @property
-    def failed(self) -> tuple[FailedImage, ...]:
-        """Real images known to be undecodable."""
-        return self.pack.failed
-
-    def __len__(self) -> int:
-        return len(self.pack)
+        return self.num_views
 
     def gather(self, index: Tensor, views: Tensor | None = None) -> Tensor:
-        """(B, 3, H, W) uint8 RGB images on the CPU, channels last in memory.
-
-        Args:
-            index: (B,) int64 rows in 0..N-1; repeats are allowed.
-            views: (B,) int64 cameras in 0..C-1; by default the real images.
-
-        Raises:
-            IndexError: ``index`` or ``views`` leaves its range.
-            TypeError: one of them is no int64 vector.
-        """
+        """(B, 3, H, W) uint8 RGB images; as in :class:`PackedImages`, but without ``views`` the real ones."""
         if views is None:
             check_index(index, len(self))
             views = self._camids[index]
-        return self.pack.gather(index, views)
+        return super().gather(index, views)
 
 
 def style_cache_path(
@@ -142,7 +120,7 @@ def pack_views(
         num_workers=workers,
         max_disk_share=max_disk_share,
     )
-    return PackedViews(PackedImages(pack.pixels, failed=pack.failed), torch.tensor(table.camids))
+    return PackedViews(pack.pixels, torch.tensor(table.camids), failed=pack.failed)
 
 
 def open_packed_views(path: Path, table: SampleTable, *, size: tuple[int, int], num_cameras: int) -> PackedViews:
@@ -165,7 +143,7 @@ def open_packed_views(path: Path, table: SampleTable, *, size: tuple[int, int], 
         pack = read_pack(path, shape=expected, recipe=_recipe(table), num_workers=available_cores())
     except UnusablePackError as error:
         raise InputError(f"{path}: not usable as the camera styles of {table.name}: {error}; make it again") from error
-    return PackedViews(PackedImages(pack.pixels, failed=pack.failed), torch.tensor(table.camids))
+    return PackedViews(pack.pixels, torch.tensor(table.camids), failed=pack.failed)
 
 
 def _recipe(table: SampleTable) -> dict[str, str]:

@@ -66,7 +66,7 @@ def test_made_once_and_again_for_another_style(
 
     unused = TransferViews(views, CAMIDS, never, num_cameras=NUM_CAMERAS)
     again = pack_views(unused, table, tmp_path / "a.pack", style="brighten")
-    np.testing.assert_array_equal(again.pack.pixels, packed.pack.pixels)
+    np.testing.assert_array_equal(again.pixels, packed.pixels)
     with caplog.at_level(logging.WARNING):
         pack_views(views, table, tmp_path / "a.pack", style="brighten more")
     assert "it was made of other style" in caplog.text
@@ -74,7 +74,7 @@ def test_made_once_and_again_for_another_style(
 
 def test_opened_by_its_path(packed: PackedViews, table: SampleTable, tmp_path: Path) -> None:
     opened = open_packed_views(tmp_path / "a.pack", table, size=(6, 3), num_cameras=NUM_CAMERAS)
-    np.testing.assert_array_equal(opened.pack.pixels, packed.pack.pixels)
+    np.testing.assert_array_equal(opened.pixels, packed.pixels)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_lengths_must_agree(views: TransferViews, packed: PackedViews, table: Sa
     with pytest.raises(ValueError, match="views of 37 images, but 3 rows"):
         pack_views(views, table.select([0, 1, 2]), tmp_path / "b.pack", style="")
     with pytest.raises(ValueError, match="37 images, but 3 cameras"):
-        PackedViews(packed.pack, CAMIDS[:3])
+        PackedViews(packed.pixels, CAMIDS[:3])
 
 
 def test_name_of_the_file(table: SampleTable, tmp_path: Path) -> None:
