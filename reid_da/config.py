@@ -301,6 +301,10 @@ class StyleSettings(TrainingSettings):
     data: StyleDataSettings = StyleDataSettings()
     batch: Count = Field(default=1, description="images in a step, of each camera where a step takes two")
     channels: Count = Field(default=64, description="of the first layer of all networks")
+    residual: bool = Field(
+        default=False,
+        description="let generators change the image instead of making it anew; keeps the person in short trainings",
+    )
     cycle_weight: float = Field(default=10.0, ge=0, description="weight of the way to another camera and back")
     flip: Share = Field(default=0.5, description="probability of a horizontal flip")
     average: float = Field(

@@ -17,6 +17,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
+from reid_da.camstyle.output import begin_unchanged, to_image
 from reid_da.errors import InputError
 
 _SMALLEST_SIDE = 8
@@ -33,10 +34,14 @@ class CycleGenerator(nn.Module):
         channels: of the first layer; 64 in the paper.
         num_blocks: of the residual kind; 9 in the paper, for images of 256 pixels.
         dropout: probability in the residual blocks, while in training mode; 0.5 in the code for CamStyle.
+        residual: make changes of the image rather than the image, see :mod:`reid_da.camstyle.output`.
     """
 
-    def __init__(self, *, channels: int = 64, num_blocks: int = 9, dropout: float = 0.5) -> None:
+    def __init__(
+        self, *, channels: int = 64, num_blocks: int = 9, dropout: float = 0.5, residual: bool = False
+    ) -> None:
         super().__init__()
+        self.residual = residual
         layers: list[nn.Module] = [nn.ReflectionPad2d(3), *_normed(nn.Conv2d(3, channels, 7))]
         for _ in range(2):
             layers += _normed(nn.Conv2d(channels, 2 * channels, 3, stride=2, padding=1))
@@ -46,9 +51,11 @@ class CycleGenerator(nn.Module):
             wider = nn.ConvTranspose2d(channels, channels // 2, 3, stride=2, padding=1, output_padding=1)
             layers += _normed(wider)
             channels //= 2
-        layers += [nn.ReflectionPad2d(3), nn.Conv2d(channels, 3, 7), nn.Tanh()]
+        layers += [nn.ReflectionPad2d(3), nn.Conv2d(channels, 3, 7)]
         self.layers = nn.Sequential(*layers)
         self.apply(_initialize)
+        if residual:
+            begin_unchanged(self.layers[-1])
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) images in the other style, from -1 to 1.
@@ -56,8 +63,7 @@ class CycleGenerator(nn.Module):
         Args:
             images: (B, 3, H, W) from -1 to 1, H and W multiples of 4 and at least 8.
         """
-        styled: Tensor = self.layers(images)
-        return styled
+        return to_image(self.layers(images), images if self.residual else None)
 
 
 class PatchDiscriminator(nn.Module):

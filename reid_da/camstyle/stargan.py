@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from reid_da.camstyle.output import begin_unchanged, to_image
 from reid_da.errors import InputError
 
 
@@ -26,11 +27,13 @@ class StarGenerator(nn.Module):
         num_cameras: C.
         channels: of the first layer; 64 in the paper.
         num_blocks: of the residual kind; 6 in the paper.
+        residual: make changes of the image rather than the image, see :mod:`reid_da.camstyle.output`.
     """
 
-    def __init__(self, num_cameras: int, *, channels: int = 64, num_blocks: int = 6) -> None:
+    def __init__(self, num_cameras: int, *, channels: int = 64, num_blocks: int = 6, residual: bool = False) -> None:
         super().__init__()
         self.num_cameras = num_cameras
+        self.residual = residual
         layers: list[nn.Module] = [*_normed(nn.Conv2d(3 + num_cameras, channels, 7, padding=3, bias=False))]
         for _ in range(2):
             layers += _normed(nn.Conv2d(channels, 2 * channels, 4, stride=2, padding=1, bias=False))
@@ -39,8 +42,10 @@ class StarGenerator(nn.Module):
         for _ in range(2):
             layers += _normed(nn.ConvTranspose2d(channels, channels // 2, 4, stride=2, padding=1, bias=False))
             channels //= 2
-        layers += [nn.Conv2d(channels, 3, 7, padding=3, bias=False), nn.Tanh()]
+        layers.append(nn.Conv2d(channels, 3, 7, padding=3, bias=False))
         self.layers = nn.Sequential(*layers)
+        if residual:
+            begin_unchanged(self.layers[-1])
 
     def forward(self, images: Tensor, camids: Tensor) -> Tensor:
         """(B, 3, H, W) images in the styles of the cameras, from -1 to 1.
@@ -50,8 +55,8 @@ class StarGenerator(nn.Module):
             camids: (B,) int64 cameras wanted, in 0..C-1.
         """
         maps = functional.one_hot(camids, self.num_cameras).to(images.dtype)[:, :, None, None]
-        styled: Tensor = self.layers(torch.cat([images, maps.expand(-1, -1, *images.shape[2:])], dim=1))
-        return styled
+        values = self.layers(torch.cat([images, maps.expand(-1, -1, *images.shape[2:])], dim=1))
+        return to_image(values, images if self.residual else None)
 
 
 class StarCritic(nn.Module):

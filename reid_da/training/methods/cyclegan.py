@@ -34,9 +34,15 @@ class GeneratorPair(nn.Module):
 
     def __init__(self, settings: CycleGANSettings) -> None:
         super().__init__()
-        options = {"channels": settings.channels, "num_blocks": settings.num_blocks}
-        self.to_second = CycleGenerator(**options, dropout=settings.dropout)
-        self.to_first = CycleGenerator(**options, dropout=settings.dropout)
+        self.to_second, self.to_first = (
+            CycleGenerator(
+                channels=settings.channels,
+                num_blocks=settings.num_blocks,
+                dropout=settings.dropout,
+                residual=settings.residual,
+            )
+            for _ in range(2)
+        )
 
 
 class DiscriminatorPair(nn.Module):

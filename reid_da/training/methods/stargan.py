@@ -28,7 +28,9 @@ class StarNetworks(nn.Module):
     def __init__(self, settings: StarGANSettings, *, num_cameras: int) -> None:
         super().__init__()
         channels = settings.channels
-        self.generator = StarGenerator(num_cameras, channels=channels, num_blocks=settings.num_blocks)
+        self.generator = StarGenerator(
+            num_cameras, channels=channels, num_blocks=settings.num_blocks, residual=settings.residual
+        )
         self.critic = StarCritic(num_cameras, image_size=settings.data.image_size, channels=channels)
         self.average = copy_for_mean(self.generator) if settings.average else None
 
