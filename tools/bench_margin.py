@@ -43,7 +43,9 @@ def measure(num_classes: int, options: argparse.Namespace, device: torch.device)
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(options.batch, options.dim, generator=generator).to(device).requires_grad_()
     labels = torch.randint(num_classes, (options.batch,), generator=generator).to(device)
-    weight = torch.randn(num_classes, options.dim, generator=generator).to(device).requires_grad_()
+    # logits of the size of one: a softmax of larger ones is full of denormal numbers, which are slow on a processor
+    weight = torch.randn(num_classes, options.dim, generator=generator) / options.dim**0.5
+    weight = weight.to(device).requires_grad_()
     works = {"bare": partial(bare_step, features, labels, weight)}
     for kind, margin in MARGINS.items():
         head = MarginHead(options.dim, num_classes, margin=margin).to(device)

@@ -131,7 +131,7 @@ def network_step(trainer: Trainer, batches: Mapping[str, Batch]) -> None:
     with trainer.autocast():
         logits: Tensor = network(batches["source"].images, "source")
         features: Tensor = network(batches["target"].images, "target")
-        labels = method.source_labels[batches["source"].index]
+        labels = method.labelled.labels[batches["source"].index]
         loss = functional.cross_entropy(logits.float(), labels) + features.float().square().mean()
     torch.autograd.backward(loss)
     trainer.optimizer.step()

@@ -4,9 +4,11 @@ import os
 import sys
 from typing import NoReturn
 
-# Before torch is imported: its threads would otherwise wait for each other at full speed, so that one other busy
-# process makes a training on two cores four times as slow as threads that sleep meanwhile.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Before torch is imported: how long its threads wait at full speed for each other before they sleep. Without a bound
+# (GNU's default is 300,000 turns) one other busy process makes a training on two cores several times as slow; with none
+# at all (OMP_WAIT_POLICY=PASSIVE) a small network is a third slower on a quiet machine, as it sleeps in every layer.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 from rich.console import Console
 from rich.markup import escape
