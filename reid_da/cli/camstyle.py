@@ -50,7 +50,7 @@ def train(
     Pictures of samples go to the folder samples of a run, every evaluate_every epochs. The losses are in
     metrics.jsonl, and as curves with tensorboard=true.
 
-    Example: reid-da camstyle train data/rendered/site-b data.image_size=[64,32] epochs=50 -o runs/styles-b
+    Example: reid-da camstyle train data/rendered/site-b --config experiments/styles/rendered.yaml -o runs/styles-b
 
     Example: reid-da camstyle train data/rendered/site-b --method cyclegan data.image_size=[64,32] -o runs/pairs-b
     """

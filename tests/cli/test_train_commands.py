@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from reid_da.config import ExperimentSettings, dump_settings, load_settings
+from reid_da.config import ExperimentSettings, dump_settings, load_settings, load_style_settings
 from reid_da.errors import InputError
 from reid_da.evaluation.calibration import load_calibration
 from reid_da.training.run_folder import RunFolder
@@ -180,4 +180,5 @@ def test_every_experiment_file_is_valid():
     files = sorted((Path(__file__).parent.parent.parent / "experiments").rglob("*.yaml"))
     assert len(files) > 20
     for file in files:
-        load_settings(file)
+        load = load_style_settings if file.parent.name == "styles" else load_settings
+        load(file)
