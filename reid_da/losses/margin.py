@@ -26,6 +26,7 @@ from reid_da.errors import InputError, unknown_name
 
 Beyond = Literal["hard", "easy", "none"]
 """What the target logit is where ``m1 * theta + m2`` passes pi, beyond which the cosine would rise again."""
+_LEAST_LENGTH = 1e-12
 NO_CLASS = -1
 """Label of a sample whose class is not among the rows, e.g. because another process holds it: it gets no margin."""
 
@@ -165,7 +166,10 @@ class MarginHead(nn.Module):
         dtype = torch.promote_types(features.dtype, torch.float32)
         with torch.autocast(features.device.type, enabled=False):
             features = features.to(dtype)
-            cosine = functional.normalize(features) @ functional.normalize(self.weight.to(dtype)).T
+            weight = self.weight.to(dtype)
+            # dividing the (B, C) products instead of the (C, D) centres: a copy of those less, and of their gradient
+            lengths = torch.linalg.vector_norm(weight, dim=1).clamp_min(_LEAST_LENGTH)
+            cosine = functional.normalize(features) @ weight.T / lengths
             scale = features.norm(dim=1, keepdim=True) if self.margin.scale is None else self.margin.scale
             return scale * (cosine if label is None else self._with_margin(cosine, label))
 
