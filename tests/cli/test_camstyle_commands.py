@@ -59,14 +59,14 @@ def test_settings_of_each_method(run):
     ("arguments", "message"),
     [
         (("generate", "SITE"), "give either MODEL"),
-        (("generate", "SITE", "runs/x", "--method", "statistics"), "give either MODEL"),
+        (("generate", "SITE", "SITE/none", "--method", "statistics"), "give either MODEL"),
         (("generate", "SITE", "--method", "statistic"), "did you mean 'statistics'"),
         (("generate", "SITE", "--method", "statistics", "--naming", "stargam"), "did you mean 'stargan'"),
-        (("generate", "SITE", "runs/x"), "runs/x: no such run of camstyle train"),
+        (("generate", "SITE", "SITE/none"), "none: no such run of camstyle train"),
         (("generate", "SITE", "--method", "statistics", "--size", "big"), "--size: expected height and width"),
         (("import", "SITE/nothing"), "no such folder of camera-style images"),
         (("import", "SITE/query"), "looked for camera-style images named like"),
-        (("check", "SITE", "runs/x"), "runs/x: no such run of camstyle train"),
+        (("check", "SITE", "SITE/none"), "none: no such run of camstyle train"),
         (("check", "SITE", "statistics", "statistics"), "have one name"),
         (("train",), "give either DATA or --resume RUN"),
         (

@@ -150,7 +150,7 @@ def test_foreign_images_through_a_generator(flat, generator, small_sites):
     ("style", "message"),
     [
         ("statstics", r"unknown camera style 'statstics' \(did you mean 'statistics'"),
-        ("runs/nothing", "runs/nothing: no such run of camstyle train, packed styles or folder of camera-style images"),
+        ("no/such/run", "no/such/run: no such run of camstyle train, packed styles or folder of camera-style images"),
     ],
 )
 def test_no_such_style(opened, style, message):
