@@ -123,7 +123,9 @@ def sweep_figure(
             axes.set_xscale("log")
         axes.set_xticks(positions, [setting_text(value) for value in values])
         if not are_numbers:
-            axes.tick_params(axis="x", labelrotation=40)
+            # the end of a name, not its middle, belongs below its tick
+            for text in axes.get_xticklabels():
+                text.set(rotation=40, ha="right", rotation_mode="anchor")
         axes.minorticks_off()
         axes.margins(x=0.08)
         axes.set(xlabel=xlabel, ylabel=name)
