@@ -34,7 +34,7 @@ class CamStyle:
         """Nothing depends on the epoch."""
 
     def step(self, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
-        """Weighted losses by name, equation 6 of the paper; two forward passes, each with batch statistics of its own.
+        """Weighted losses by name; two forward passes, each with batch statistics of its own.
 
         Args:
             batches: ``source``, and ``restyled`` images of it.
