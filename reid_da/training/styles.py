@@ -122,7 +122,7 @@ def open_foreign_style(
     kind = kind_of_style(style)
     if kind == "run":
         transfer, _, num_cameras = load_generator(Path(style), device=device)
-        _check_cameras(style, num_cameras, num_target_cameras)
+        _check_fit(style, num_cameras, num_target_cameras, size=source.size)
         if isinstance(transfer, PairTransfer):
             raise InputError(f"views.style: {style} leads from target cameras only; a StarGAN takes any image")
         # beyond the target's cameras, so that no image counts as one of theirs
@@ -209,10 +209,11 @@ def generated_views(
         device: where it computes.
 
     Raises:
-        InputError: it knows another number of cameras, or the folder holds no trained generator.
+        InputError: it knows another number of cameras, the images have a size that it cannot work on, or the folder
+            holds no trained generator.
     """
     transfer, _, known = load_generator(Path(run), device=device)
-    _check_cameras(run, known, num_cameras)
+    _check_fit(run, known, num_cameras, size=source.size)
     camids = torch.tensor(table.camids)
     views = TransferViews(source, camids, transfer, num_cameras=num_cameras, block_size=GENERATOR_BLOCK)
     return views, f"generator {transfer.fingerprint}"
@@ -236,6 +237,11 @@ def kind_of_style(style: str) -> Literal["method", "run", "pack", "folder"]:
     raise unknown_name("camera style", style, get_args(Style))
 
 
-def _check_cameras(run: str | Path, known: int, wanted: int) -> None:
+def _check_fit(run: str | Path, known: int, wanted: int, *, size: tuple[int, int]) -> None:
     if known != wanted:
         raise InputError(f"{run}: its generator knows {known} cameras, and the images are of {wanted}")
+    if any(side % 4 for side in size):
+        raise InputError(
+            f"{run}: a generator halves and doubles images twice, and {size[0]}x{size[1]} are no multiples of 4; use a"
+            " size such as 64x32"
+        )

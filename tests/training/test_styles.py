@@ -163,6 +163,11 @@ def test_generator_of_other_cameras(opened, generator):
         opened(generator, num_cameras=3)
 
 
+def test_sizes_that_a_generator_cannot_work_on(flat, generator, tmp_path):
+    with pytest.raises(InputError, match="18x9 are no multiples of 4; use a size such as 64x32"):
+        generate_styles(load_dataset(flat), str(generator), size=(18, 9), output=tmp_path / "styles.pack")
+
+
 def test_packed_styles_are_not_packed_again(flat, opened, generator, tmp_path):
     opened(generator)
     (file,) = tmp_path.glob("*.pack")
