@@ -17,6 +17,12 @@ RENDERED = Path(__file__).parent.parent / "data" / "rendered"
 NUM_IDENTITIES = 5
 
 
+@pytest.fixture(autouse=True)
+def same_random_weights() -> None:
+    """Give every test the same global random numbers, in whatever order and on whatever worker it runs."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def rendered() -> Path:
     """Folder of the rendered data set that ships with the project."""

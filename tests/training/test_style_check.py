@@ -143,7 +143,12 @@ def test_the_size_of_images_is_that_of_the_model_and_features_are_pooled() -> No
     backbone = create_backbone("resnet18", width=0.125, weights="none")
     network = ReIDNetwork(backbone, num_classes=3, embedding_dim=8)
     sizes = []
-    backbone.register_forward_hook(lambda _, images, outputs: sizes.append(tuple(images[0].shape[2:])))
+
+    def note_size_and_enlarge(_: nn.Module, images: tuple[Tensor], features: Tensor) -> Tensor:
+        sizes.append(tuple(images[0].shape[2:]))
+        return 1000 * features
+
+    backbone.register_forward_hook(note_size_and_enlarge)
 
     check = check_styles(
         source,
@@ -157,7 +162,7 @@ def test_the_size_of_images_is_that_of_the_model_and_features_are_pooled() -> No
 
     assert set(sizes) == {(32, 16)}
     assert (check.num_trained, check.num_images) == (6, 5)
-    # unit vectors could be 4 apart at most
+    # test features have unit length, and could be 4 apart at most
     assert check.styles[1].frechet is not None
     assert check.styles[1].frechet.mean > 4
 
