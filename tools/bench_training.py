@@ -113,7 +113,11 @@ def grow(trainer: Trainer, sizes: list[int], *, steps: int) -> None:
     dim, dtype = method.memory.slots.shape[1], method.memory.slots.dtype
     print("| slots | memory MiB | ms a step | peak MiB |")
     print("|---:|---:|---:|---:|")
+    images = len(method.memory.slots)
     for size in sizes:
+        if size < images:
+            print(f"| {size:,} | a memory has a slot for each of the {images:,} images | | |")
+            continue
         method.memory = ExemplarMemory(size, dim, dtype=dtype).to(trainer.device)
         for rows in method.memory.slots.split(100_000):
             rows.copy_(functional.normalize(torch.randn_like(rows, dtype=torch.float32), dim=1))

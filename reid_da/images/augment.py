@@ -6,6 +6,7 @@ in pixels, on the CPU.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -204,14 +205,26 @@ def normalize(
     """
     if out is None:
         out = torch.empty_like(images, dtype=torch.float32, memory_format=torch.channels_last)
-    deviation = torch.tensor(std, dtype=torch.float64)
-    factor = (1 / (255 * deviation)).to(images.device, torch.float32)
-    offset = (-torch.tensor(mean, dtype=torch.float64) / deviation).to(images.device, torch.float32)
+    factor, offset = _affine_rows(tuple(mean), tuple(std), images.shape[3], images.device)
     out.copy_(images)
-    # as rows of whole pixels: broadcasting along an axis of length 3 takes ten times as long
-    rows = out.permute(0, 2, 3, 1).view(-1, 3 * images.shape[3])
-    torch.addcmul(offset.repeat(images.shape[3]), rows, factor.repeat(images.shape[3]), out=rows)
+    rows = out.permute(0, 2, 3, 1).view(-1, len(factor))
+    torch.addcmul(offset, rows, factor, out=rows)
     return out
+
+
+@lru_cache(maxsize=16)
+@torch.inference_mode(mode=False)
+def _affine_rows(
+    mean: tuple[float, ...], std: tuple[float, ...], width: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """(3 * width,) float32 factors and offsets of :func:`normalize` for a row of pixels.
+
+    As rows of whole pixels: broadcasting along an axis of length 3 takes ten times as long. Made once: for the few
+    images that are normalised at a time, that takes as long as to use them.
+    """
+    deviation = torch.tensor(std, dtype=torch.float64)
+    factor, offset = 1 / (255 * deviation), -torch.tensor(mean, dtype=torch.float64) / deviation
+    return factor.repeat(width).to(device, torch.float32), offset.repeat(width).to(device, torch.float32)
 
 
 def erase(images: Tensor, boxes: Tensor, *, fill: Sequence[float], inplace: bool = False) -> Tensor:
@@ -243,10 +256,6 @@ def _pixels_of_boxes(boxes: Tensor, height: int, width: int) -> Tensor:
     return (first - before).repeat_interleave(widths) + torch.arange(int(widths.sum()))
 
 
-def _per_channel(values: Tensor, images: Tensor) -> Tensor:
-    return values.to(images.device, torch.float32).view(1, 3, 1, 1)
-
-
 def color_jitter(
     images: Tensor,
     *,
@@ -264,43 +273,58 @@ def color_jitter(
         saturation: (B,) factors of the distance to the grey value of the pixel.
         hue: (B,) shifts in turns of the colour circle.
     """
-    # each channel on its own in memory: ten times as fast where channels are broadcast
-    images = images.to(torch.float32, memory_format=torch.contiguous_format)
+    # each channel on its own in memory: ten times as fast where channels are broadcast; a copy, changed in place below
+    colors = images.to(torch.float32, memory_format=torch.contiguous_format, copy=True).flatten(2)
     if brightness is not None:
-        images = _blend(torch.zeros_like(images[:, :, :1, :1]), images, brightness)
+        colors.mul_(_per_image(brightness, colors)).clamp_(0, 255)
     if contrast is not None:
-        images = _blend(_grey(images.mean(dim=(2, 3), keepdim=True)), images, contrast)
+        _blend_(colors, _grey(colors.mean(dim=2, keepdim=True)), contrast)
     if saturation is not None:
-        images = _blend(_grey(images), images, saturation)
-    return images if hue is None else _shift_hue(images, _per_image(hue, images))
+        _blend_(colors, _grey(colors), saturation)
+    if hue is not None:
+        colors = _shift_hue(colors, _per_image(hue, colors))
+    return colors.view(images.shape)
 
 
-def _blend(base: Tensor, images: Tensor, factor: Tensor) -> Tensor:
-    """``base + factor * (images - base)``, cut off at 0 and 255; factors above 1 lead away from ``base``."""
-    share = _per_image(factor, images)
-    return (images * share).add_(base * (1 - share)).clamp_(0, 255)
+def _blend_(colors: Tensor, base: Tensor, factor: Tensor) -> None:
+    """Make (B, 3, P) colours ``base + factor * (colors - base)``, cut off at 0 and 255; base is (B, 1, 1 or P)."""
+    share = _per_image(factor, colors)
+    colors.mul_(share).add_(base * (1 - share)).clamp_(0, 255)
 
 
-def _per_image(values: Tensor, images: Tensor) -> Tensor:
-    return values.to(images.device, torch.float32).view(-1, 1, 1, 1)
+def _per_image(values: Tensor, colors: Tensor) -> Tensor:
+    return values.to(colors.device, torch.float32).view(-1, 1, 1)
 
 
-def _grey(images: Tensor) -> Tensor:
-    weights = _per_channel(torch.tensor(_GREY_WEIGHTS), images)
-    return (images * weights).sum(dim=1, keepdim=True)
+def _grey(colors: Tensor) -> Tensor:
+    """(B, 1, P) grey values of (B, 3, P) colours."""
+    red, green, blue = colors.chunk(3, dim=1)
+    grey: Tensor = red * _GREY_WEIGHTS[0]
+    return grey.add_(green, alpha=_GREY_WEIGHTS[1]).add_(blue, alpha=_GREY_WEIGHTS[2])
 
 
-def _shift_hue(images: Tensor, shift: Tensor) -> Tensor:
-    """(B, 3, H, W) images with the hue of the HSV colour model shifted by ``shift`` turns."""
-    red, green, blue = images.chunk(3, dim=1)
-    value = images.amax(dim=1, keepdim=True)
-    chroma = value - images.amin(dim=1, keepdim=True)
-    is_red = (red == value).float()
-    is_green = (1 - is_red) * (green == value)
-    is_blue = 1 - is_red - is_green
-    hue = is_red * (green - blue) + is_green * (blue - red + 2 * chroma) + is_blue * (red - green + 4 * chroma)
-    hue = hue / (6 * chroma).clamp_(min=1e-6) + shift  # in turns; grey pixels have no chroma, and any hue
+def _shift_hue(colors: Tensor, shift: Tensor) -> Tensor:
+    """(B, 3, P) colours with the hue of the HSV colour model shifted by (B, 1, 1) ``shift`` turns.
+
+    Written for few passes over memory, without booleans: to choose by them takes longer than all the arithmetic.
+    """
+    red, green, blue = colors.unbind(1)
+    value = torch.maximum(torch.maximum(red, green), blue)
+    chroma = value - torch.minimum(torch.minimum(red, green), blue)
+    # sixths of a turn times chroma, counted from red: that of blue, unless green, unless red is the largest
+    hue = torch.sub(red, green).add_(chroma, alpha=4)
+    hue.lerp_(torch.sub(blue, red).add_(chroma, alpha=2), _equal(green, value))
+    hue.lerp_(torch.sub(green, blue), _equal(red, value))
+    # in turns; grey pixels have no chroma, and any hue
+    hue = hue.div_((6 * chroma).clamp_(min=1e-6)).unsqueeze(1) + shift
     # each channel is the value, less the chroma where its own hue (0, 1/3 or 2/3) is more than a sixth away
-    away = hue + _per_channel(torch.tensor((3, 1, -1)) / 6, images)
-    away = away.sub_(away.round()).abs_()
-    return value - chroma * away.mul_(-6).add_(2).clamp_(0, 1)
+    away = hue + torch.tensor((3, 1, -1), device=colors.device).view(3, 1) / 6
+    away.sub_(away.round()).abs_().mul_(-6).add_(2).clamp_(0, 1)
+    return torch.sub(value.unsqueeze(1), away.mul_(chroma.unsqueeze(1)), out=away)
+
+
+def _equal(left: Tensor, right: Tensor) -> Tensor:
+    """1.0 where the two are equal, 0.0 elsewhere."""
+    result = torch.empty_like(left)
+    torch.eq(left, right, out=result)
+    return result

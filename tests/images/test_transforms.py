@@ -42,7 +42,8 @@ def test_nothing_but_normalisation() -> None:
 def test_batch_is_treated_alike_in_parts_of_any_size(monkeypatch: pytest.MonkeyPatch, settings) -> None:
     results = []
     for at_once in (1, 7, 100):
-        monkeypatch.setattr(transforms, "_IMAGES_AT_ONCE_ON_CPU", at_once)
+        for name in ("_PIXELS_AT_ONCE", "_PIXELS_AT_ONCE_WITH_COLORS"):
+            monkeypatch.setattr(transforms, name, at_once * SIZE[0] * SIZE[1])
         results.append(transform(settings)(images(21)))
     for first, second in pairwise(results):
         assert torch.equal(first, second)
