@@ -18,10 +18,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from reid_da.camstyle.views import ViewsOfSource
 from reid_da.datasets import SampleTable
 from reid_da.datasets.listing import describe_folder, list_images
 from reid_da.errors import InputError, first_few
-from reid_da.images import FailedImage, ImageSource
+from reid_da.images import ImageSource
 from reid_da.images.pack import digest_of_files
 from reid_da.images.source import check_index
 
@@ -56,7 +57,7 @@ class StyledImages:
         return None if row < 0 else self.table.path(row)
 
 
-class FileViews:
+class FileViews(ViewsOfSource):
     """Camera views that are files, and the real images where there is none; see :class:`~reid_da.camstyle.CameraViews`.
 
     The real image also stands in for a file that cannot be decoded, where such files are not errors.
@@ -80,7 +81,7 @@ class FileViews:
             )
         if source.size != files.size:
             raise ValueError(f"real images of {source.size} pixels and files of {files.size}")
-        self._source = source
+        super().__init__(source)
         self._files = files
         self._table = styled.table
         self._rows = torch.from_numpy(styled.rows)
@@ -94,19 +95,6 @@ class FileViews:
     def num_cameras(self) -> int:
         """Number C of views of each image."""
         return self._rows.shape[1]
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width in pixels."""
-        return self._source.size
-
-    @property
-    def failed(self) -> tuple[FailedImage, ...]:
-        """Real images known to be undecodable."""
-        return self._source.failed
-
-    def __len__(self) -> int:
-        return len(self._source)
 
     def gather(self, index: Tensor, views: Tensor | None = None) -> Tensor:
         """(B, 3, H, W) uint8 RGB images on the CPU, channels last in memory.

@@ -6,7 +6,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from reid_da.images import FailedImage, ImageSource, usable_rows
+from reid_da.camstyle.views import ViewsOfSource
+from reid_da.images import ImageSource, usable_rows
 from reid_da.images.source import check_index
 from reid_da.progress import track
 
@@ -29,7 +30,7 @@ class ColourTransfer(Protocol):
         ...
 
 
-class TransferViews:
+class TransferViews(ViewsOfSource):
     """Camera views that a colour transfer makes of a source's images; see :class:`~reid_da.camstyle.CameraViews`."""
 
     def __init__(
@@ -55,24 +56,11 @@ class TransferViews:
         """
         if len(source) != len(camids):
             raise ValueError(f"{len(source)} images, but {len(camids)} cameras of images")
+        super().__init__(source)
         self.num_cameras = num_cameras
-        self._source = source
         self._camids = camids
         self._transfer = transfer
         self._block_size = block_size
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width in pixels."""
-        return self._source.size
-
-    @property
-    def failed(self) -> tuple[FailedImage, ...]:
-        """Real images known to be undecodable."""
-        return self._source.failed
-
-    def __len__(self) -> int:
-        return len(self._source)
 
     def gather(self, index: Tensor, views: Tensor | None = None) -> Tensor:
         """(B, 3, H, W) uint8 RGB images on the CPU, channels last in memory.

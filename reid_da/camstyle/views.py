@@ -6,7 +6,7 @@ import torch
 from torch import Generator, Tensor
 
 from reid_da.errors import InputError
-from reid_da.images import ImageSource
+from reid_da.images import FailedImage, ImageSource
 
 
 class CameraViews(ImageSource, Protocol):
@@ -28,6 +28,30 @@ class CameraViews(ImageSource, Protocol):
             views: (B,) int64, the camera wanted for each image, in 0..C-1; by default the real images.
         """
         ...
+
+
+class ViewsOfSource:
+    """What camera views have in common with the real images that they are views of.
+
+    Args:
+        source: the N real images.
+    """
+
+    def __init__(self, source: ImageSource) -> None:
+        self._source = source
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self._source.size
+
+    @property
+    def failed(self) -> tuple[FailedImage, ...]:
+        """Real images known to be undecodable."""
+        return self._source.failed
+
+    def __len__(self) -> int:
+        return len(self._source)
 
 
 def sample_views(
