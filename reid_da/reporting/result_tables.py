@@ -14,14 +14,17 @@ from rich.table import Table
 from reid_da.reporting.published_results import PublishedRow
 
 Figures: TypeAlias = Mapping[str, float]
-"""One evaluation under the names of :meth:`reid_da.evaluation.retrieval.RetrievalResult.to_json`."""
+"""One evaluation under the names of :meth:`reid_da.evaluation.retrieval.RetrievalResult.to_json`.
+
+Beside it, or instead of it where the target has no labels, there may be ``neighbors_agreement``.
+"""
 
 SOURCE_ROW = "source"
 """Name of the row that closes nothing of the gap: training on the source alone."""
 SUPERVISED_ROW = "supervised"
 """Name of the row that closes the whole gap: training on the labels of the target."""
 
-_COLUMNS = {
+_EVALUATION = {
     "rank1": "R-1",
     "rank5": "R-5",
     "rank10": "R-10",
@@ -30,12 +33,15 @@ _COLUMNS = {
     "mAP_trapezoid": "mAP trap.",
     "mINP": "mINP",
 }
+_AGREEMENT = "neighbors_agreement"
+_COLUMNS = {**_EVALUATION, _AGREEMENT: "kept"}
 _NOTHING = "-"
 _DEFINITIONS = (
     "mAP: mean of the precisions at the true matches",
     "mAP trap.: the same by the trapezoidal rule, as ECN's paper has it",
     "mINP: number of true matches over the rank of the last",
 )
+_AGREEMENT_DEFINITION = "kept: share of the nearest memory slots that were among them an epoch before; takes no labels"
 _GAP = "gap closed"
 
 
@@ -198,10 +204,10 @@ def before_after_table(
         title: above the table.
     """
     counted = f"{before['num_valid_queries']:,.0f} of {before['num_queries']:,.0f} queries have a true match and count"
-    table = _table(["", *_COLUMNS.values()], title=title, notes=[f"percent; {counted}", *_DEFINITIONS])
+    table = _table(["", *_EVALUATION.values()], title=title, notes=[f"percent; {counted}", *_DEFINITIONS])
     for name, figures in zip(names, (before, after), strict=True):
-        table.add_row(escape(name), *(_percent(figures[key]) for key in _COLUMNS))
-    table.add_row("change", *(f"{100 * (after[key] - before[key]):+.1f}" for key in _COLUMNS), style="bold")
+        table.add_row(escape(name), *(_percent(figures[key]) for key in _EVALUATION))
+    table.add_row("change", *(f"{100 * (after[key] - before[key]):+.1f}" for key in _EVALUATION), style="bold")
     return table
 
 
@@ -216,28 +222,34 @@ class _Line:
 def _lines(
     rows: Sequence[ResultRow], published: Mapping[str, PublishedRow], *, heading: str, plus_minus: str
 ) -> list[_Line]:
-    """Header, and the rows, each with the published one below it; without the gap where no row closes any."""
+    """Header, and the rows, each with the published one below it; without columns that no row has a figure for."""
+    keys = _measured_columns(rows)
     gaps = _measured_gaps(rows)
     printed = {name: row.to_json() for name, row in published.items()}
     printed_gaps = gaps_closed({name: row["mAP_trapezoid"] for name, row in printed.items() if "mAP_trapezoid" in row})
-    lines = [_Line(cells=[heading, *_COLUMNS.values(), _GAP])]
+    lines = [_Line(cells=[heading, *(_COLUMNS[key] for key in keys), _GAP])]
     for row in rows:
-        lines.append(_Line(cells=_cells(row.name, row.results, gaps.get(row.name), plus_minus)))
+        lines.append(_Line(cells=_cells(row.name, row.results, keys, gaps.get(row.name), plus_minus)))
         if row.name in printed:
-            cells = _cells("  paper", [printed[row.name]], printed_gaps.get(row.name), plus_minus)
+            cells = _cells("  paper", [printed[row.name]], keys, printed_gaps.get(row.name), plus_minus)
             lines.append(_Line(cells=cells, is_published=True))
     if gaps or printed_gaps:
         return lines
     return [replace(line, cells=line.cells[:-1]) for line in lines]
 
 
+def _measured_columns(rows: Sequence[ResultRow]) -> list[str]:
+    return [key for key in _COLUMNS if any(key in result for row in rows for result in row.results)]
+
+
 def _measured_gaps(rows: Sequence[ResultRow]) -> dict[str, float]:
-    return gaps_closed({row.name: statistics.fmean(result["mAP"] for result in row.results) for row in rows})
+    means = {row.name: summarize(row.results).mean for row in rows}
+    return gaps_closed({name: mean["mAP"] for name, mean in means.items() if "mAP" in mean})
 
 
-def _cells(name: str, results: Sequence[Figures], gap: float | None, plus_minus: str) -> list[str]:
+def _cells(name: str, results: Sequence[Figures], keys: Sequence[str], gap: float | None, plus_minus: str) -> list[str]:
     summary = summarize(results)
-    figures = [_mean_and_std(summary, key, plus_minus) for key in _COLUMNS]
+    figures = [_mean_and_std(summary, key, plus_minus) for key in keys]
     return [name, *figures, _NOTHING if gap is None else f"{gap:.0%}"]
 
 
@@ -257,7 +269,10 @@ def _notes(header: _Line, rows: Sequence[ResultRow], published: Mapping[str, Pub
     counts = {len(row.results) for row in rows}
     seeds = " to ".join(str(count) for count in sorted({min(counts), max(counts)}))
     averaged = "one seed" if counts == {1} else f"mean and sample standard deviation of {seeds} seeds"
-    notes = [f"percent; {averaged}, last epoch", *_DEFINITIONS]
+    keys = _measured_columns(rows)
+    notes = [f"percent; {averaged}, last epoch", *(_DEFINITIONS if "mAP" in keys else ())]
+    if _AGREEMENT in keys:
+        notes.append(_AGREEMENT_DEFINITION)
     has_gap = header.cells[-1] == _GAP
     if has_gap:
         notes.append(f"gap closed: (row - {SOURCE_ROW}) / ({SUPERVISED_ROW} - {SOURCE_ROW}) in mAP")

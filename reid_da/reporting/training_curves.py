@@ -30,6 +30,7 @@ _LINES: tuple[dict[str, Any], ...] = (
 """Lines of a panel differ in dashes and markers too: not everybody sees the colours."""
 _MOST_MARKERS = 12
 
+_SWEPT = {"rank1": "rank-1 (%)", "mAP": "mAP (%)", "neighbors_agreement": "neighbours kept (%)"}
 _SCORES = {"mAP": "mAP", "rank1": "rank-1"}
 _NEIGHBOURS = {
     "neighbors_precision": "of the same person",
@@ -85,7 +86,7 @@ def draw_sweep(
     path: str | os.PathLike[str],
     *,
     xlabel: str,
-    log: bool = False,
+    log: bool | None = None,
     title: str = "",
 ) -> None:
     """Write :func:`sweep_figure` as a PNG file, whole or not at all."""
@@ -97,29 +98,32 @@ def sweep_figure(
     results: Mapping[str, Sequence[Sequence[Figures]]],
     *,
     xlabel: str,
-    log: bool = False,
+    log: bool | None = None,
     title: str = "",
 ) -> Figure:
     """Figure of rank-1 and mAP against a setting, as Figures 3 and 4 of Zhong et al., CVPR 2019.
 
-    Bars are sample standard deviations over the seeds. Unless all values are numbers, they stand at equal distances.
+    A third panel, the only one where the target has no labels, is the agreement of neighbours between epochs. Bars are
+    sample standard deviations over the seeds. Unless all values are numbers, they stand at equal distances.
 
     Args:
         values: of the setting.
         results: by name of the line, e.g. the direction of the adaptation: for each value the evaluations of its seeds.
         xlabel: the setting.
-        log: make its axis logarithmic, if all values are above 0.
+        log: make its axis logarithmic, if all values are above 0; by default if one is 30 times another.
         title: above the figure.
     """
-    figure = _figure(2, title)
+    measured = {key for of_values in results.values() for seeds in of_values for seed in seeds for key in seed}
+    shown = [key for key in _SWEPT if key in measured] or list(_SCORES)
+    figure = _figure(len(shown), title)
     are_numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
     positions = np.array(values if are_numbers else range(len(values)), dtype=np.float64)
-    for axes, (key, name) in zip(figure.axes, (("rank1", "rank-1 (%)"), ("mAP", "mAP (%)")), strict=True):
+    for axes, key in zip(figure.axes, shown, strict=True):
         for line, (label, of_values) in zip(cycle(_LINES), results.items(), strict=False):
             # a line between names would mean nothing
             style = line if are_numbers else {**line, "linestyle": "none"}
             _draw_line(axes, positions, [summarize(seeds) for seeds in of_values], key=key, label=label, style=style)
-        if log and are_numbers and positions.min() > 0:
+        if are_numbers and positions.min() > 0 and (log or (log is None and positions.max() >= 30 * positions.min())):
             axes.set_xscale("log")
         axes.set_xticks(positions, [setting_text(value) for value in values])
         if not are_numbers:
@@ -128,7 +132,7 @@ def sweep_figure(
                 text.set(rotation=40, ha="right", rotation_mode="anchor")
         axes.minorticks_off()
         axes.margins(x=0.08)
-        axes.set(xlabel=xlabel, ylabel=name)
+        axes.set(xlabel=xlabel, ylabel=_SWEPT[key])
         _finish(axes)
     return figure
 
@@ -144,8 +148,8 @@ def _draw_line(
 ) -> None:
     """Means and spreads of a figure, in percent, from left to right."""
     order = np.argsort(positions)
-    means = 100 * np.array([summary.mean[key] for summary in summaries])
-    spreads = 100 * np.array([summary.std[key] or 0 for summary in summaries])
+    means = 100 * np.array([summary.mean.get(key, math.nan) for summary in summaries])
+    spreads = 100 * np.array([summary.std.get(key) or 0 for summary in summaries])
     axes.errorbar(positions[order], means[order], spreads[order], label=label, capsize=3, **style)
 
 

@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 
 from reid_da.config import ExperimentSettings, merge, pretrain_settings, settings_of
 from reid_da.errors import InputError, unknown_name
-from reid_da.training.runs import final_result, train_or_resume
+from reid_da.training.runs import final_figures, train_or_resume
 
 ROWS: dict[str, dict[str, Any]] = {
     "source": {"invariance": {"exemplar": False, "camera": False, "neighborhood": False}},
@@ -21,7 +21,7 @@ ROWS: dict[str, dict[str, Any]] = {
 
 
 Results: TypeAlias = tuple[Mapping[str, float], ...]
-"""Figures of the last epoch, one mapping for each seed."""
+"""Figures of the last epoch, one mapping for each seed; see :func:`reid_da.training.runs.final_figures`."""
 
 
 def ablate(
@@ -38,12 +38,13 @@ def ablate(
         seeds: number of seeds, from that of the settings on.
 
     Raises:
-        InputError: an unknown row, or what :func:`reid_da.training.runs.train` raises.
+        InputError: an unknown row, runs without any figures, or what :func:`reid_da.training.runs.train` raises.
     """
     for row in rows:
         if row not in ROWS:
             raise unknown_name("row", row, ROWS)
-    return {row: _results(settings, folder, name=row, changes=ROWS[row], seeds=seeds) for row in rows}
+    results = {row: _results(settings, folder, name=row, changes=ROWS[row], seeds=seeds) for row in rows}
+    return _comparable(results, folder)
 
 
 def sweep(
@@ -59,7 +60,8 @@ def sweep(
         seeds: number of seeds, from that of the settings on.
 
     Raises:
-        InputError: an unknown key, a value out of range, or what :func:`reid_da.training.runs.train` raises.
+        InputError: an unknown key, a value out of range, runs without any figures, or what
+            :func:`reid_da.training.runs.train` raises.
     """
     results = {}
     for value in values:
@@ -67,7 +69,7 @@ def sweep(
         for part in reversed(key.split(".")):
             changes = {part: changes}
         results[str(value)] = _results(settings, folder, name=f"{key}={value}", changes=changes, seeds=seeds)
-    return results
+    return _comparable(results, folder)
 
 
 def compare(experiments: Sequence[ExperimentSettings], folder: Path, *, seeds: int = 1) -> dict[str, Results]:
@@ -79,7 +81,8 @@ def compare(experiments: Sequence[ExperimentSettings], folder: Path, *, seeds: i
         seeds: number of seeds, from that of the settings on.
 
     Raises:
-        InputError: two experiments have one name, or what :func:`reid_da.training.runs.train` raises.
+        InputError: two experiments have one name, runs without any figures, or what
+            :func:`reid_da.training.runs.train` raises.
     """
     names = [settings.name for settings in experiments]
     for name in names:
@@ -87,10 +90,21 @@ def compare(experiments: Sequence[ExperimentSettings], folder: Path, *, seeds: i
             raise InputError(
                 f"name: {names.count(name)} experiments are called {name!r}; a table needs different names"
             )
-    return {
+    results = {
         settings.name: _results(settings, folder / settings.name, name=settings.name, changes={}, seeds=seeds)
         for settings in experiments
     }
+    return _comparable(results, folder)
+
+
+def _comparable(results: dict[str, Results], folder: Path) -> dict[str, Results]:
+    """The results, if there is a figure among them."""
+    if any(figures for seeds in results.values() for figures in seeds):
+        return results
+    raise InputError(
+        f"{folder}: the runs are complete, but nothing tells which is the better: their target has no query and gallery"
+        " with identities, and without those only a memory tells, after two epochs"
+    )
 
 
 def _results(
@@ -105,7 +119,7 @@ def _results(
             before = train_or_resume(stage, folder / f"pretrain-seed{seed}")
             tree |= {"pretrain": None, "init_from": str(before.path)}
         run = train_or_resume(settings_of(tree, where=name), folder / f"{name}-seed{seed}")
-        results.append(final_result(run))
+        results.append(final_figures(run))
     return tuple(results)
 
 

@@ -68,6 +68,24 @@ def final_result(run: RunFolder) -> dict[str, float]:
     return {key: value for key, value in last[-1].items() if key not in ("kind", "epoch")}
 
 
+def final_figures(run: RunFolder) -> dict[str, float]:
+    """What tells after the last epoch how good a run is: the evaluation, if there is any, and a sign without labels.
+
+    That sign is ``neighbors_agreement``, where the method has a memory: the share of nearest slots that were among the
+    nearest an epoch before.
+
+    Raises:
+        InputError: the run is not complete.
+    """
+    epochs = run.settings().epochs
+    last = [record for record in run.records("train") if record["epoch"] == epochs]
+    if not last:
+        raise InputError(f"{run.path}: epoch {epochs} is not done; is the run complete?")
+    agreement = last[-1].get("neighbors_agreement")
+    evaluation = final_result(run) if run.records("evaluation") else {}
+    return evaluation if agreement is None else {**evaluation, "neighbors_agreement": agreement}
+
+
 def _train(run: RunFolder, *, skip_damaged: bool) -> RunFolder:
     settings = run.settings()
     checkpoint = run.last_checkpoint(skip_damaged=skip_damaged)

@@ -205,6 +205,21 @@ def test_sweep_with_published_values() -> None:
     assert lines[-1] == "paper: Zhong et al., CVPR 2019, Table 1"
 
 
+def test_agreement_has_a_column_and_stands_alone_where_there_are_no_labels() -> None:
+    measured = ResultRow(name="0.1", results=({**figures(0.4), "neighbors_agreement": 0.618},))
+    alone = ResultRow(name="0.2", results=({"neighbors_agreement": 0.7}, {"neighbors_agreement": 0.72}))
+
+    header, _, first, second = to_markdown([measured, SOURCE, SUPERVISED]).splitlines()[:4]
+    assert header.endswith("| mINP | kept | gap closed |")
+    assert first.endswith("| 20.0 | 61.8 | 40% |")
+    assert second.endswith("| - | 0% |")
+    header, _, line, _, notes = to_markdown([alone], heading="loss_weight").splitlines()
+    assert (header, line) == ("| loss_weight | kept |", "| 0.2 | 71.0 ± 1.4 |")
+    assert "takes no labels" in notes
+    assert "mAP" not in notes
+    assert "kept" not in to_markdown([SOURCE])
+
+
 def test_sweep_with_results_missing_is_refused() -> None:
     with pytest.raises(ValueError, match="zip"):
         sweep_rows([0.1, 0.2], [[figures(0.2)]])

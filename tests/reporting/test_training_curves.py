@@ -156,6 +156,28 @@ def test_values_that_are_names_stand_side_by_side_unconnected() -> None:
         assert axes.get_legend() is None
 
 
+def test_agreement_of_neighbours_has_a_panel_with_labels_and_without() -> None:
+    alone = [({"neighbors_agreement": 0.7},), ({"neighbors_agreement": 0.8},)]
+    (axes,) = sweep_figure([0.1, 0.9], {"": alone}, xlabel="loss_weight").axes
+    assert axes.get_ylabel() == "neighbours kept (%)"
+    assert list(axes.containers[0].lines[0].get_ydata()) == pytest.approx([70, 80])
+
+    mixed = [({"rank1": 0.5, "mAP": 0.4, "neighbors_agreement": 0.7},), ({"rank1": 0.6, "mAP": 0.5},)]
+    *scores, kept = sweep_figure([0.1, 0.9], {"": mixed}, xlabel="loss_weight").axes
+    assert [axes.get_ylabel() for axes in scores] == ["rank-1 (%)", "mAP (%)"]
+    assert list(kept.containers[0].lines[0].get_ydata()) == pytest.approx([70, math.nan], nan_ok=True)
+
+
+def test_values_far_apart_get_a_logarithmic_axis() -> None:
+    def scale(values: list[float], log: bool | None) -> str:
+        results = {"": [seeds(0.2) for _ in values]}
+        return sweep_figure(values, results, xlabel="memory.temperature", log=log).axes[0].get_xscale()
+
+    assert scale([0.01, 0.05, 1], None) == "log"
+    assert scale([0.1, 0.5, 0.9], None) == scale([-1, 1], None) == scale([0, 30], None) == "linear"
+    assert scale([0.01, 1], False) == "linear"
+
+
 def test_no_logarithm_of_zero() -> None:
     figure = sweep_figure([0, 0.5], {"": [seeds(0.2), seeds(0.3)]}, xlabel="loss_weight", log=True)
 

@@ -113,6 +113,22 @@ def test_sweep_varies_one_setting(small_settings, tmp_path):
     assert run.settings().memory.temperature == 0.5
 
 
+def test_a_sweep_on_a_target_without_labels_tells_what_needs_none(small_settings, small_sites, tmp_path):
+    images = sorted((small_sites / "site-b" / "bounding_box_train").glob("*.jpg"))
+    for number, image in enumerate(images):
+        camera = tmp_path / "crops" / f"cam{number % 2 + 1}"
+        camera.mkdir(parents=True, exist_ok=True)
+        shutil.copy(image, camera)
+    settings = changed(small_settings, data={"target": str(tmp_path / "crops")})
+    results = sweep(settings, tmp_path / "sweep", key="loss_weight", values=[0.1, 0.9])
+    for value, ((key, agreement),) in ((value, seeds[0].items()) for value, seeds in results.items()):
+        run = RunFolder.open(tmp_path / "sweep" / f"loss_weight={value}-seed0")
+        assert (key, agreement) == ("neighbors_agreement", run.records("train")[-1]["neighbors_agreement"])
+        assert 0 < agreement < 1
+    with pytest.raises(InputError, match="the runs are complete, but nothing tells which is the better"):
+        sweep(changed(settings, epochs=1), tmp_path / "short", key="loss_weight", values=[0.1])
+
+
 def test_the_stage_before_hands_its_weights_on(small_settings, tmp_path):
     settings = changed(
         small_settings, epochs=1, optimizer={"lr": 1e-12}, pretrain={"epochs": 1, "optimizer": {"lr": 0.01}}
