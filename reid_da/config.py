@@ -4,11 +4,12 @@ The defaults are those of ECN (Zhong et al., CVPR 2019) as its authors' code run
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import reduce
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_origin
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from reid_da.errors import InputError, unknown_name
 
@@ -19,11 +20,23 @@ Count = Annotated[int, Field(ge=1)]
 
 AnySettings = TypeVar("AnySettings", bound="TrainingSettings")
 
+Layer: TypeAlias = tuple[str, Mapping[str, Any]]
+"""Where some settings come from, and their keys and values."""
+
 
 class Settings(BaseModel):
-    """Base of all settings: unknown keys are errors, values cannot be changed."""
+    """Base of all settings: unknown keys are errors, values cannot be changed, numbers are finite."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        is_switch = info.field_name is not None and cls.model_fields[info.field_name].annotation is bool
+        values = value if isinstance(value, (list, tuple)) else [value]
+        if not is_switch and any(isinstance(entry, bool) for entry in values):
+            raise ValueError("true and false fit switches only")
+        return value
 
 
 class DataSettings(Settings):
@@ -242,7 +255,7 @@ class PrecisionSettings(Settings):
 class TrainingSettings(Settings):
     """What every training needs, whatever it trains."""
 
-    name: str = Field(default="experiment", description="name of the run folder")
+    name: str = Field(default="experiment", description="name of the run folder, in runs/ unless told otherwise")
     seed: int = Field(default=0, ge=0)
     epochs: Count = 60
     device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1, ...")
@@ -253,6 +266,13 @@ class TrainingSettings(Settings):
     keep_checkpoints: Count = Field(default=2, description="checkpoints that are kept, the last ones")
     optimizer: OptimizerSettings = OptimizerSettings()
     precision: PrecisionSettings = PrecisionSettings()
+
+    @field_validator("name")
+    @classmethod
+    def _is_no_path(cls, name: str) -> str:
+        if name in ("", ".", "..") or "/" in name or "\\" in name:
+            raise ValueError("a name is wanted, not a path; -o says where a run goes")
+        return name
 
 
 class ExperimentSettings(TrainingSettings):
@@ -370,8 +390,8 @@ def load_settings(file: str | Path, overrides: Sequence[str] = ()) -> Experiment
     Raises:
         InputError: a file cannot be read, a key is unknown (the nearest valid one is named), a value is out of range.
     """
-    tree = _with_overrides(_read_tree(Path(file), seen=()), overrides, ExperimentSettings)
-    return settings_of(tree, where=str(file))
+    layers = [*_read_layers(Path(file)), *_override_layers(overrides, ExperimentSettings)]
+    return _with_stage(_validated(ExperimentSettings, layers))
 
 
 def load_style_settings(file: str | Path | None, overrides: Sequence[str] = ()) -> StyleSettings:
@@ -382,11 +402,11 @@ def load_style_settings(file: str | Path | None, overrides: Sequence[str] = ()) 
     Raises:
         InputError: as :func:`load_settings`, or there is no such method.
     """
-    tree = {} if file is None else _read_tree(Path(file), seen=())
-    kind = _style_kind(tree, overrides)
+    layers = [] if file is None else _read_layers(Path(file))
+    kind = _style_kind(_merged(layers), overrides)
     # a method's optimiser has defaults of its own, which stay where only some of its settings are given
-    tree = merge(kind().model_dump(mode="json"), _with_overrides(tree, overrides, kind))
-    return _validated(kind, tree, where="command line" if file is None else str(file))
+    defaults: Layer = ("defaults", kind().model_dump(mode="json"))
+    return _validated(kind, [defaults, *layers, *_override_layers(overrides, kind)])
 
 
 def settings_of(tree: Mapping[str, Any], *, where: str) -> ExperimentSettings:
@@ -399,9 +419,7 @@ def settings_of(tree: Mapping[str, Any], *, where: str) -> ExperimentSettings:
     Raises:
         InputError: a key is unknown or a value does not fit.
     """
-    settings = _validated(ExperimentSettings, tree, where=where)
-    pretrain_settings(settings)
-    return settings
+    return _with_stage(_validated(ExperimentSettings, [(where, tree)]))
 
 
 def pretrain_settings(settings: ExperimentSettings) -> ExperimentSettings | None:
@@ -433,15 +451,41 @@ def merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _validated(kind: type[AnySettings], tree: Mapping[str, Any], *, where: str) -> AnySettings:
-    for key in _leaf_keys(tree):
-        _require_known(key, kind, where=where)
+def _with_stage(settings: ExperimentSettings) -> ExperimentSettings:
+    """The settings, if those of the stage before are valid, too."""
+    pretrain_settings(settings)
+    return settings
+
+
+def _validated(kind: type[AnySettings], layers: Sequence[Layer]) -> AnySettings:
+    """The settings that several layers make, later ones before earlier ones; an error names the layer to blame."""
+    for where, tree in layers:
+        for key in _leaf_keys(tree):
+            _require_known(key, kind, where=where)
     try:
-        return kind.model_validate(tree)
+        return kind.model_validate(_merged(layers))
     except ValidationError as error:
         first = error.errors()[0]
+        where = next((where for where, tree in reversed(layers) if _sets(tree, first["loc"])), layers[-1][0])
         key = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"{where}: {key}: {first['msg']}, got {first['input']!r}") from error
+        raise InputError(f"{where}: {key}: {_reason(first)}, got {first['input']!r}") from error
+
+
+def _reason(error: Mapping[str, Any]) -> str:
+    if error["type"] == "model_type":
+        return "Input should be keys and values, such as {key: value}"
+    return str(error["msg"]).removeprefix("Value error, ")
+
+
+def _sets(tree: Any, keys: Sequence[int | str]) -> bool:
+    """Whether a tree has a value at a path of keys, or at the beginning of the path."""
+    for key in keys:
+        if not isinstance(tree, Mapping):
+            return True
+        if key not in tree:
+            return False
+        tree = tree[key]
+    return True
 
 
 def _style_kind(tree: Mapping[str, Any], overrides: Sequence[str]) -> type[StyleSettings]:
@@ -455,42 +499,69 @@ def _style_kind(tree: Mapping[str, Any], overrides: Sequence[str]) -> type[Style
     return STYLE_METHODS[method]
 
 
-def _with_overrides(tree: dict[str, Any], overrides: Sequence[str], kind: type[TrainingSettings]) -> dict[str, Any]:
-    for override in overrides:
-        tree = merge(tree, _override_tree(override, kind))
-    return tree
+def _override_layers(overrides: Sequence[str], kind: type[TrainingSettings]) -> list[Layer]:
+    return [("command line", _override_tree(override, kind)) for override in overrides]
 
 
-def _read_tree(file: Path, *, seen: tuple[Path, ...]) -> dict[str, Any]:
-    if file.resolve() in seen:
+def _merged(layers: Sequence[Layer]) -> dict[str, Any]:
+    return reduce(merge, (tree for _, tree in layers), {})
+
+
+def _read_layers(file: Path, *, deriving: tuple[Path, ...] = ()) -> list[Layer]:
+    """The settings of the files that a file is based on, and its own after them.
+
+    Args:
+        file: YAML file.
+        deriving: files that are based on it, the nearest last.
+    """
+    if file.resolve() in [path.resolve() for path in deriving]:
         raise InputError(f"{file}: its base leads back to itself")
+    tree = _read_yaml(file, named_by=f"{deriving[-1]}: base: " if deriving else "")
+    base = tree.pop("base", None)
+    layers = []
+    for name in base if isinstance(base, list) else [] if base is None else [base]:
+        if not isinstance(name, str):
+            raise InputError(f"{file}: base: expected the name of a YAML file, got {name!r}")
+        layers += _read_layers(file.parent / name, deriving=(*deriving, file))
+    return [*layers, (str(file), _nested(tree))]
+
+
+def _read_yaml(file: Path, *, named_by: str) -> dict[str, Any]:
     try:
         tree = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
     except OSError as error:
-        raise InputError(f"{file}: cannot be read: {error.strerror}") from error
+        raise InputError(f"{named_by}{file}: cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{file}: is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict):
         raise InputError(f"{file}: expected keys and values, found a {type(tree).__name__}")
-    base = tree.pop("base", None)
-    merged: dict[str, Any] = {}
-    for name in base if isinstance(base, list) else [] if base is None else [base]:
-        merged = merge(merged, _read_tree(file.parent / str(name), seen=(*seen, file.resolve())))
-    return merge(merged, tree)
+    return tree
+
+
+def _nested(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The tree with dotted keys, as on the command line, taken apart."""
+    nested: dict[str, Any] = {}
+    for key, value in tree.items():
+        entry = _nested(value) if isinstance(value, Mapping) else value
+        *parents, last = key.split(".") if isinstance(key, str) else (key,)
+        entry = {last: entry}
+        for parent in reversed(parents):
+            entry = {parent: entry}
+        nested = merge(nested, entry)
+    return nested
 
 
 def _override_tree(override: str, kind: type[TrainingSettings]) -> dict[str, Any]:
     key, equals, text = override.partition("=")
     if not equals or not key:
-        raise InputError(f"{override!r} should be key=value, for example memory.temperature=0.1")
+        example = "memory.temperature=0.1" if issubclass(kind, ExperimentSettings) else "optimizer.lr=0.0001"
+        raise InputError(f"{override!r} should be key=value, for example {example}")
     _require_known(key, kind, where="command line")
     try:
-        tree: Any = yaml.safe_load(text)
+        value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise InputError(f"{override!r}: the value is not YAML: {' '.join(str(error).split())}") from error
-    for part in reversed(key.split(".")):
-        tree = {part: tree}
-    return dict(tree)
+    return _nested({key: value})
 
 
 def _leaf_keys(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
@@ -503,10 +574,10 @@ def _leaf_keys(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 
 def _require_known(key: str, kind: type[TrainingSettings], *, where: str) -> None:
     known = set(_setting_keys(kind))
-    key = key.removeprefix("pretrain.")
-    if key not in known:
+    stage = "pretrain." if key.startswith("pretrain.") else ""
+    if key.removeprefix(stage) not in known:
         command = "reid-da settings" if issubclass(kind, ExperimentSettings) else "reid-da camstyle settings"
-        raise _unknown_setting(key, known, where=where, command=command)
+        raise _unknown_setting(key, {stage + name for name in known}, where=where, command=command)
 
 
 def _unknown_setting(key: str, known: set[str], *, where: str, command: str) -> InputError:

@@ -60,7 +60,13 @@ def test_the_defaults_are_those_of_the_paper():
         ("memory.temprature=1", r"unknown key 'memory.temprature' \(did you mean 'memory.temperature'"),
         ("temperature=1", r"unknown key 'temperature' \(did you mean 'memory.temperature'"),
         ("memory.temperature=-1", "memory.temperature: Input should be greater than 0, got -1"),
-        ("memory=3", "memory: .*got 3"),
+        ("memory=3", "memory: Input should be keys and values, such as {key: value}, got 3"),
+        ("pretrain.foo=1", "command line: unknown key 'pretrain.foo'"),
+        ("pretrain.pretrain.epochs=1", r"unknown key 'pretrain.pretrain.epochs' \(did you mean 'pretrain.epochs'"),
+        ("epochs=true", "epochs: true and false fit switches only, got True"),
+        ("data.image_size=[32, true]", "data.image_size: true and false fit switches only"),
+        ("memory.temperature=.inf", "memory.temperature: Input should be a finite number, got inf"),
+        ("name=../../x", "name: a name is wanted, not a path; -o says where a run goes, got '../../x'"),
         ("epochs=many", "epochs: .*got 'many'"),
         ("epochs", "'epochs' should be key=value"),
         ("data.image_size=[1", "the value is not YAML"),
@@ -71,6 +77,27 @@ def test_mistakes_on_the_command_line(folder, override, message):
     with pytest.raises(InputError, match=message) as caught:
         load_settings(folder / "base.yaml", [override])
     assert "\n" not in str(caught.value)
+    assert "base.yaml" not in str(caught.value)
+
+
+def test_a_mistake_is_told_of_the_file_that_it_is_in(folder):
+    (folder / "base.yaml").write_text("memory: {num_neighbors: -3}\n")
+    with pytest.raises(InputError, match=r"base\.yaml: memory\.num_neighbors: .*got -3"):
+        load_settings(folder / "sub" / "child.yaml", ["epochs=3"])
+    with pytest.raises(InputError, match=r"command line: memory\.num_neighbors: .*got -4"):
+        load_settings(folder / "sub" / "child.yaml", ["epochs=3", "memory.num_neighbors=-4", "epochs=4"])
+    (folder / "sub" / "child.yaml").write_text("base: nowhere.yaml\n")
+    with pytest.raises(InputError, match=r"child\.yaml: base: .*nowhere\.yaml: cannot be read"):
+        load_settings(folder / "sub" / "child.yaml")
+
+
+def test_keys_with_dots_are_the_same_in_a_file_as_on_the_command_line(folder):
+    (folder / "dots.yaml").write_text(
+        "memory.temperature: 0.3\nmemory: {num_neighbors: 4}\npretrain: {optimizer.lr: 2}\n"
+    )
+    settings = load_settings(folder / "dots.yaml")
+    assert (settings.memory.temperature, settings.memory.num_neighbors) == (0.3, 4)
+    assert settings.pretrain == {"optimizer": {"lr": 2}}
 
 
 @pytest.mark.parametrize(
@@ -80,6 +107,7 @@ def test_mistakes_on_the_command_line(folder, override, message):
         ("base: nowhere.yaml", "nowhere.yaml: cannot be read"),
         ("- 1\n- 2", "expected keys and values, found a list"),
         ("a: [", "is not YAML"),
+        ("base: {a: b}", "bad.yaml: base: expected the name of a YAML file"),
         ("memory: {k: 3}", "bad.yaml: unknown key 'memory.k'"),
         ("!!python/object/apply:os.getcwd []", "is not YAML"),
     ],

@@ -56,7 +56,7 @@ class TrainingStreams:
         device: where the batches go; they are augmented there.
 
     Raises:
-        InputError: a batch is larger than its data set.
+        InputError: a batch is larger than its data set, or a range of the augmentation is none.
     """
 
     def __init__(
@@ -65,6 +65,7 @@ class TrainingStreams:
         self._settings = settings
         self._images = images
         self._device = device
+        self._augmentation = _augmentation(settings)
         self._memory_format = torch.channels_last if settings.precision.channels_last else torch.contiguous_format
         for name, entry in images.items():
             size, number = getattr(settings.batch, name), len(usable_rows(entry.source))
@@ -99,9 +100,7 @@ class TrainingStreams:
         source: ImageSource = StyledImages(images=images) if images.num_cameras else images.source
         sampler = self._source_sampler(epoch) if name == "source" else self._other_sampler(name, epoch)
         transform = TrainTransform(
-            AugmentationSettings(**self._settings.augment.model_dump()),
-            size=self._settings.data.image_size,
-            seed=self._seed(f"{name} pixels", epoch),
+            self._augmentation, size=self._settings.data.image_size, seed=self._seed(f"{name} pixels", epoch)
         )
         return Stream(Loader(source, sampler, transform, device=self._device))
 
@@ -145,6 +144,13 @@ class TrainingStreams:
 
     def _seed(self, purpose: str, epoch: int) -> int:
         return derived_seed(self._settings.seed, purpose, epoch)
+
+
+def _augmentation(settings: ExperimentSettings) -> AugmentationSettings:
+    try:
+        return AugmentationSettings(**settings.augment.model_dump())
+    except InputError as error:
+        raise InputError(f"augment.{error}") from error
 
 
 class StyledSampler(ShuffledSampler):

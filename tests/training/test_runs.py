@@ -196,6 +196,7 @@ def test_a_checkpoint_of_other_data_or_settings_is_refused(small_settings, small
     [
         ({"data": {"target": None}}, "data.target is not set: give the folder of the target data set"),
         ({"batch": {"target": 5000}}, "batch.target is 5000, but there are .* target images; lower it"),
+        ({"augment": {"crop_scale": [1.0, 0.5]}}, "augment.crop_scale must be two numbers, the smaller first"),
         ({"batch": {"source": 8, "instances": 3}}, "batch.source is 8, which is no multiple of batch.instances, 3"),
         ({"views": {"style": "files"}}, "camstyle"),
         ({"invariance": {"exemplar": False}}, "invariance.exemplar: camera and neighborhood build on it"),
