@@ -29,6 +29,8 @@ _LINES: tuple[dict[str, Any], ...] = (
 )
 """Lines of a panel differ in dashes and markers too: not everybody sees the colours."""
 _MOST_MARKERS = 12
+_LABEL_SHARE = 0.08
+"""Share of an axis that a label of a tick takes."""
 
 _SWEPT = {"rank1": "rank-1 (%)", "mAP": "mAP (%)", "neighbors_agreement": "neighbours kept (%)"}
 _SCORES = {"mAP": "mAP", "rank1": "rank-1"}
@@ -125,7 +127,9 @@ def sweep_figure(
             _draw_line(axes, positions, [summarize(seeds) for seeds in of_values], key=key, label=label, style=style)
         if are_numbers and positions.min() > 0 and (log or (log is None and positions.max() >= 30 * positions.min())):
             axes.set_xscale("log")
-        axes.set_xticks(positions, [setting_text(value) for value in values])
+        is_log = axes.get_xscale() == "log"
+        labels = [setting_text(value) for value in values]
+        axes.set_xticks(positions, _without_crowd(np.log(positions) if is_log else positions, labels))
         if not are_numbers:
             # the end of a name, not its middle, belongs below its tick
             for text in axes.get_xticklabels():
@@ -151,6 +155,19 @@ def _draw_line(
     means = 100 * np.array([summary.mean.get(key, math.nan) for summary in summaries])
     spreads = 100 * np.array([summary.std.get(key) or 0 for summary in summaries])
     axes.errorbar(positions[order], means[order], spreads[order], label=label, capsize=3, **style)
+
+
+def _without_crowd(places: NDArray[np.float64], labels: Sequence[str]) -> list[str]:
+    """The labels, blank where one would lie on the label to its left."""
+    order = np.argsort(places)
+    room = _LABEL_SHARE * max(float(np.ptp(places)), 1e-9)
+    shown, last = list(labels), -math.inf
+    for index in order:
+        if places[index] - last < room:
+            shown[index] = ""
+        else:
+            last = places[index]
+    return shown
 
 
 def _figure(num_panels: int, title: str) -> Figure:

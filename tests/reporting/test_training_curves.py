@@ -178,6 +178,12 @@ def test_values_far_apart_get_a_logarithmic_axis() -> None:
     assert scale([0.01, 1], False) == "linear"
 
 
+def test_labels_of_ticks_do_not_lie_on_each_other() -> None:
+    values = [0.01, 0.14, 0.1, 0.2, 1]
+    axes = sweep_figure(values, {"": [seeds(0.2) for _ in values]}, xlabel="memory.temperature").axes[0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["0.01", "", "0.1", "0.2", "1"]
+
+
 def test_no_logarithm_of_zero() -> None:
     figure = sweep_figure([0, 0.5], {"": [seeds(0.2), seeds(0.3)]}, xlabel="loss_weight", log=True)
 
