@@ -127,10 +127,10 @@ def sweep_figure(
             _draw_line(axes, positions, [summarize(seeds) for seeds in of_values], key=key, label=label, style=style)
         if are_numbers and positions.min() > 0 and (log or (log is None and positions.max() >= 30 * positions.min())):
             axes.set_xscale("log")
-        is_log = axes.get_xscale() == "log"
-        labels = [setting_text(value) for value in values]
-        axes.set_xticks(positions, _without_crowd(np.log(positions) if is_log else positions, labels))
-        if not are_numbers:
+        axes.set_xticks(positions, [setting_text(value) for value in values])
+        if are_numbers:
+            _thin_labels(axes)
+        else:
             # the end of a name, not its middle, belongs below its tick
             for text in axes.get_xticklabels():
                 text.set(rotation=40, ha="right", rotation_mode="anchor")
@@ -157,17 +157,18 @@ def _draw_line(
     axes.errorbar(positions[order], means[order], spreads[order], label=label, capsize=3, **style)
 
 
-def _without_crowd(places: NDArray[np.float64], labels: Sequence[str]) -> list[str]:
-    """The labels, blank where one would lie on the label to its left."""
-    order = np.argsort(places)
-    room = _LABEL_SHARE * max(float(np.ptp(places)), 1e-9)
-    shown, last = list(labels), -math.inf
-    for index in order:
+def _thin_labels(axes: Axes) -> None:
+    """Blank the labels of ticks that would lie on the label to their left."""
+    ticks = axes.get_xticks()
+    places = np.log(ticks) if axes.get_xscale() == "log" else ticks
+    room = _LABEL_SHARE * float(np.ptp(places))
+    labels, last = [label.get_text() for label in axes.get_xticklabels()], -math.inf
+    for index in np.argsort(places):
         if places[index] - last < room:
-            shown[index] = ""
+            labels[index] = ""
         else:
             last = places[index]
-    return shown
+    axes.set_xticks(ticks, labels)
 
 
 def _figure(num_panels: int, title: str) -> Figure:
