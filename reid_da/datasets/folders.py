@@ -108,7 +108,8 @@ def _fitting_layout(root: Path, paths: Sequence[str]) -> str:
             return layout
     raise InputError(
         f"{root}: the {len(paths)} images, such as {paths[0]!r}, fit none of the layouts {', '.join(LAYOUTS)}; "
-        r"give a pattern with named groups, for example '(?P<pid>\d+)_c(?P<camera>\d+)_'"
+        "put those of each camera into a folder below it (one folder if nobody knows), or tell what the names mean: "
+        rf"reid-da data import {root} --pattern '(?P<pid>\d+)_c(?P<camera>\d+)_'"
     )
 
 
