@@ -65,7 +65,7 @@ def test_bad_patterns(tmp_path, make_images, pattern, message):
 
 def test_a_layout_that_is_not_known_asks_for_a_pattern(tmp_path, make_images):
     make_images(tmp_path, ["a.jpg", "x/y/z/b.jpg"])
-    with pytest.raises(InputError, match="the 2 images, such as 'a.jpg', fit none of the layouts .*give a pattern"):
+    with pytest.raises(InputError, match="the 2 images, such as 'a.jpg', fit none of the layouts .*--pattern"):
         load_dataset(tmp_path)
 
 
