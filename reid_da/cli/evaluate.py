@@ -159,7 +159,10 @@ def verify(
     ] = None,
     images: Annotated[Path | None, typer.Option(help="Folder of the images; that of PAIRS.")] = None,
     source: Annotated[Path | None, typer.Option("--from", help="Draw pairs from this data set's test images.")] = None,
-    count: Annotated[int, typer.Option("--pairs", min=20, help="Number of pairs to draw.")] = 6000,
+    count: Annotated[
+        int | None,
+        typer.Option("--pairs", help="Number of pairs to draw, half of one person; as many as there are, up to 6000."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the pairs that are drawn.")] = 0,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="A PNG file: the ROC curve.")] = None,
     backbone: BackboneName = "resnet50",

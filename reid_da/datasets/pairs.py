@@ -1,6 +1,7 @@
 """Pairs of images for verification: from a file in the format of LFW, from a CSV file, or drawn from a test set."""
 
 import csv
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,10 @@ from reid_da.datasets.table import JUNK_PID, UNLABELLED_PID, Dataset, SampleTabl
 from reid_da.errors import InputError, first_few
 
 NUM_FOLDS = 10
+DEFAULT_COUNT = 6000
+"""Pairs that are drawn where there are as many: the number of LFW."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -84,31 +89,30 @@ def read_pairs(file: Path, images: Path | None = None) -> ImagePairs:
     )
 
 
-def draw_pairs(dataset: Dataset, count: int, *, seed: int = 0) -> ImagePairs:
+def draw_pairs(dataset: Dataset, count: int | None = None, *, seed: int = 0) -> ImagePairs:
     """Random pairs of a query and a gallery image from different cameras, half of them of one person, in ten folds.
 
     Args:
-        dataset: with query and gallery.
-        count: number of pairs; an equal number of pairs of each kind is drawn without repetition.
+        dataset: with query and gallery, whose people are known.
+        count: number of pairs; an equal number of pairs of each kind is drawn without repetition. If None as many as
+            there are, at most :data:`DEFAULT_COUNT`; the log tells if they are fewer.
         seed: of the random numbers.
 
     Raises:
-        InputError: the data set has too few pairs of one kind.
+        InputError: ``count`` is odd or less than two pairs for each fold, or the data set has too few pairs of one
+            kind or images of unknown people.
     """
+    _check_drawable(dataset, count)
     query, gallery = dataset.query, dataset.gallery
-    if not len(query) or not len(gallery):
-        raise InputError(f"{dataset.root}: has no query and gallery images to draw pairs from")
+    wanted = (DEFAULT_COUNT if count is None else count) // 2
     rng = np.random.default_rng(seed)
-    chosen = []
-    for same in (True, False):
-        candidates = _draw(query, gallery, count // 2, same=same, distractor=dataset.distractor_pid, rng=rng)
-        if len(candidates) < count // 2:
-            kind = "one person" if same else "two persons"
-            raise InputError(
-                f"{dataset.root}: has {len(candidates)} pairs of {kind} from different cameras, not {count // 2}"
-            )
-        chosen.append(candidates)
-    rows = np.concatenate(chosen)
+    kinds = [
+        _draw(query, gallery, wanted, same=same, distractor=dataset.distractor_pid, rng=rng) for same in (True, False)
+    ]
+    drawn = min(map(len, kinds))
+    if drawn < wanted:
+        _tell_that_pairs_are_few(dataset, kinds, is_refused=count is not None)
+    rows = np.concatenate([candidates[:drawn] for candidates in kinds])
     rows[:, 1] += len(query)
     used, places = np.unique(rows, return_inverse=True)
     first, second = places.reshape(rows.shape).T
@@ -124,9 +128,41 @@ def draw_pairs(dataset: Dataset, count: int, *, seed: int = 0) -> ImagePairs:
         images=images.select(used),
         first=first,
         second=second,
-        same=np.repeat([True, False], count // 2),
-        folds=np.tile(np.arange(count // 2) * NUM_FOLDS // max(count // 2, 1), 2),
+        same=np.repeat([True, False], drawn),
+        folds=np.tile(np.arange(drawn) * NUM_FOLDS // drawn, 2),
     )
+
+
+def _check_drawable(dataset: Dataset, count: int | None) -> None:
+    if count is not None and (count % 2 or count < 2 * NUM_FOLDS):
+        raise InputError(
+            f"--pairs: expected an even number, half of them pairs of one person, and at least {2 * NUM_FOLDS},"
+            f" got {count}"
+        )
+    if not len(dataset.query) or not len(dataset.gallery):
+        raise InputError(f"{dataset.root}: has no query and gallery images to draw pairs from")
+    if not (dataset.query.is_labelled and dataset.gallery.is_labelled):
+        raise InputError(
+            f"{dataset.root}: who is on its test images is not known for all of them; list pairs in a file"
+        )
+
+
+def _tell_that_pairs_are_few(dataset: Dataset, kinds: Sequence[NDArray[np.int64]], *, is_refused: bool) -> None:
+    """Log that only so many pairs could be drawn, or refuse it: if more were asked for, or they do not fill the folds.
+
+    Args:
+        dataset: which data set.
+        kinds: (at most the wanted number, 2) pairs of one person, and of two.
+        is_refused: whether that number was asked for.
+    """
+    drawn = min(map(len, kinds))
+    kind = "one person" if len(kinds[0]) == drawn else "two persons"
+    found = f"{dataset.root}: has {drawn} pairs of {kind} from different cameras"
+    if drawn < NUM_FOLDS:
+        raise InputError(f"{found}, too few for {NUM_FOLDS} folds; give another data set, or a file of pairs")
+    if is_refused:
+        raise InputError(f"{found}; draw at most twice as many: --pairs {2 * drawn}")
+    logger.info("%s, and as many of the other kind are drawn", found)
 
 
 def _draw(
@@ -138,20 +174,23 @@ def _draw(
     distractor: int | None,
     rng: np.random.Generator,
 ) -> NDArray[np.int64]:
-    """(at most count, 2) rows of query and gallery, in random order."""
+    """(at most count, 2) rows of query and gallery, in random order; fewer only if there are no more."""
     usable = np.flatnonzero((gallery.pids != JUNK_PID) & ((gallery.pids != distractor) | (not same)))
-    found: list[NDArray[np.int64]] = []
-    total = 0
+    queries = rng.permutation(np.flatnonzero(query.pids != JUNK_PID))
     # some pairs of each query in turn: all pairs of two persons would not fit into the memory
-    share = len(usable) if same else max(2 * count // len(query) + 1, 1)
-    for row in rng.permutation(len(query)):
-        is_pair = (gallery.pids[usable] == query.pids[row]) == same
-        columns = usable[is_pair & (gallery.camids[usable] != query.camids[row])]
-        columns = rng.permutation(columns)[:share]
-        found.append(np.stack([np.full(len(columns), row), columns], axis=1))
-        total += len(columns)
-    pairs = np.concatenate(found) if total else np.empty((0, 2), dtype=np.int64)
-    return rng.permutation(pairs)[:count].astype(np.int64)
+    share = len(usable) if same else 2 * count // max(len(queries), 1) + 1
+    while True:
+        found: list[NDArray[np.int64]] = [np.empty((0, 2), dtype=np.int64)]
+        for row in queries:
+            is_pair = (gallery.pids[usable] == query.pids[row]) == same
+            columns = usable[is_pair & (gallery.camids[usable] != query.camids[row])]
+            columns = rng.permutation(columns)[:share]
+            found.append(np.stack([np.full(len(columns), row), columns], axis=1))
+        pairs = np.concatenate(found)
+        if len(pairs) >= count or share >= len(usable):
+            return rng.permutation(pairs)[:count].astype(np.int64)
+        # queries with few partners leave the others more to give
+        share *= 2
 
 
 def _read_lfw(text: str, file: Path) -> list[_Pair]:

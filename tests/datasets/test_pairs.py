@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from reid_da.datasets import load_dataset
-from reid_da.datasets.pairs import draw_pairs, read_pairs
+from reid_da.datasets import Dataset, SampleTable, load_dataset
+from reid_da.datasets.pairs import _draw, draw_pairs, read_pairs
 from reid_da.errors import InputError
 
 
@@ -89,7 +89,49 @@ def test_drawn_pairs_cross_cameras_and_have_no_repetitions(rendered):
     assert listed(other) != listed(pairs)
 
 
-def test_more_pairs_than_there_are(small_sites):
+def test_more_pairs_than_there_are(small_sites, caplog):
     dataset = load_dataset(small_sites / "site-b")
-    with pytest.raises(InputError, match=r"has \d+ pairs of one person from different cameras, not 5000"):
+    with pytest.raises(
+        InputError, match=r"has \d+ pairs of one person from different cameras; .* --pairs \d+$"
+    ) as told:
         draw_pairs(dataset, 10_000)
+    most = int(str(told.value).split()[-1])
+    with caplog.at_level("INFO"):
+        pairs = draw_pairs(dataset)
+    assert f"has {most // 2} pairs of one person from different cameras" in caplog.text
+    assert (len(pairs), pairs.same.sum()) == (most, most // 2)
+    assert len(draw_pairs(dataset, most)) == most
+    with pytest.raises(InputError, match=f"--pairs {most}$"):
+        draw_pairs(dataset, most + 2)
+
+
+def test_every_pair_of_two_persons_can_be_drawn(tmp_path):
+    """One query is in the camera of most gallery images, so that the others have to give more than their share."""
+
+    def split(name, pids, camids):
+        paths = tuple(f"{name}{row}.jpg" for row in range(len(pids)))
+        return SampleTable(name=name, root=tmp_path, paths=paths, pids=np.array(pids), camids=np.array(camids))
+
+    query = split("query", [1, 2, 3, -1], [0, 1, 1, 2])
+    gallery = split("gallery", [1] * 10 + [2] * 2, [1] + [0] * 9 + [0] * 2)
+    dataset = Dataset(
+        name="d", format="folders", root=tmp_path, train=query, query=query, gallery=gallery, camera_names=tuple("abc")
+    )
+    found = _draw(query, gallery, 100, same=False, distractor=None, rng=np.random.default_rng(0))
+    expected = [
+        (q, g)
+        for q in range(3)
+        for g in range(12)
+        if query.pids[q] != gallery.pids[g] and query.camids[q] != gallery.camids[g]
+    ]
+    assert sorted(map(tuple, found.tolist())) == expected
+    enough = _draw(query, gallery, len(expected), same=False, distractor=None, rng=np.random.default_rng(0))
+    assert len(enough) == len(expected)
+    with pytest.raises(InputError, match="has 3 pairs of one person from different cameras, too few for 10 folds"):
+        draw_pairs(dataset)
+
+
+@pytest.mark.parametrize("count", [101, 18, -2])
+def test_numbers_of_pairs_that_cannot_be_halved(rendered, count):
+    with pytest.raises(InputError, match=f"--pairs: expected an even number.* at least 20, got {count}"):
+        draw_pairs(load_dataset(rendered / "site-b"), count)
