@@ -129,12 +129,16 @@ class ReIDNetwork(nn.Module):
         """
         pooled: Tensor = self.backbone(images)
         if branch == "test":
-            return F.normalize(pooled if self.test_feature == "pooled" else self.embed(pooled))
+            return F.normalize(self._test_features(pooled))
         if branch == "source":
             return self.source_logits(self.embed(pooled), generator=generator)
         if branch == "target":
             return self.target_features(self.embed(pooled), generator=generator)
         raise ValueError(f"branch: expected test, source or target, got {branch!r}")
+
+    def unscaled_test_features(self, images: Tensor) -> Tensor:
+        """(B, F) or (B, D) features of the ``test`` branch before they are scaled to unit length."""
+        return self._test_features(self.backbone(images))
 
     def embed(self, pooled: Tensor) -> Tensor:
         """(B, D) embeddings h of (B, F) pooled features, float32 under autocast too."""
@@ -192,6 +196,9 @@ class ReIDNetwork(nn.Module):
             {"name": "new", "params": new, "lr": lr_new},
         ]
 
+    def _test_features(self, pooled: Tensor) -> Tensor:
+        return pooled if self.test_feature == "pooled" else self.embed(pooled)
+
     def _drop(self, values: Tensor, generator: torch.Generator | None) -> Tensor:
         """Dropout in training, like ``F.dropout`` but with a generator of its own."""
         if not self.training or self.dropout == 0:
@@ -213,6 +220,25 @@ class ReIDNetwork(nn.Module):
         elif self.bn_mode == "frozen":
             for layer in self._early_layers():
                 yield from (module for module in layer.modules() if isinstance(module, _BatchNorm))
+
+
+class Unscaled(nn.Module):
+    """A network whose test features keep the length that they have before any scaling to unit length.
+
+    That of a bare backbone, or of any other model, is what it gives.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, D) features of (B, 3, H, W) normalised images."""
+        network = self.network
+        features: Tensor = (
+            network.unscaled_test_features(images) if isinstance(network, ReIDNetwork) else network(images)
+        )
+        return features
 
 
 def _check_choice(option: str, value: str, choices: Any) -> None:

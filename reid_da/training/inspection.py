@@ -19,7 +19,7 @@ from reid_da.evaluation.verification import VerificationResult, identification_r
 from reid_da.images import open_images
 from reid_da.images.augment import normalize
 from reid_da.losses.margin import MarginHead
-from reid_da.models.reid_net import ReIDNetwork
+from reid_da.models.reid_net import ReIDNetwork, Unscaled
 from reid_da.training.run_folder import RunFolder
 from reid_da.training.style_check import StyleCheck, check_styles
 from reid_da.training.styles import kind_of_style, open_style, size_of_run, style_name
@@ -69,6 +69,9 @@ def angles_of_run(
 def verify_pairs(model: TrainedModel, pairs: ImagePairs) -> VerificationResult:
     """Verification of pairs of images, each seen as it is and mirrored.
 
+    The published protocols add up or centre features of the length that they have, so that of a run's network, too,
+    is not scaled to 1 before.
+
     Args:
         model: gives the features.
         pairs: the pairs; an image that cannot be decoded is an error.
@@ -77,8 +80,9 @@ def verify_pairs(model: TrainedModel, pairs: ImagePairs) -> VerificationResult:
         InputError: an image cannot be decoded, or there are too few pairs or folds.
     """
     source = open_table(pairs.images, image_size=model.image_size, cache="never").source
-    plain = extract_features(model.network, source, normalize=False)
-    mirrored = extract_features(model.network, source, normalize=False, transform=lambda x: normalize(x).flip(3))
+    network = Unscaled(model.network)
+    plain = extract_features(network, source, normalize=False)
+    mirrored = extract_features(network, source, normalize=False, transform=lambda x: normalize(x).flip(3))
     features = torch.cat([plain, mirrored], dim=1)
     return verify(features[pairs.first], features[pairs.second], pairs.same, pairs.folds, mirrored=True)
 

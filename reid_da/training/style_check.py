@@ -26,7 +26,7 @@ from reid_da.evaluation.style_quality import (
 )
 from reid_da.images import ImageSource, TestTransform, usable_rows
 from reid_da.models.inference import infer_in_batches
-from reid_da.models.reid_net import ReIDNetwork
+from reid_da.models.reid_net import Unscaled
 from reid_da.training.camera_classifier import CameraClassifier, train_camera_classifier
 from reid_da.training.device import choose_device
 from reid_da.training.trained import TrainedModel
@@ -121,8 +121,8 @@ def check_styles(
     that images of one person mostly stay in one half. Every image that is looked at is restyled to every other camera
     with images, the same ones for every style. A first entry, :data:`IDENTITY`, shows what doing nothing comes to.
 
-    Content and Frechet distance use the features that ``model`` gives before any scaling to unit length: the pooled
-    ones of a :class:`~reid_da.models.reid_net.ReIDNetwork`. Angles tell who is whom, as at test time, while the length
+    Content and Frechet distance use the test features of ``model`` before any scaling to unit length; see
+    :class:`~reid_da.models.reid_net.Unscaled`. Angles tell who is whom, as at test time, while the length
     of features belongs to their distribution. For the Frechet distance fakes and real images of a camera are thinned
     out to the same number.
 
@@ -236,8 +236,7 @@ class _Networks(nn.Module):
         super().__init__()
         network, size = (model.network, model.image_size) if isinstance(model, TrainedModel) else (model, size)
         self.classifier = classifier
-        # as a whole it gives unit vectors
-        self.model = network.backbone if isinstance(network, ReIDNetwork) else network
+        self.model = None if network is None else Unscaled(network)
         self._for_classifier = TestTransform(size=classifier.size)
         self._for_model = TestTransform(size=size, interpolation="bicubic")
 
