@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reid_da.errors import InputError
-from reid_da.evaluation.verification import accept_rates, identification_rates, verify
+from reid_da.evaluation.verification import _numbers_right, accept_rates, identification_rates, verify
 
 
 def pairs(seed, count=40, dim=6, num_folds=4):
@@ -33,7 +33,7 @@ def best_threshold(values, same, thresholds, is_same):
 
 def slow_by_distance(first, second, same, folds):
     distances = [float(sum((unit(a) - unit(b)) ** 2)) for a, b in zip(first, second, strict=True)]
-    accuracies = []
+    accuracies, chosen = [], []
     for fold in sorted(set(folds)):
         inside = [i for i, f in enumerate(folds) if f == fold]
         outside = [i for i, f in enumerate(folds) if f != fold]
@@ -42,23 +42,30 @@ def slow_by_distance(first, second, same, folds):
             [distances[i] for i in outside], [same[i] for i in outside], thresholds, lambda d, t: d < t
         )
         accuracies.append(statistics.fmean((distances[i] < threshold) == same[i] for i in inside))
-    return statistics.fmean(accuracies), statistics.pstdev(accuracies)
+        chosen.append(threshold)
+    return statistics.fmean(accuracies), statistics.pstdev(accuracies), statistics.fmean(chosen)
 
 
 def slow_by_centred_cosine(first, second, same, folds):
-    accuracies = []
+    accuracies, chosen = [], []
     for fold in sorted(set(folds)):
         outside = [i for i, f in enumerate(folds) if f != fold]
         mean = np.mean([vector for i in outside for vector in (first[i], second[i])], axis=0)
         cosines = [float(unit(a - mean) @ unit(b - mean)) for a, b in zip(first, second, strict=True)]
-        # from high to low, a step of the published 1e-4 at a time, as our search for the first best one goes
-        thresholds = [1 - step / 10_000 for step in range(20_001)]
-        right = np.array([[(cosines[i] > t) == same[i] for i in outside] for t in thresholds]).sum(axis=1)
-        threshold = thresholds[int(right.argmax())]
-        accuracies.append(
-            statistics.fmean((cosines[i] > threshold) == same[i] for i, f in enumerate(folds) if f == fold)
-        )
-    return statistics.fmean(accuracies), statistics.pstdev(accuracies)
+        thresholds = np.arange(-10_000, 10_001) / 10_000
+        right = sphereface_right([cosines[i] for i in outside], [same[i] for i in outside], thresholds)
+        threshold = thresholds[right == right.max()].mean()
+        inside = [i for i, f in enumerate(folds) if f == fold]
+        number = sphereface_right([cosines[i] for i in inside], [same[i] for i in inside], threshold)
+        accuracies.append(float(number) / len(inside))
+        chosen.append(threshold)
+    return statistics.fmean(accuracies), statistics.pstdev(accuracies), statistics.fmean(chosen)
+
+
+def sphereface_right(cosines, same, thresholds):
+    """Length of ``find(scores(flags==1)>threshold)`` and of ``find(scores(flags~=1)<threshold)``."""
+    cosines, same, thresholds = np.array(cosines), np.array(same), np.asarray(thresholds)[..., None]
+    return (cosines[same] > thresholds).sum(axis=-1) + (cosines[~same] < thresholds).sum(axis=-1)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -67,9 +74,24 @@ def test_accuracy_equals_the_protocols(seed):
     found = verify(first, second, same, folds)
     arguments = (first.numpy(), second.numpy(), same.tolist(), folds.tolist())
     for accuracy, slow in ((found.by_distance, slow_by_distance), (found.by_centred_cosine, slow_by_centred_cosine)):
-        assert (accuracy.mean, accuracy.std) == pytest.approx(slow(*arguments))
+        assert (accuracy.mean, accuracy.std, accuracy.threshold) == pytest.approx(slow(*arguments))
     assert (found.num_same, found.num_different, found.num_folds) == (20, 20, 4)
     assert "similarity" not in found.to_json()
+
+
+def test_a_gap_between_the_kinds_is_halved_and_a_cosine_equal_to_a_threshold_is_wrong():
+    cosines = np.array([1, 0.6, 0.5, -0.2, -0.6, -0.8])
+    same = np.array([True, True, True, False, False, False])
+    right = _numbers_right(cosines, same, np.array([0.5, 0.4999, -0.2, -0.2001]))
+    assert right.tolist() == [5, 6, 5, 5]
+    # the mean of the features is 0 in every three folds, so that cosines stay what they are
+    angles = np.tile([0.2, 0.2, 1.8, 1.8], 4)
+    first = torch.tensor([[1.0, 0.0], [-1.0, 0.0]] * 8, dtype=torch.float64)
+    second = first * torch.from_numpy(np.cos(angles))[:, None]
+    second[:, 1] = first[:, 0] * torch.from_numpy(np.sin(angles))
+    found = verify(first, second, angles < 1, np.repeat(range(4), 4)).by_centred_cosine
+    assert found.mean == 1
+    assert found.threshold == pytest.approx((math.cos(0.2) + math.cos(1.8)) / 2, abs=1e-4)
 
 
 def test_mirrored_features_are_added_for_distances_and_kept_apart_for_cosines():
