@@ -174,8 +174,8 @@ def verify(
 ) -> None:
     """Do two images show one person: accuracy over folds, true accepts, and rank-1 among distractors.
 
-    A CSV file has the columns path1, path2, same (0 or 1) and, if it likes, fold. With --from, distractors are the
-    gallery images of people without a query.
+    A CSV file has the columns path1, path2, same (0 or 1, false or true) and, if it likes, fold. With --from,
+    distractors are the gallery images of people without a query.
 
     Example: reid-da verify runs/arcface --from data/rendered/site-b --pairs 2000 -o roc.png
     """

@@ -1,7 +1,9 @@
 """Pairs of images for verification: from a file in the format of LFW, from a CSV file, or drawn from a test set."""
 
 import csv
+import io
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +17,9 @@ from reid_da.errors import InputError, first_few
 NUM_FOLDS = 10
 DEFAULT_COUNT = 6000
 """Pairs that are drawn where there are as many: the number of LFW."""
+_SAME = {"0": "0", "1": "1", "false": "0", "true": "1"}
+_SHOWN = 60
+"""Characters of a line that a message shows."""
 
 logger = logging.getLogger(__name__)
 
@@ -52,10 +57,10 @@ class _Pair:
 def read_pairs(file: Path, images: Path | None = None) -> ImagePairs:
     """Pairs of a file.
 
-    A file whose name ends in ``.csv`` has the columns ``path1``, ``path2``, ``same`` (0 or 1) and, if it likes,
-    ``fold``; without, the pairs of each kind are dealt out to ten folds in their order. Any other file has the format
-    of LFW: a line ``FOLDS PAIRS`` (or ``PAIRS`` for one fold), then for each fold as many lines ``NAME N M`` of one
-    person and as many lines ``NAME N OTHER M`` of two, where image N of NAME is ``NAME/NAME_000N.jpg``.
+    A file whose name ends in ``.csv`` has the columns ``path1``, ``path2``, ``same`` (0 or 1, false or true) and, if it
+    likes, ``fold``; without, the pairs of each kind are dealt out to ten folds in their order. Any other file has the
+    format of LFW: a line ``FOLDS PAIRS`` (or ``PAIRS`` for one fold), then for each fold as many lines ``NAME N M`` of
+    one person and as many lines ``NAME N OTHER M`` of two, where image N of NAME is ``NAME/NAME_000N.jpg``.
 
     Args:
         file: the file.
@@ -65,10 +70,11 @@ def read_pairs(file: Path, images: Path | None = None) -> ImagePairs:
         InputError: the file cannot be read, a line of it makes no sense (it is named), or images are missing.
     """
     try:
-        text = file.read_text(encoding="utf-8")
+        # Excel begins its files with a byte order mark
+        text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file}: cannot be read as text: {error}") from error
-    pairs = _read_csv(text, file) if file.suffix == ".csv" else _read_lfw(text, file)
+    pairs = _read_csv(text, file) if file.suffix.lower() == ".csv" else _read_lfw(text, file)
     if not pairs:
         raise InputError(f"{file}: has no pairs")
     root = images or file.parent
@@ -199,44 +205,83 @@ def _read_lfw(text: str, file: Path) -> list[_Pair]:
         raise InputError(f"{file}, line 1: expected the number of folds and of pairs, found {_shown(lines, 0)!r}")
     per_fold = int(lines[0][-1])
     pairs: list[_Pair] = []
+    counts = Counter[tuple[int, bool]]()
     for number, fields in enumerate(lines[1:], start=2):
         if not fields:
             continue
-        fold = len(pairs) // max(2 * per_fold, 1)
-        if len(fields) == 3 and fields[1].isdecimal() and fields[2].isdecimal():
-            pairs.append(
-                _Pair(first=_lfw(fields[0], fields[1]), second=_lfw(fields[0], fields[2]), same=True, fold=fold)
-            )
-        elif len(fields) == 4 and fields[1].isdecimal() and fields[3].isdecimal():
-            pairs.append(_Pair(first=_lfw(*fields[:2]), second=_lfw(*fields[2:]), same=False, fold=fold))
-        else:
+        pair = _lfw_pair(fields, fold=len(pairs) // max(2 * per_fold, 1))
+        if pair is None:
             raise InputError(
                 f"{file}, line {number}: expected NAME N M or NAME N OTHER M, found {_shown(lines, number - 1)!r}"
             )
+        counts[pair.fold, pair.same] += 1
+        if counts[pair.fold, pair.same] > per_fold:
+            kind = "one person" if pair.same else "two persons"
+            raise InputError(
+                f"{file}, line {number}: more pairs of {kind} in fold {pair.fold + 1} than the {per_fold} of line 1"
+            )
+        pairs.append(pair)
     expected = 2 * per_fold * (int(lines[0][0]) if len(lines[0]) == 2 else 1)
     if len(pairs) != expected:
         raise InputError(f"{file}: its first line announces {expected} pairs, it has {len(pairs)}")
     return pairs
 
 
+def _lfw_pair(fields: Sequence[str], *, fold: int) -> _Pair | None:
+    """The pair of a line of LFW's format, None if it is none."""
+    if len(fields) == 3 and fields[1].isdecimal() and fields[2].isdecimal():
+        return _Pair(first=_lfw(fields[0], fields[1]), second=_lfw(fields[0], fields[2]), same=True, fold=fold)
+    if len(fields) == 4 and fields[1].isdecimal() and fields[3].isdecimal():
+        return _Pair(first=_lfw(*fields[:2]), second=_lfw(*fields[2:]), same=False, fold=fold)
+    return None
+
+
 def _read_csv(text: str, file: Path) -> list[_Pair]:
-    reader = csv.DictReader(text.splitlines())
-    wanted = {"path1", "path2", "same"}
-    if not wanted <= set(reader.fieldnames or ()):
-        raise InputError(f"{file}: expected the columns path1, path2, same, found {list(reader.fieldnames or ())}")
-    rows = list(reader)
-    has_folds = "fold" in (reader.fieldnames or ())
-    for number, row in enumerate(rows, start=2):
-        if row["same"] not in ("0", "1") or (has_folds and not str(row["fold"]).isdecimal()):
-            raise InputError(f"{file}, line {number}: same should be 0 or 1 and fold a number, found {row}")
-    totals = {kind: sum(row["same"] == kind for row in rows) for kind in ("0", "1")}
-    seen = dict.fromkeys(totals, 0)
+    (_, header), *records = _csv_records(text, file) or [(1, [])]
+    if not {"path1", "path2", "same"} <= set(header):
+        found = ",".join(header)[:_SHOWN]
+        hint = "; separate with commas" if ";" in found or "\t" in found else ""
+        raise InputError(f"{file}, line 1: expected the columns path1, path2, same, found {found!r}{hint}")
+    rows = [_csv_row(header, values, f"{file}, line {number}") for number, values in records]
+    totals = Counter(row["same"] for row in rows)
+    seen = Counter[str]()
     pairs = []
     for row in rows:
-        fold = int(row["fold"]) if has_folds else seen[row["same"]] * NUM_FOLDS // totals[row["same"]]
+        fold = int(row["fold"]) if "fold" in row else seen[row["same"]] * NUM_FOLDS // totals[row["same"]]
         seen[row["same"]] += 1
         pairs.append(_Pair(first=row["path1"], second=row["path2"], same=row["same"] == "1", fold=fold))
     return pairs
+
+
+def _csv_records(text: str, file: Path) -> list[tuple[int, list[str]]]:
+    """Line that each record begins in, from 1, and its fields without spaces around them; empty lines left out."""
+    # strict: otherwise a quote that nobody closes takes in the rest of the file
+    reader = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True, strict=True)
+    records, begin = [], 1
+    try:
+        for fields in reader:
+            if any(fields):
+                records.append((begin, [field.strip() for field in fields]))
+            begin = reader.line_num + 1
+    except csv.Error as error:
+        raise InputError(f"{file}, line {begin}: cannot be read as CSV ({error}); is a quote not closed?") from error
+    return records
+
+
+def _csv_row(header: list[str], values: list[str], where: str) -> dict[str, str]:
+    """The fields of a record by the names of their columns; ``same`` is 0 or 1."""
+    if len(values) != len(header):
+        raise InputError(f"{where}: expected {len(header)} fields, {','.join(header)[:_SHOWN]}, found {len(values)}")
+    row = dict(zip(header, values, strict=True))
+    for name in ("path1", "path2"):
+        if not row[name]:
+            raise InputError(f"{where}: {name} is empty; name an image")
+    same = _SAME.get(row["same"].lower())
+    if same is None:
+        raise InputError(f"{where}: same should be 0 or 1, false or true, found {row['same'][:_SHOWN]!r}")
+    if "fold" in row and not (row["fold"].isdecimal() and len(row["fold"]) < 10):
+        raise InputError(f"{where}: fold should be a number, found {row['fold'][:_SHOWN]!r}")
+    return {**row, "same": same}
 
 
 def _lfw(name: str, number: str) -> str:
@@ -244,4 +289,4 @@ def _lfw(name: str, number: str) -> str:
 
 
 def _shown(lines: Sequence[Sequence[str]], index: int) -> str:
-    return " ".join(lines[index])[:60] if lines else ""
+    return " ".join(lines[index])[:_SHOWN] if lines else ""

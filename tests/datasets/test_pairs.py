@@ -46,6 +46,19 @@ def test_a_csv_file_with_and_without_folds(folder, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("pairs.csv", "\ufeffpath1,path2,same\r\nBob/Bob_0001.jpg,Bob/Bob_0002.jpg,TRUE\r\n"),
+        ("PAIRS.CSV", 'path1, path2 , same\n"Bob/Bob_0001.jpg", "Bob/Bob_0002.jpg", true\n\n'),
+        ("pairs.txt", "\ufeff1\nBob 1 2\nBob 1 Ann_A 1\n"),
+    ],
+)
+def test_files_as_spreadsheets_write_them(folder, name, text):
+    (folder / name).write_text(text, encoding="utf-8", newline="")
+    assert listed(read_pairs(folder / name))[0] == ("Bob/Bob_0001.jpg", "Bob/Bob_0002.jpg", True, 0)
+
+
+@pytest.mark.parametrize(
     ("name", "text", "message"),
     [
         ("pairs.txt", "Ann 1 2\n", "line 1: expected the number of folds and of pairs, found 'Ann 1 2'"),
@@ -57,8 +70,24 @@ def test_a_csv_file_with_and_without_folds(folder, tmp_path_factory):
         ),
         ("pairs.txt", "1 5\nBob 1 2\n", "announces 10 pairs, it has 1"),
         ("pairs.txt", "1\nBob 1 2\nBob 1 Dan 1\n", "1 of 3 images are not in .*Dan/Dan_0001.jpg"),
-        ("pairs.csv", "a,b\n", "expected the columns path1, path2, same, found"),
-        ("pairs.csv", "path1,path2,same\nx,y,yes\n", "line 2: same should be 0 or 1"),
+        (
+            "pairs.txt",
+            "2 2\nAnn 1 2\nBob 1 2\nAnn 1 3\nAnn 1 Bob 1\n",
+            "line 4: more pairs of one person in fold 1 than the 2 of line 1",
+        ),
+        ("pairs.csv", "a,b\n", "line 1: expected the columns path1, path2, same, found 'a,b'$"),
+        ("pairs.csv", "", "line 1: expected the columns path1, path2, same, found ''"),
+        ("pairs.csv", "path1;path2;same\nx;y;1\n", "line 1: .* found 'path1;path2;same'; separate with commas$"),
+        ("pairs.csv", "path1,path2,same\nx,y,yes\n", "line 2: same should be 0 or 1, false or true, found 'yes'"),
+        ("pairs.csv", "path1,path2,same\n\nx,y\n", "line 3: expected 3 fields, path1,path2,same, found 2"),
+        ("pairs.csv", "path1,path2,same\nx,y,1,2\n", "line 2: expected 3 fields, path1,path2,same, found 4"),
+        ("pairs.csv", "path1,path2,same\nx, ,1\n", "line 2: path2 is empty"),
+        ("pairs.csv", "path1,path2,same,fold\nx,y,1,\n", "line 2: fold should be a number, found ''"),
+        (
+            "pairs.csv",
+            'path1,path2,same\nx,y,1\nx,"y,1\n' + "x,y,1\n" * 99,
+            r"line 3: cannot be read as CSV \(unexpected end of data\); is a quote not closed\?$",
+        ),
         ("pairs.csv", "path1,path2,same\n", "has no pairs"),
     ],
 )
