@@ -29,6 +29,7 @@ class ImagePairs:
     """Pairs of images.
 
     Attributes:
+        name: file or data set that they are from, for messages.
         images: each image once.
         first: (P,) int64 rows of ``images``.
         second: (P,) int64 rows of ``images``.
@@ -36,6 +37,7 @@ class ImagePairs:
         folds: (P,) int64.
     """
 
+    name: str
     images: SampleTable
     first: NDArray[np.int64] = field(repr=False)
     second: NDArray[np.int64] = field(repr=False)
@@ -85,6 +87,7 @@ def read_pairs(file: Path, images: Path | None = None) -> ImagePairs:
     rows = {name: row for row, name in enumerate(names)}
     unknown = np.full(len(names), UNLABELLED_PID)
     return ImagePairs(
+        name=str(file),
         images=SampleTable(
             name="pairs", root=root, paths=tuple(names), pids=unknown, camids=np.zeros(len(names), dtype=np.int64)
         ),
@@ -131,6 +134,7 @@ def draw_pairs(dataset: Dataset, count: int | None = None, *, seed: int = 0) -> 
         camids=np.concatenate([query.camids, gallery.camids]),
     )
     return ImagePairs(
+        name=str(dataset.root),
         images=images.select(used),
         first=first,
         second=second,

@@ -104,12 +104,7 @@ def verify(
     Raises:
         InputError: there are no pairs of one of the two kinds, or fewer than two folds.
     """
-    if same.all() or not same.any():
-        raise InputError(
-            f"verification needs pairs of one person and of two; of {len(same)} pairs {same.sum()} show one"
-        )
-    if len(np.unique(folds)) < 2:
-        raise InputError("verification needs at least two folds: a threshold is chosen on the others")
+    check_pairs(same, folds)
     whole = first.double(), second.double()
     summed = tuple(_summed(features) for features in whole) if mirrored else whole
     units = [functional.normalize(features) for features in summed]
@@ -125,6 +120,28 @@ def verify(
         similarity=similarity,
         same=same,
     )
+
+
+def check_pairs(same: NDArray[np.bool_], folds: NDArray[np.int64], *, name: str = "pairs") -> None:
+    """Refuse pairs that tell nothing.
+
+    Args:
+        same: (P,) bool, whether a pair shows one person.
+        folds: (P,) int64 fold of each pair.
+        name: where they come from, for messages.
+
+    Raises:
+        InputError: there are no pairs of one of the two kinds, or fewer than two folds.
+    """
+    if same.all() or not same.any():
+        raise InputError(
+            f"{name}: verification needs pairs of one person and of two; of {len(same)} pairs {same.sum()} show one"
+        )
+    if len(np.unique(folds)) < 2:
+        raise InputError(
+            f"{name}: all pairs are in one fold, but a threshold is chosen on the others; deal them out to at least"
+            " two: FOLDS PAIRS in line 1 of a file in LFW's format, a column fold or two pairs of a kind in a CSV file"
+        )
 
 
 def accept_rates(

@@ -11,13 +11,14 @@ from torch import Tensor
 from reid_da.config import ExperimentSettings
 from reid_da.datasets import Dataset, SampleTable, load_dataset
 from reid_da.datasets.pairs import ImagePairs
-from reid_da.errors import InputError
+from reid_da.errors import InputError, first_few
 from reid_da.evaluation.angles import AngleStatistics, angle_statistics
 from reid_da.evaluation.calibration import Calibration, calibrate
 from reid_da.evaluation.extraction import extract_features, open_table, open_test_images
-from reid_da.evaluation.verification import VerificationResult, identification_rates, verify
-from reid_da.images import open_images
+from reid_da.evaluation.verification import VerificationResult, check_pairs, identification_rates, verify
+from reid_da.images import FailedImage, open_images
 from reid_da.images.augment import normalize
+from reid_da.images.decode import decode_row
 from reid_da.losses.margin import MarginHead
 from reid_da.models.reid_net import ReIDNetwork, Unscaled
 from reid_da.training.run_folder import RunFolder
@@ -79,9 +80,16 @@ def verify_pairs(model: TrainedModel, pairs: ImagePairs) -> VerificationResult:
     Raises:
         InputError: an image cannot be decoded, or there are too few pairs or folds.
     """
-    source = open_table(pairs.images, image_size=model.image_size, cache="never").source
+    check_pairs(pairs.same, pairs.folds, name=pairs.name)
+    source = open_images(pairs.images, size=model.image_size, cache="never", interpolation="bicubic")
     network = Unscaled(model.network)
-    plain = extract_features(network, source, normalize=False)
+    try:
+        plain = extract_features(network, source, normalize=False)
+    except InputError as error:
+        about_images = _about_undecodable(pairs, size=model.image_size)
+        if about_images is None:
+            raise
+        raise about_images from error
     mirrored = extract_features(network, source, normalize=False, transform=lambda x: normalize(x).flip(3))
     features = torch.cat([plain, mirrored], dim=1)
     return verify(features[pairs.first], features[pairs.second], pairs.same, pairs.folds, mirrored=True)
@@ -190,6 +198,19 @@ def check_named_styles(
         max_images=max_images,
         seed=seed,
         device=device,
+    )
+
+
+def _about_undecodable(pairs: ImagePairs, *, size: tuple[int, int]) -> InputError | None:
+    """Error that names the images of pairs that cannot be decoded, None if all can; they must not be left out."""
+    images = pairs.images
+    decoded = (decode_row(images, row, size=size, interpolation="bicubic") for row in range(len(images)))
+    failed = [f"{images.path(found.index)} ({found.reason})" for found in decoded if isinstance(found, FailedImage)]
+    if not failed:
+        return None
+    return InputError(
+        f"{pairs.name}: {len(failed)} of {len(images)} images cannot be decoded: {first_few(failed)}; repair them, or"
+        " take their pairs out"
     )
 
 

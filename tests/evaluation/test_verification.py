@@ -143,7 +143,7 @@ def test_what_cannot_be_verified():
     first, second, same, folds = pairs(0)
     with pytest.raises(InputError, match="of 40 pairs 0 show one"):
         verify(first, second, np.zeros_like(same), folds)
-    with pytest.raises(InputError, match="at least two folds"):
+    with pytest.raises(InputError, match="deal them out to at least two: FOLDS PAIRS in line 1"):
         verify(first, second, same, np.zeros_like(folds))
     with pytest.raises(InputError, match=r"there are 3, so give numbers from 1 to that, not \[4\]"):
         identification_rates(torch.randn(2, 2), torch.zeros(2), torch.randn(3, 2), counts=[4])

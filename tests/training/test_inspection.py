@@ -6,7 +6,8 @@ import torch
 from torch.nn import functional as F
 
 from reid_da.datasets import load_dataset
-from reid_da.datasets.pairs import draw_pairs
+from reid_da.datasets.pairs import draw_pairs, read_pairs
+from reid_da.errors import InputError
 from reid_da.evaluation.verification import verify
 from reid_da.images import TestTransform, decode_image
 from reid_da.models.backbones import create_backbone
@@ -56,3 +57,29 @@ def test_pairs_are_verified_by_features_of_the_length_that_they_have(small_sites
     both = torch.cat([plain, mirrored], dim=1)
     expected = verify(both[pairs.first], both[pairs.second], pairs.same, pairs.folds, mirrored=True)
     assert found.by_centred_cosine.threshold == pytest.approx(expected.by_centred_cosine.threshold, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1\na 1 2\na 1 b 1\n", "pairs.txt: all pairs are in one fold"),
+        ("2 1\na 1 2\na 1 b 1\na 2 1\na 2 b 1\n", r"pairs.txt: 1 of 3 images cannot be decoded: .*b_0001.jpg \("),
+    ],
+)
+def test_pairs_that_cannot_be_verified_are_told_by_their_file(small_sites, tmp_path, text, message):
+    good = sorted((small_sites / "site-b" / "query").iterdir())[0].read_bytes()
+    for name, content in (("a/a_0001", good), ("a/a_0002", good), ("b/b_0001", b"no picture")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{name}.jpg").write_bytes(content)
+    (tmp_path / "pairs.txt").write_text(text)
+    with pytest.raises(InputError, match=message) as caught:
+        verify_pairs(trained(), read_pairs(tmp_path / "pairs.txt"))
+    assert "on_error" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_pairs_of_one_kind_are_told_by_their_file(small_sites, tmp_path):
+    image = sorted((small_sites / "site-b" / "query").iterdir())[0]
+    (tmp_path / "pairs.csv").write_text(f"path1,path2,same\n{image},{image},1\n")
+    with pytest.raises(InputError, match="pairs.csv: verification needs pairs of one person and of two; of 1 pairs 1"):
+        verify_pairs(trained(), read_pairs(tmp_path / "pairs.csv"))
