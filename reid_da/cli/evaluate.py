@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from reid_da.cli.arguments import Size, parse_size
-from reid_da.cli.output import print_json, show_log
+from reid_da.cli.output import check_output, print_json, show_log
 from reid_da.errors import InputError
 
 Rerank = Annotated[bool, typer.Option("--rerank", help="Also after k-reciprocal re-ranking.")]
@@ -117,6 +117,7 @@ def extract(
     from reid_da.training.trained import load_trained
 
     show_log()
+    check_output(output)
     trained = load_trained(
         model, backbone=backbone, last_stride=last_stride, weights=weights, image_size=parse_size(size), device=device
     )
@@ -141,6 +142,7 @@ def angles(
     from reid_da.training.inspection import angles_of_run
 
     show_log()
+    check_output(output)
     statistics = angles_of_run(run, data=data, device=device)
     if output is not None:
         draw_angle_histograms(statistics, output)
@@ -188,6 +190,7 @@ def verify(
     show_log()
     if (pairs is None) == (source is None):
         raise InputError("give either PAIRS, a file, or --from DATA to draw them")
+    check_output(output)
     dataset = load_dataset(source) if source is not None else None
     if dataset is not None:
         listed = draw_pairs(dataset, count, seed=seed)
@@ -227,6 +230,8 @@ def calibrate(
     from reid_da.training.inspection import calibrate_run
 
     show_log()
+    for name in ("calibration.json", "calibration.png"):
+        check_output(run / name)
     calibration, notes = calibrate_run(run, fprs=fpr or (1e-2, 1e-3, 1e-4), data=data, device=device)
     save_calibration(run / "calibration.json", calibration, notes=notes)
     draw_calibration(calibration, run / "calibration.png", title=str(notes["data"]))

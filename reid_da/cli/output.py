@@ -2,7 +2,11 @@
 
 import json
 import logging
+import os
 import sys
+from pathlib import Path
+
+from reid_da.errors import InputError
 
 
 def print_json(value: object) -> None:
@@ -14,3 +18,23 @@ def show_log() -> None:
     """Let the library's log appear on standard error, a line for each record."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("reid_da").setLevel(logging.INFO)
+
+
+def check_output(path: Path | None) -> None:
+    """Refuse a file that cannot be written, before the work that it is for; folders that are missing will be made.
+
+    Args:
+        path: the file as the user gave it, or None for none.
+
+    Raises:
+        InputError: it is a folder, or its folder cannot be made or written to.
+    """
+    if path is None:
+        return
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; give the name of the file to write")
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not folder.is_dir():
+        raise InputError(f"{path}: cannot be written, {folder} is no folder")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(f"{path}: cannot be written, the folder {folder} must not be written to")

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from reid_da.cli.output import show_log
+from reid_da.cli.output import check_output, show_log
 from reid_da.errors import InputError
 
 Picture = Annotated[Path | None, typer.Option("--output", "-o", help="The PNG file to write.")]
@@ -27,6 +27,7 @@ def curves(
     if not folder.records():
         raise InputError(f"{run}: nothing to draw yet, {folder.metrics_file.name} is empty")
     path = output or run / "curves.png"
+    check_output(path)
     draw_run(folder.records(), path, title=folder.name)
     Console().print(f"picture: {path}", soft_wrap=True)
 
@@ -52,6 +53,8 @@ def ranked_lists(
     from reid_da.training.trained import load_trained
 
     show_log()
+    file = output or Path("ranked-lists.png")
+    check_output(file)
     trained = {model: load_trained(model) for model in models}
     settings = trained[models[0]].settings
     path = data or (settings.data.target if settings else None)
@@ -72,6 +75,5 @@ def ranked_lists(
         )
         for name, found in features.items()
     }  # fmt: skip
-    file = output or Path("ranked-lists.png")
     draw_comparison(query, gallery, lists, file, camera_names=dataset.camera_names)
     Console().print(f"picture: {file}", soft_wrap=True)

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -107,3 +108,26 @@ def test_mistakes_end_with_one_line_and_status_2(run, npz, tmp_path, arguments, 
     assert message in outcome.err
     assert outcome.err.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+@pytest.mark.parametrize("command", ["angles", "verify", "calibrate", "ranked-lists", "extract"])
+def test_where_a_file_cannot_go_is_said_before_the_work(run, tmp_path, rendered, command):
+    """No command gets as far as its model, which does not exist."""
+    folder = tmp_path / ("calibration.png" if command == "calibrate" else "there")
+    folder.mkdir()
+    source = ("--from", rendered / "site-b") if command == "verify" else ()
+    images = ("x.jpg",) if command == "extract" else ()
+    if command == "calibrate":
+        outcome = run(command, tmp_path)
+    else:
+        outcome = run(command, tmp_path / "nothing", *images, *source, "-o", folder)
+        below = run(command, tmp_path / "nothing", *images, *source, "-o", Path(__file__) / "file.png")
+        assert f"file.png: cannot be written, {Path(__file__)} is no folder" in below.err
+    assert outcome.status == 2
+    assert outcome.err == f"error: {folder}: is a folder; give the name of the file to write\n"
+
+
+def test_a_folder_that_must_not_be_written_to(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("os.access", lambda folder, mode: folder != tmp_path)
+    outcome = run("angles", tmp_path / "nothing", "-o", tmp_path / "new" / "file.png")
+    assert f"file.png: cannot be written, the folder {tmp_path} must not be written to" in outcome.err
