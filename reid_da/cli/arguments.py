@@ -1,5 +1,6 @@
 """Arguments that several commands take."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -21,3 +22,22 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
     if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
         raise InputError(f"--size: expected height and width in pixels such as 256x128, got {text!r}")
     return int(height), int(width)
+
+
+def check_data_given(model: str, data: Path | None, *, purpose: str) -> None:
+    """Refuse a file of weights or a backbone without a data set, before its weights are read or even downloaded.
+
+    A run knows its data; about what does not exist, loading it has more to say.
+
+    Args:
+        model: what names the model.
+        data: the option ``--data``.
+        purpose: what to do with the data, e.g. ``to search``.
+
+    Raises:
+        InputError: there is no data set.
+    """
+    from reid_da.models.backbones import BACKBONE_NAMES
+
+    if data is None and (Path(model).is_file() or model in BACKBONE_NAMES) and not Path(model).is_dir():
+        raise InputError(f"{model}: give the data set {purpose}, --data PATH")

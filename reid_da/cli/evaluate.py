@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from reid_da.cli.arguments import Size, parse_size
+from reid_da.cli.arguments import Size, check_data_given, parse_size
 from reid_da.cli.output import check_output, print_json, show_log
 from reid_da.errors import InputError
 
@@ -81,6 +81,7 @@ def evaluate(
     from reid_da.training.trained import load_trained
 
     show_log()
+    check_data_given(model, data, purpose="to evaluate on")
     trained = load_trained(
         model, backbone=backbone, last_stride=last_stride, weights=weights, image_size=parse_size(size), device=device
     )

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from reid_da.cli.arguments import check_data_given
 from reid_da.cli.output import check_output, show_log
 from reid_da.errors import InputError
 
@@ -48,19 +49,25 @@ def ranked_lists(
     from reid_da.datasets import load_dataset
     from reid_da.evaluation import evaluate_retrieval
     from reid_da.evaluation.extraction import open_test_images
-    from reid_da.reporting.ranked_lists import draw_comparison, pick_queries
+    from reid_da.reporting.ranked_lists import check_picture, draw_comparison, pick_queries
     from reid_da.reporting.ranked_lists import ranked_lists as rank
     from reid_da.training.trained import load_trained
 
     show_log()
     file = output or Path("ranked-lists.png")
     check_output(file)
+    check_data_given(models[0], data, purpose="to search")
     trained = {model: load_trained(model) for model in models}
     settings = trained[models[0]].settings
     path = data or (settings.data.target if settings else None)
     if path is None:
         raise InputError(f"{models[0]}: give the data set to search, --data PATH")
     dataset = load_dataset(path)
+    check_picture(
+        num_queries=min(num_queries, dataset.query.num_pids),
+        num=min(num, len(dataset.gallery)),
+        num_models=len(trained),
+    )
     features = {
         name: open_test_images(dataset, image_size=model.image_size).features(model.network)
         for name, model in trained.items()

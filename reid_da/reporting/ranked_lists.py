@@ -35,6 +35,10 @@ _DPI = 100
 """Pixels of an inch at which fonts look as on a screen."""
 _SCALE = 2
 """Pixels of the file for one of the images."""
+_MOST_PIXELS = 30_000_000
+"""Of a picture in its file; matplotlib takes about 100 bytes of memory for each to draw it."""
+_LONGEST_SIDE = 2**16 - 1
+"""Pixels of a side that viewers still open."""
 _LONGEST_NAME = 8
 _UNREADABLE_GREY = 200
 
@@ -194,14 +198,15 @@ def comparison_figure(
     """Figure of ranked lists; see :func:`draw_comparison`.
 
     Raises:
+        InputError: the picture would be too large.
         ValueError: the lists are not of the same queries.
     """
     first, *others = lists.values()
     if any(not np.array_equal(other.rows, first.rows) for other in others):
         raise ValueError("the ranked lists are not of the same queries")
     columns = max(of_model.indices.shape[1] for of_model in lists.values())
-    width = max(_left(columns) + _WIDTH + _MARGIN, _LEGEND_WIDTH)
-    height = _top(len(first.rows), 0, len(lists)) + 2 * _HEADER
+    check_picture(num_queries=len(first.rows), num=columns, num_models=len(lists))
+    width, height = _size(len(first.rows), columns, len(lists))
     canvas = np.full((height, width, 3), 255, dtype=np.uint8)
     figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_SCALE * _DPI)
     axes = figure.add_axes((0, 0, 1, 1))
@@ -213,6 +218,32 @@ def comparison_figure(
     _text(axes, _MARGIN, _MARGIN, title, size=9, va="top")
     _text(axes, _MARGIN, height - _MARGIN, _LEGEND, size=7, va="bottom")
     return figure
+
+
+def check_picture(*, num_queries: int, num: int, num_models: int) -> None:
+    """Refuse a picture that would be too large to draw or to look at.
+
+    Args:
+        num_queries: queries.
+        num: gallery images in each list.
+        num_models: lists for each query.
+
+    Raises:
+        InputError: it would.
+    """
+    width, height = (_SCALE * side for side in _size(num_queries, num, num_models))
+    if max(width, height) > _LONGEST_SIDE or width * height > _MOST_PIXELS:
+        lists = f"{num_queries} queries" + (f" for {num_models} models" if num_models > 1 else "")
+        raise InputError(
+            f"{lists} with {num} images each would make a picture of {width:,} x {height:,} pixels; ask for fewer with"
+            " --num-queries or --num"
+        )
+
+
+def _size(num_queries: int, columns: int, num_models: int) -> tuple[int, int]:
+    """Width and height of the picture in pixels of the images."""
+    width = max(_left(columns) + _WIDTH + _MARGIN, _LEGEND_WIDTH)
+    return width, _top(num_queries, 0, num_models) + 2 * _HEADER
 
 
 class _Thumbnail(NamedTuple):

@@ -6,6 +6,8 @@ import pytest
 import scipy.io
 
 from reid_da.evaluation import FeatureSet, evaluate_retrieval, save_feature_file
+from reid_da.models.backbones import create_backbone
+from reid_da.training.trained import TrainedModel
 
 KEYS = {"rank1", "rank5", "rank10", "rank20", "mAP", "mAP_trapezoid", "mINP", "num_queries", "num_valid_queries"}
 
@@ -97,6 +99,10 @@ def test_extract_image_files(run, tmp_path, rendered):
         (["extract", "resnet18", "--weights", "none", "{bad}", "-o", "{tmp}/f.txt"], "f.txt: expected the name"),
         (["extract", "resnet18", "--size", "16", "x.jpg", "-o", "{tmp}/f.npz"], "--size: expected height and width"),
         (["evaluate", "resnet18", "--weights", "none"], "give the data set to evaluate on, --data PATH"),
+        # without --weights none: nothing may be downloaded first
+        (["evaluate", "resnet18"], "resnet18: give the data set to evaluate on, --data PATH"),
+        (["ranked-lists", "resnet18", "{bad}"], "resnet18: give the data set to search, --data PATH"),
+        (["ranked-lists", "{tmp}/nothing"], "nothing: no such run or file of weights"),
     ],
 )
 def test_mistakes_end_with_one_line_and_status_2(run, npz, tmp_path, arguments, message):
@@ -131,3 +137,17 @@ def test_a_folder_that_must_not_be_written_to(run, tmp_path, monkeypatch):
     monkeypatch.setattr("os.access", lambda folder, mode: folder != tmp_path)
     outcome = run("angles", tmp_path / "nothing", "-o", tmp_path / "new" / "file.png")
     assert f"file.png: cannot be written, the folder {tmp_path} must not be written to" in outcome.err
+
+
+def test_pictures_that_would_be_too_large(run, tmp_path, rendered, monkeypatch):
+    random = create_backbone("resnet18", width=0.125, weights="none")
+    monkeypatch.setattr(
+        "reid_da.training.trained.load_trained", lambda model: TrainedModel(network=random, image_size=(16, 8))
+    )
+    arguments = ("ranked-lists", "some", "--data", rendered / "site-b", "-o", tmp_path / "lists.png")
+    outcome = run(*arguments, "--num-queries", 10_000, "--num", 1000)
+    assert outcome.status == 2
+    assert "queries with 1000 images" not in outcome.err  # there are fewer
+    assert "images each would make a picture of" in outcome.err
+    assert "ask for fewer with --num-queries or --num" in outcome.err
+    assert run(*arguments, "--num-queries", 1, "--num", 2).status == 0

@@ -18,6 +18,7 @@ from reid_da.datasets import SampleTable
 from reid_da.errors import InputError
 from reid_da.reporting.ranked_lists import (
     RankedLists,
+    check_picture,
     comparison_figure,
     draw_comparison,
     draw_ranked_lists,
@@ -230,6 +231,13 @@ def test_models_must_have_seen_the_same_queries(tables: tuple[SampleTable, Sampl
 
     with pytest.raises(ValueError, match="not of the same queries"):
         comparison_figure(*tables, {"before": BEFORE, "after": others}, camera_names=CAMERAS)
+
+
+@pytest.mark.parametrize(("num_queries", "num", "num_models"), [(500, 10, 1), (8, 500, 1), (100, 100, 2)])
+def test_pictures_that_nobody_could_open_are_refused(num_queries: int, num: int, num_models: int) -> None:
+    with pytest.raises(InputError, match=f"{num_queries} queries .*with {num} images each would make a picture of"):
+        check_picture(num_queries=num_queries, num=num, num_models=num_models)
+    check_picture(num_queries=50, num=10, num_models=1)
 
 
 def test_files_are_pictures(tables: tuple[SampleTable, SampleTable], tmp_path: Path) -> None:
