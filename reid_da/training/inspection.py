@@ -1,5 +1,6 @@
 """What trained models make of images, beyond rank-k: angles, pairs told apart, thresholds, how good styles are."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from reid_da.training.style_check import StyleCheck, check_styles
 from reid_da.training.styles import kind_of_style, open_style, size_of_run, style_name
 from reid_da.training.trained import TrainedModel, load_trained
 
+logger = logging.getLogger(__name__)
+
 
 def angles_of_run(
     run: str | Path, *, data: str | Path | None = None, device: str = "auto"
@@ -37,11 +40,11 @@ def angles_of_run(
 
     Args:
         run: run folder or checkpoint.
-        data: another data set to look at; the run's target if None.
+        data: another data set to look at; the run's target, if it has a gallery, if None.
         device: where the network goes.
 
     Raises:
-        InputError: there is no such run, or its data are not to be had.
+        InputError: there is no such run, its data are not to be had, or ``data`` has no labelled gallery.
     """
     if not Path(run).is_dir():
         raise InputError(f"{run}: is no run; only a run knows which images and classes it was trained on")
@@ -51,6 +54,7 @@ def angles_of_run(
     assert settings is not None
     network.test_feature = "embedding"
     is_compared = isinstance(network.classifier, MarginHead) or settings.model.embedding == "none"
+    people = _people_of_gallery(data, settings.data.target)
     statistics = {}
     labelled = settings.data.target if settings.method == "supervised" else settings.data.source
     if labelled is not None:
@@ -58,13 +62,38 @@ def angles_of_run(
         features, rows = _embeddings(network, table, settings)
         weight = network.classifier.weight.detach().cpu() if is_compared else None
         statistics["train"] = angle_statistics(features, torch.from_numpy(table.labels())[rows], weight=weight)
-    other = data or settings.data.target
-    if other is not None and len(load_dataset(other).gallery):
-        dataset = load_dataset(other)
-        people = dataset.gallery.select((dataset.gallery.pids >= 0) & (dataset.gallery.pids != dataset.distractor_pid))
-        features, rows = _embeddings(network, people, settings)
-        statistics[f"{dataset.name} gallery"] = angle_statistics(features, torch.tensor(people.pids)[rows])
+    if people is not None:
+        name, table = people
+        features, rows = _embeddings(network, table, settings)
+        statistics[name] = angle_statistics(features, torch.tensor(table.pids)[rows])
+    if not statistics:
+        raise InputError(f"{run}: has no labelled images to look at; give a data set with a gallery, --data PATH")
     return statistics
+
+
+def _people_of_gallery(data: str | Path | None, target: str | Path | None) -> tuple[str, SampleTable] | None:
+    """What to call a gallery, and its images of known people.
+
+    Args:
+        data: the data set that was asked for, or None.
+        target: that of the run, or None; if it has no gallery the log says so.
+
+    Raises:
+        InputError: the data set that was asked for has none.
+    """
+    path = data or target
+    if path is None:
+        return None
+    dataset = load_dataset(path)
+    gallery = dataset.gallery.select((dataset.gallery.pids >= 0) & (dataset.gallery.pids != dataset.distractor_pid))
+    if len(gallery):
+        return f"{dataset.name} gallery", gallery
+    if data is not None:
+        raise InputError(
+            f"{data}: has no gallery images of known people; give a data set that has, or leave --data out"
+        )
+    logger.warning("%s: has no gallery images of known people, only training images are looked at", path)
+    return None
 
 
 def verify_pairs(model: TrainedModel, pairs: ImagePairs) -> VerificationResult:

@@ -1,6 +1,7 @@
 """Supervised training with any sum of losses and any head."""
 
 import math
+import shutil
 
 import pytest
 import torch
@@ -159,7 +160,7 @@ def test_experiments_are_compared_by_their_names(small_settings, tmp_path):
         compare([first, first], tmp_path)
 
 
-def test_angles_of_a_run(small_settings, small_sites, tmp_path):
+def test_angles_of_a_run(small_settings, small_sites, tmp_path, caplog):
     model = {"embedding": "none"}
     run = train(supervised(small_settings, epochs=1, head={"kind": "arcface"}, model=model), tmp_path / "run")
     found = angles_of_run(run.path)
@@ -172,5 +173,14 @@ def test_angles_of_a_run(small_settings, small_sites, tmp_path):
     assert other["train"].intra == found["train"].intra
     linear = train(supervised(small_settings, epochs=1), tmp_path / "linear")
     assert angles_of_run(linear.path)["train"].w_ec is None
+    shutil.copytree(small_sites / "site-a" / "bounding_box_train", tmp_path / "crops" / "c1")
+    with pytest.raises(InputError, match="crops: has no gallery images of known people; give a data set that has"):
+        angles_of_run(run.path, data=tmp_path / "crops")
+    target = {"source": str(small_sites / "site-a"), "target": str(tmp_path / "crops")}
+    unlabelled = settings_of(merge(small_settings.model_dump(mode="json"), {"epochs": 1, "data": target}), where="test")
+    adapted = train(unlabelled, tmp_path / "adapted")
+    with caplog.at_level("WARNING"):
+        assert list(angles_of_run(adapted.path)) == ["train"]
+    assert "crops: has no gallery images of known people, only training images are looked at" in caplog.text
     with pytest.raises(InputError, match="is no run"):
         angles_of_run(run.checkpoint_folder / "epoch_0001" / "model.safetensors")
