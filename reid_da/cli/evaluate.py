@@ -77,11 +77,14 @@ def evaluate(
     from reid_da.datasets import load_dataset
     from reid_da.evaluation.extraction import open_test_images
     from reid_da.evaluation.feature_evaluation import evaluate_feature_set
+    from reid_da.evaluation.operating_point import check_rates
     from reid_da.reporting.evaluation_tables import format_evaluation
     from reid_da.training.trained import load_trained
 
     show_log()
     check_data_given(model, data, purpose="to evaluate on")
+    if operating_point is not None:
+        check_rates([operating_point], name="--operating-point")
     trained = load_trained(
         model, backbone=backbone, last_stride=last_stride, weights=weights, image_size=parse_size(size), device=device
     )
@@ -222,7 +225,8 @@ def calibrate(
 ) -> None:
     """Which similarity means "the same person": thresholds across cameras, stored in the run folder.
 
-    Writes RUN/calibration.json and RUN/calibration.png, the histogram of the similarities.
+    Writes RUN/calibration.json and RUN/calibration.png, the histogram of the similarities. Rates that the pairs of two
+    persons are too few to tell are left out of them.
 
     Example: reid-da calibrate runs/demo --fpr 1e-2 --fpr 1e-3
     """

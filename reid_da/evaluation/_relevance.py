@@ -51,6 +51,7 @@ class Relevance:
         shape: (Q, G).
         same_camera: ``exclude`` leaves out images of the query's identity from the query's camera, ``include``
             takes them for matches.
+        is_choice: whether ``same_camera`` is the user's choice, so that the other one may be advised.
 
     Raises:
         InputError: an array of the wrong length or with invalid labels, or no query with a true match.
@@ -65,6 +66,7 @@ class Relevance:
         *,
         shape: tuple[int, int],
         same_camera: str,
+        is_choice: bool = True,
     ) -> None:
         if same_camera not in SAME_CAMERA:
             raise unknown_name("same_camera", same_camera, SAME_CAMERA)
@@ -79,7 +81,7 @@ class Relevance:
         self._first = np.searchsorted(ordered, self.query_pids)
         count = np.searchsorted(ordered, self.query_pids, side="right") - self._first
         self._count = np.where(self.query_pids == JUNK_PID, 0, count)
-        self._check_matches()
+        self._check_matches(is_choice=is_choice)
 
     def block(self, query_rows: slice, device: torch.device) -> BlockRelevance:
         """What the gallery is to the given queries, as tensors on ``device``."""
@@ -106,7 +108,7 @@ class Relevance:
         same_camera = self.query_camids[query_rows][rows] == self.gallery_camids[columns]
         return rows, columns, ~same_camera if self._exclude else np.ones_like(same_camera)
 
-    def _check_matches(self) -> None:
+    def _check_matches(self, *, is_choice: bool) -> None:
         """Raise an error with the cause if no query has a true match."""
         step = max(1, 2**20 // max(1, int(self._count.max())))
         for start in range(0, len(self._count), step):
@@ -121,9 +123,14 @@ class Relevance:
                 "number identities alike"
             )
         else:
+            advice = (
+                "use same_camera='include' (reid-da evaluate-features --same-camera include)"
+                if is_choice
+                else "give images that at least two cameras took of the same people"
+            )
             cause = (
-                "every gallery image of a query's identity is from the query's own camera; check the camids, or use "
-                "same_camera='include'"
+                "every gallery image of a query's identity is from the query's own camera; check the camids, or"
+                f" {advice}"
             )
         raise InputError(f"no query has a true match in the gallery: {cause}")
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,16 +41,21 @@ class Calibration:
     positives: tuple[int, ...] = field(repr=False)
     negatives: tuple[int, ...] = field(repr=False)
 
+    @property
+    def resolved_points(self) -> tuple[OperatingPoint, ...]:
+        """Those of the points that have a threshold."""
+        return tuple(point for point in self.points if point.threshold is not None)
+
     def threshold(self, fpr: float) -> float:
         """The threshold at a false positive rate that was calibrated.
 
         Raises:
             InputError: it was not, or the pairs were too few to tell.
         """
-        for point in self.points:
+        for point in self.resolved_points:
             if point.fpr == fpr and point.threshold is not None:
                 return point.threshold
-        known = ", ".join(f"{point.fpr:g}" for point in self.points if point.threshold is not None)
+        known = ", ".join(f"{point.fpr:g}" for point in self.resolved_points)
         raise InputError(f"there is no threshold for a false positive rate of {fpr:g}, only for {known or 'none'}")
 
 
@@ -77,14 +82,15 @@ def calibrate(features: FeatureSet, *, fprs: Sequence[float]) -> Calibration:
 
 
 def save_calibration(path: Path, calibration: Calibration, *, notes: dict[str, Any]) -> None:
-    """Write a calibration as JSON, whole or not at all.
+    """Write a calibration as JSON, whole or not at all, without the rates that the pairs could not tell.
 
     Args:
         path: the file.
         calibration: what to write.
         notes: what it belongs to, e.g. data set and checkpoint.
     """
-    write_text(path, json.dumps({**notes, **asdict(calibration)}, indent=2) + "\n")
+    resolved = replace(calibration, points=calibration.resolved_points)
+    write_text(path, json.dumps({**notes, **asdict(resolved)}, indent=2) + "\n")
 
 
 def load_calibration(path: Path) -> Calibration:

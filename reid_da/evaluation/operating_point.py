@@ -95,15 +95,19 @@ def operating_points(
     return points_of_histograms(positives, negatives, fprs)
 
 
-def check_rates(fprs: Sequence[float]) -> None:
+def check_rates(fprs: Sequence[float], *, name: str = "fpr") -> None:
     """Refuse false positive rates that are none.
+
+    Args:
+        fprs: the rates.
+        name: what the user knows them by.
 
     Raises:
         InputError: a rate is not above 0, or is above 1.
     """
     for fpr in fprs:
         if not 0 < fpr <= 1:
-            raise InputError(f"fpr: expected a false positive rate above 0 and at most 1, got {fpr}")
+            raise InputError(f"{name}: expected a false positive rate above 0 and at most 1, got {fpr}")
 
 
 def similarity_histograms(
@@ -123,7 +127,9 @@ def similarity_histograms(
     """
     blocks = FeatureBlocks(query_features, gallery_features, distance="cosine")
     shape = (blocks.num_queries, blocks.num_gallery)
-    relevance = Relevance(query_pids, query_camids, gallery_pids, gallery_camids, shape=shape, same_camera="exclude")
+    relevance = Relevance(
+        query_pids, query_camids, gallery_pids, gallery_camids, shape=shape, same_camera="exclude", is_choice=False
+    )
     positives, negatives = torch.zeros(2, NUM_BINS, dtype=torch.int64)
     for rows, values in whole_rows(blocks, "comparing pairs"):
         of_block = relevance.block(rows, values.device)

@@ -16,6 +16,7 @@ from reid_da.errors import InputError, first_few
 from reid_da.evaluation.angles import AngleStatistics, angle_statistics
 from reid_da.evaluation.calibration import Calibration, calibrate
 from reid_da.evaluation.extraction import extract_features, open_table, open_test_images
+from reid_da.evaluation.operating_point import check_rates
 from reid_da.evaluation.verification import VerificationResult, check_pairs, identification_rates, verify
 from reid_da.images import FailedImage, open_images
 from reid_da.images.augment import normalize
@@ -164,8 +165,10 @@ def calibrate_run(
         device: where the network goes.
 
     Raises:
-        InputError: there is no such run, or its data have no labelled query and gallery.
+        InputError: a rate is out of its range, there is no such run, its data have no labelled query and gallery, or
+            too few pairs of two persons to tell any of the rates.
     """
+    check_rates(fprs, name="--fpr")
     trained = load_trained(RunFolder.open(run).path, device=device)
     assert trained.settings is not None
     path = data or trained.settings.data.target
@@ -177,7 +180,16 @@ def calibrate_run(
     assert checkpoint is not None
     fingerprints = {"query": dataset.query.fingerprint, "gallery": dataset.gallery.fingerprint}
     notes = {"data": dataset.name, "fingerprints": fingerprints, "epoch": checkpoint.description["epoch"]}
-    return calibrate(features, fprs=fprs), notes
+    try:
+        calibration = calibrate(features, fprs=fprs)
+    except InputError as error:
+        raise InputError(f"{dataset.root}: {error}") from error
+    if not calibration.resolved_points:
+        raise InputError(
+            f"{dataset.root}: {calibration.num_negative_pairs} pairs of two persons are too few, or too alike, to tell"
+            f" a false positive rate of {first_few(f'{fpr:g}' for fpr in fprs)}; give a higher --fpr"
+        )
+    return calibration, notes
 
 
 def check_named_styles(

@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -99,7 +100,7 @@ def test_verify(run, config, small_sites, folder, tmp_path):
     assert record["identification"] == {}  # everybody in these small sites has a query
 
 
-def test_calibrate(run, config, small_sites, folder):
+def test_calibrate(run, config, small_sites, folder, tmp_path):
     run("train", config, "epochs=1", "-o", folder)
     outcome = run("calibrate", folder, "--fpr", "0.1", "--fpr", "1e-9")
     assert outcome.status == 0
@@ -112,6 +113,20 @@ def test_calibrate(run, config, small_sites, folder):
     assert sum(stored.positives) == stored.num_positive_pairs == record["num_positive_pairs"]
     with pytest.raises(InputError, match="no threshold for a false positive rate of 1e-09, only for 0.1"):
         stored.threshold(1e-9)
+    assert [point.fpr for point in stored.points] == [0.1]
+    outcome = run("calibrate", folder, "--fpr", "1e-9")
+    assert outcome.status == 2
+    assert "pairs of two persons are too few, or too alike, to tell a false positive rate of 1e-09" in outcome.err
+    assert load_calibration(folder / "calibration.json") == stored
+    one_camera = tmp_path / "one"
+    for split in ("bounding_box_train", "query", "bounding_box_test"):
+        (one_camera / split).mkdir(parents=True)
+        for file in sorted((small_sites / "site-b" / split).glob("*_c1*")):
+            shutil.copy(file, one_camera / split)
+    outcome = run("calibrate", folder, "--data", one_camera)
+    assert "one: no query has a true match in the gallery: every gallery image of a query's identity" in outcome.err
+    assert "or give images that at least two cameras took of the same people" in outcome.err
+    assert "same_camera" not in outcome.err
     record = json.loads(run("calibrate", folder, "--data", small_sites / "site-a", "--json").out)
     assert record["data"] == "dukemtmcreid"
     assert [point["fpr"] for point in record["points"]] == [1e-2, 1e-3, 1e-4]
@@ -164,6 +179,8 @@ def test_settings_prints_what_a_file_comes_to(run, config):
         (["angles", "{tmp}"], "no run in it"),
         (["verify", "{there}"], "give either PAIRS, a file, or --from DATA"),
         (["calibrate", "{tmp}"], "no run in it"),
+        (["calibrate", "{there}", "--fpr", "2"], "--fpr: expected a false positive rate above 0 and at most 1, got 2"),
+        (["evaluate", "{there}", "--operating-point", "2"], "--operating-point: expected a false positive rate"),
         (["curves", "{there}"], "nothing to draw yet"),
         (["evaluate", "{there}"], "the run has no checkpoint yet"),
     ],
