@@ -17,7 +17,8 @@ def calibration_table(calibration: Calibration, *, title: str) -> Table:
         table.add_column(name, justify="right")
     for point in calibration.points:
         if point.threshold is None or point.tpr is None or point.measured_fpr is None:
-            table.add_row(f"{point.fpr:g}", "-", "-", "too few pairs to tell")
+            is_few = point.fpr * calibration.num_negative_pairs < 1
+            table.add_row(f"{point.fpr:g}", "-", "-", f"too {'few' if is_few else 'similar'} pairs to tell")
         else:
             table.add_row(f"{point.fpr:g}", f"{point.threshold:.4f}", f"{point.tpr:.1%}", f"{point.measured_fpr:.2g}")
     table.caption = (

@@ -185,9 +185,11 @@ def calibrate_run(
     except InputError as error:
         raise InputError(f"{dataset.root}: {error}") from error
     if not calibration.resolved_points:
+        number = calibration.num_negative_pairs
+        cause = "too few" if max(fprs) * number < 1 else "too alike to this model"
         raise InputError(
-            f"{dataset.root}: {calibration.num_negative_pairs} pairs of two persons are too few, or too alike, to tell"
-            f" a false positive rate of {first_few(f'{fpr:g}' for fpr in fprs)}; give a higher --fpr"
+            f"{dataset.root}: {number} pairs of two persons are {cause} to tell a false positive rate of"
+            f" {first_few(f'{fpr:g}' for fpr in fprs)}; give a higher --fpr"
         )
     return calibration, notes
 

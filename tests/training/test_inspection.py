@@ -12,7 +12,8 @@ from reid_da.evaluation.verification import verify
 from reid_da.images import TestTransform, decode_image
 from reid_da.models.backbones import create_backbone
 from reid_da.models.reid_net import ReIDNetwork
-from reid_da.training.inspection import verify_pairs
+from reid_da.training.inspection import calibrate_run, verify_pairs
+from reid_da.training.runs import train
 from reid_da.training.trained import TrainedModel
 
 SIZE = (32, 16)
@@ -83,3 +84,15 @@ def test_pairs_of_one_kind_are_told_by_their_file(small_sites, tmp_path):
     (tmp_path / "pairs.csv").write_text(f"path1,path2,same\n{image},{image},1\n")
     with pytest.raises(InputError, match="pairs.csv: verification needs pairs of one person and of two; of 1 pairs 1"):
         verify_pairs(trained(), read_pairs(tmp_path / "pairs.csv"))
+
+
+def test_rates_that_a_model_cannot_tell_are_refused(small_sites, small_settings, tmp_path, monkeypatch):
+    class Constant(torch.nn.Module):
+        def forward(self, images):
+            return torch.ones(len(images), 2)
+
+    run = train(small_settings.model_copy(update={"epochs": 1}), tmp_path / "run")
+    blind = TrainedModel(network=Constant(), image_size=SIZE, settings=small_settings)
+    monkeypatch.setattr("reid_da.training.inspection.load_trained", lambda *_, **__: blind)
+    with pytest.raises(InputError, match="pairs of two persons are too alike to this model .* of 0.1; give a higher"):
+        calibrate_run(run.path, fprs=[0.1])
