@@ -75,7 +75,7 @@ def evaluate(
     Example: reid-da evaluate runs/rendered-a2b-seed0 --data data/rendered/site-b --rerank
     """
     from reid_da.datasets import load_dataset
-    from reid_da.evaluation.extraction import open_test_images
+    from reid_da.evaluation.extraction import features_of_test_images
     from reid_da.evaluation.feature_evaluation import evaluate_feature_set
     from reid_da.evaluation.operating_point import check_rates
     from reid_da.reporting.evaluation_tables import format_evaluation
@@ -91,7 +91,7 @@ def evaluate(
     path = data or (trained.settings.data.target if trained.settings else None)
     if path is None:
         raise InputError(f"{model}: give the data set to evaluate on, --data PATH")
-    features = open_test_images(load_dataset(path), image_size=trained.image_size).features(trained.network, flip=flip)
+    features = features_of_test_images(load_dataset(path), trained.network, image_size=trained.image_size, flip=flip)
     result = evaluate_feature_set(features, rerank=rerank, operating_point=operating_point)
     if as_json:
         print_json(result.to_json())

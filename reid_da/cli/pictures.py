@@ -48,7 +48,7 @@ def ranked_lists(
 
     from reid_da.datasets import load_dataset
     from reid_da.evaluation import evaluate_retrieval
-    from reid_da.evaluation.extraction import open_test_images
+    from reid_da.evaluation.extraction import features_of_test_images
     from reid_da.reporting.ranked_lists import check_picture, draw_comparison, pick_queries
     from reid_da.reporting.ranked_lists import ranked_lists as rank
     from reid_da.training.trained import load_trained
@@ -69,7 +69,7 @@ def ranked_lists(
         num_models=len(trained),
     )
     features = {
-        name: open_test_images(dataset, image_size=model.image_size).features(model.network)
+        name: features_of_test_images(dataset, model.network, image_size=model.image_size)
         for name, model in trained.items()
     }
     query, gallery = dataset.query.without_junk(), dataset.gallery.without_junk()

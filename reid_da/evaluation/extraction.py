@@ -1,7 +1,8 @@
 """Features of all images of a source, a table or a data set."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,8 +16,8 @@ from reid_da.atomic import atomic_path
 from reid_da.datasets import UNLABELLED_PID, Dataset, SampleTable, load_dataset
 from reid_da.errors import InputError, first_few
 from reid_da.evaluation.feature_files import FeatureSet, save_feature_file
-from reid_da.images import ImageSource, augment, open_images, usable_rows
-from reid_da.images.decode import OnError
+from reid_da.images import FailedImage, ImageSource, augment, open_images, usable_rows
+from reid_da.images.decode import OnError, decode_row
 from reid_da.models.inference import infer_in_batches
 
 
@@ -165,6 +166,59 @@ def open_test_images(
     return TestImages(query=query, gallery=gallery)
 
 
+@contextmanager
+def naming_undecodable(
+    name: str, *tables: SampleTable, size: tuple[int, int], advice: str = "repair or remove them"
+) -> Iterator[None]:
+    """Let an error about images that cannot be decoded name all of them, and no option that the caller has not.
+
+    Args:
+        name: where the images come from.
+        tables: the images that the block decodes; only looked at after an error.
+        size: height and width that they are resized to.
+        advice: what to do about them.
+
+    Raises:
+        InputError: an image cannot be decoded.
+    """
+    try:
+        yield
+    except InputError as error:
+        decoded = (
+            (table, decode_row(table, row, size=size, interpolation="bicubic"))
+            for table in tables
+            for row in range(len(table))
+        )
+        failed = [
+            f"{table.path(found.index)} ({found.reason})" for table, found in decoded if isinstance(found, FailedImage)
+        ]
+        if not failed:
+            raise
+        total = sum(map(len, tables))
+        raise InputError(
+            f"{name}: {len(failed)} of {total} images cannot be decoded: {first_few(failed)}; {advice}"
+        ) from error
+
+
+def features_of_test_images(
+    dataset: Dataset, model: nn.Module, *, image_size: tuple[int, int], flip: bool = False
+) -> FeatureSet:
+    """Features of the query and gallery images of a data set, for a caller that has to have all of them.
+
+    Args:
+        dataset: with query and gallery.
+        model: (B, 3, H, W) normalised images to (B, D) features.
+        image_size: height and width that ``model`` wants.
+        flip: average with the features of the mirror images.
+
+    Raises:
+        InputError: the data set has no query or no gallery, or images cannot be decoded: all of them are named.
+    """
+    tables = (dataset.query.without_junk(), dataset.gallery.without_junk())
+    with naming_undecodable(str(dataset.root), *tables, size=image_size):
+        return open_test_images(dataset, image_size=image_size).features(model, flip=flip)
+
+
 def extract_to_file(
     model: nn.Module,
     images: Sequence[Path],
@@ -190,7 +244,7 @@ def extract_to_file(
     if output.suffix != ".npz":
         raise InputError(f"{output}: expected the name of a feature file to write to end in .npz")
     if len(images) == 1 and (images[0].is_dir() or images[0].suffix in (".csv", ".parquet")):
-        features = open_test_images(load_dataset(images[0]), image_size=image_size).features(model, flip=flip)
+        features = features_of_test_images(load_dataset(images[0]), model, image_size=image_size, flip=flip)
         save_feature_file(output, features)
         return f"{len(features.query_pids)} query and {len(features.gallery_pids)} gallery features"
     missing = [path for path in images if not path.is_file()]
@@ -199,7 +253,8 @@ def extract_to_file(
     paths = tuple(sorted({path.as_posix() for path in images}))
     unknown = np.full(len(paths), UNLABELLED_PID)
     table = SampleTable(name="images", root=Path(), paths=paths, pids=unknown, camids=np.zeros_like(unknown))
-    values = open_table(table, image_size=image_size, cache="never").features(model, flip=flip)
+    with naming_undecodable("images", table, size=image_size, advice="repair them, or leave them out"):
+        values = open_table(table, image_size=image_size, cache="never").features(model, flip=flip)
     with atomic_path(output) as temporary, temporary.open("wb") as file:
         np.savez(file, features=values.numpy(), paths=np.array(paths))
     return f"{len(paths)} features"

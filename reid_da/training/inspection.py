@@ -15,12 +15,16 @@ from reid_da.datasets.pairs import ImagePairs
 from reid_da.errors import InputError, first_few
 from reid_da.evaluation.angles import AngleStatistics, angle_statistics
 from reid_da.evaluation.calibration import Calibration, calibrate
-from reid_da.evaluation.extraction import extract_features, open_table, open_test_images
+from reid_da.evaluation.extraction import (
+    extract_features,
+    features_of_test_images,
+    naming_undecodable,
+    open_table,
+)
 from reid_da.evaluation.operating_point import check_rates
 from reid_da.evaluation.verification import VerificationResult, check_pairs, identification_rates, verify
-from reid_da.images import FailedImage, open_images
+from reid_da.images import open_images
 from reid_da.images.augment import normalize
-from reid_da.images.decode import decode_row
 from reid_da.losses.margin import MarginHead
 from reid_da.models.reid_net import ReIDNetwork, Unscaled
 from reid_da.training.run_folder import RunFolder
@@ -113,13 +117,10 @@ def verify_pairs(model: TrainedModel, pairs: ImagePairs) -> VerificationResult:
     check_pairs(pairs.same, pairs.folds, name=pairs.name)
     source = open_images(pairs.images, size=model.image_size, cache="never", interpolation="bicubic")
     network = Unscaled(model.network)
-    try:
+    with naming_undecodable(
+        pairs.name, pairs.images, size=model.image_size, advice="repair them, or take their pairs out"
+    ):
         plain = extract_features(network, source, normalize=False)
-    except InputError as error:
-        about_images = _about_undecodable(pairs, size=model.image_size)
-        if about_images is None:
-            raise
-        raise about_images from error
     mirrored = extract_features(network, source, normalize=False, transform=lambda x: normalize(x).flip(3))
     features = torch.cat([plain, mirrored], dim=1)
     return verify(features[pairs.first], features[pairs.second], pairs.same, pairs.folds, mirrored=True)
@@ -138,7 +139,7 @@ def identification(model: TrainedModel, dataset: Dataset, *, counts: Sequence[in
     Raises:
         InputError: the data set has no query and gallery, or fewer distractors than asked for.
     """
-    features = open_test_images(dataset, image_size=model.image_size).features(model.network)
+    features = features_of_test_images(dataset, model.network, image_size=model.image_size)
     is_mate = np.isin(features.gallery_pids, features.query_pids)
     gallery = torch.from_numpy(features.gallery_features)
     distractors = gallery[torch.from_numpy(~is_mate)]
@@ -175,7 +176,7 @@ def calibrate_run(
     if path is None:
         raise InputError(f"{run}: give the data set to calibrate on, --data PATH")
     dataset = load_dataset(path)
-    features = open_test_images(dataset, image_size=trained.image_size).features(trained.network)
+    features = features_of_test_images(dataset, trained.network, image_size=trained.image_size)
     checkpoint = RunFolder.open(run).last_checkpoint()
     assert checkpoint is not None
     fingerprints = {"query": dataset.query.fingerprint, "gallery": dataset.gallery.fingerprint}
@@ -241,19 +242,6 @@ def check_named_styles(
         max_images=max_images,
         seed=seed,
         device=device,
-    )
-
-
-def _about_undecodable(pairs: ImagePairs, *, size: tuple[int, int]) -> InputError | None:
-    """Error that names the images of pairs that cannot be decoded, None if all can; they must not be left out."""
-    images = pairs.images
-    decoded = (decode_row(images, row, size=size, interpolation="bicubic") for row in range(len(images)))
-    failed = [f"{images.path(found.index)} ({found.reason})" for found in decoded if isinstance(found, FailedImage)]
-    if not failed:
-        return None
-    return InputError(
-        f"{pairs.name}: {len(failed)} of {len(images)} images cannot be decoded: {first_few(failed)}; repair them, or"
-        " take their pairs out"
     )
 
 

@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -151,3 +152,26 @@ def test_pictures_that_would_be_too_large(run, tmp_path, rendered, monkeypatch):
     assert "images each would make a picture of" in outcome.err
     assert "ask for fewer with --num-queries or --num" in outcome.err
     assert run(*arguments, "--num-queries", 1, "--num", 2).status == 0
+
+
+@pytest.mark.parametrize("command", ["evaluate", "extract", "verify"])
+def test_images_that_cannot_be_decoded_are_all_named(run, tmp_path, small_sites, command):
+    shutil.copytree(small_sites / "site-b", tmp_path / "site")
+    broken = sorted((tmp_path / "site" / "query").iterdir())[:1] + sorted((tmp_path / "site").glob("*test/*"))[:1]
+    for file in broken:
+        file.write_bytes(b"no picture")
+    model = ("resnet18", "--weights", "none", "--size", "16x8", "--device", "cpu")
+    rest = {
+        "evaluate": ("--data", tmp_path / "site"),
+        "extract": (tmp_path / "site", "-o", tmp_path / "f.npz"),
+        "verify": ("--from", tmp_path / "site", "--pairs", 20),
+    }
+    outcome = run(command, *model, *rest[command])
+    assert outcome.status == 2
+    line = outcome.err.splitlines()[-1]
+    assert "images cannot be decoded" in line
+    assert "on_error" not in outcome.err
+    assert line.startswith(f"error: {tmp_path / 'site'}: ")
+    if command != "verify":  # which may draw one of them only
+        assert all(str(file) in line for file in broken)
+        assert line.endswith("repair or remove them")
