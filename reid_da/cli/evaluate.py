@@ -187,6 +187,7 @@ def verify(
     """
     from reid_da.datasets import load_dataset
     from reid_da.datasets.pairs import draw_pairs, read_pairs
+    from reid_da.evaluation.verification import check_pairs
     from reid_da.reporting.verification_tables import draw_roc, verification_table
     from reid_da.training.inspection import identification, verify_pairs
     from reid_da.training.trained import load_trained
@@ -201,6 +202,7 @@ def verify(
     else:
         assert pairs is not None
         listed = read_pairs(pairs, images)
+    check_pairs(listed.same, listed.folds, name=listed.name)
     trained = load_trained(
         model, backbone=backbone, last_stride=last_stride, weights=weights, image_size=parse_size(size), device=device
     )

@@ -104,13 +104,16 @@ def test_extract_image_files(run, tmp_path, rendered):
         (["evaluate", "resnet18"], "resnet18: give the data set to evaluate on, --data PATH"),
         (["ranked-lists", "resnet18", "{bad}"], "resnet18: give the data set to search, --data PATH"),
         (["ranked-lists", "{tmp}/nothing"], "nothing: no such run or file of weights"),
+        (["verify", "resnet18", "{one_fold}", "--images", "/"], "one_fold.csv: all pairs are in one fold"),
     ],
 )
 def test_mistakes_end_with_one_line_and_status_2(run, npz, tmp_path, arguments, message):
     bad = tmp_path / "in" / "bad.npz"
     bad.parent.mkdir()
     bad.write_bytes(b"garbage")
-    outcome = run(*(text.format(npz=npz, bad=bad, tmp=tmp_path) for text in arguments))
+    one_fold = bad.parent / "one_fold.csv"
+    one_fold.write_text(f"path1,path2,same\n{bad},{bad},1\n{bad},{npz},0\n")
+    outcome = run(*(text.format(npz=npz, bad=bad, tmp=tmp_path, one_fold=one_fold) for text in arguments))
     assert outcome.status == 2
     assert message in outcome.err
     assert outcome.err.count("\n") == 1
