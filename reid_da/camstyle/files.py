@@ -6,6 +6,7 @@ and wanted camera, from a CycleGAN) or as ``NAME_fake_2.jpg`` (wanted camera, fr
 """
 
 import logging
+import os
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from reid_da.camstyle.views import ViewsOfSource
 from reid_da.datasets import SampleTable
-from reid_da.datasets.listing import describe_folder, list_images
+from reid_da.datasets.listing import STYLED_SUFFIX, describe_folder, list_images
 from reid_da.errors import InputError, first_few
 from reid_da.images import ImageSource
 from reid_da.images.pack import digest_of_files
@@ -125,10 +126,15 @@ class FileViews(ViewsOfSource):
 def default_folder(table: SampleTable) -> Path:
     """Folder where the ready-made views of a table's images are expected.
 
-    It lies beside the folder of the images and has its name with ``_camstyle`` at the end.
+    It lies beside the folder of the images, or the one that holds all their folders, and has its name with
+    ``_camstyle`` at the end. Where that would be outside the data set, because the folders of cameras or persons lie
+    directly in it, it is ``train_camstyle`` in the data set. Readers of folders pass over folders of such names.
     """
-    images = table.path(0).parent
-    return images.with_name(f"{images.name}_camstyle")
+    folders = {table.path(row).parent.absolute() for row in range(len(table))}
+    images, root = Path(os.path.commonpath(folders)), table.root.absolute()
+    if len(folders) > 1 and root.is_relative_to(images):
+        return table.root / f"train{STYLED_SUFFIX}"
+    return images.with_name(f"{images.name}{STYLED_SUFFIX}")
 
 
 def find_styled_images(

@@ -95,7 +95,7 @@ def generate(
     naming: Annotated[
         str, typer.Option(help="Names of these: 'stargan', NAME_fake_2.jpg, or 'cyclegan', NAME_fake_1to2.jpg.")
     ] = "stargan",
-    folder: Annotated[Path | None, typer.Option(help="Their folder; bounding_box_train_camstyle.")] = None,
+    folder: Annotated[Path | None, typer.Option(help="Their folder; beside the images, NAME_camstyle.")] = None,
     device: Device = "auto",
 ) -> None:
     """Make every training image in the style of every camera, once, into a packed file that training reads.

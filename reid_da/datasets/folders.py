@@ -72,7 +72,8 @@ def list_crops(root: Path, pattern: str | None = None) -> tuple[list[Crop], str]
     """All images below ``root`` with what their paths tell, and the pattern that told it.
 
     Args:
-        root: folder with images at any depth.
+        root: folder with images at any depth; those in sub-folders named ``*_camstyle`` are left out, as copies of the
+            others in the styles of other cameras.
         pattern: see :func:`compile_pattern`. With a slash in it, it is matched with the path below
             ``root``, else with the file name alone. Without a pattern, the layouts of :data:`LAYOUTS` are tried.
 

@@ -26,7 +26,7 @@ def import_folder(
     """Write a manifest of all images below a folder and return its path.
 
     Args:
-        root: folder with images at any depth.
+        root: folder with images at any depth; sub-folders named ``*_camstyle`` are left out.
         output: the manifest; ``manifest.csv`` in ``root`` if None.
         pattern: how paths tell camera and person; see :func:`reid_da.datasets.folders.list_crops`.
         test_share: share of the identities, between 0 and 1, that goes to query and gallery; None: all images

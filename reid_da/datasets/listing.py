@@ -10,23 +10,31 @@ from reid_da.errors import InputError, first_few
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 """Suffixes, in lower case, of the files that count as images; anything else (``Thumbs.db``) is passed over."""
 
+STYLED_SUFFIX = "_camstyle"
+"""How the names of folders end that hold images in the styles of other cameras: copies, which no camera took."""
+
 
 def list_images(folder: Path, *, recursive: bool = False) -> list[str]:
     """Sorted paths, relative to ``folder`` and with forward slashes, of the image files in it.
 
-    Hidden files and folders (a name that starts with a dot) are passed over: among them is our own cache.
+    Hidden files and folders (a name that starts with a dot) are passed over: among them is our own cache. So are
+    sub-folders of camera-style images (:data:`STYLED_SUFFIX`), which are made of the images beside them.
 
     Args:
-        folder: the folder to list.
+        folder: the folder to list, whatever its own name.
         recursive: look into sub-folders too.
     """
     found: list[str] = []
     for current, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith(".")) if recursive else []
+        folders[:] = sorted(filter(_may_hold_images, folders)) if recursive else []
         prefix = Path(current).relative_to(folder).as_posix()
         prefix = "" if prefix == "." else prefix + "/"
         found += [prefix + name for name in files if is_image_name(name)]
     return sorted(found)
+
+
+def _may_hold_images(folder: str) -> bool:
+    return not folder.startswith(".") and not folder.endswith(STYLED_SUFFIX)
 
 
 def is_image_name(name: str) -> bool:

@@ -1,6 +1,7 @@
 """Ready-made views: both ways of naming, cameras of two digits, and what can be wrong with a folder."""
 
 import logging
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -263,6 +264,21 @@ def test_folder_with_both_ways_of_naming(make_table: MakeTable) -> None:
 
     with pytest.raises(InputError, match="named in two ways"):
         find_styled_images(table, num_cameras=2)
+
+
+@pytest.mark.parametrize(
+    ("paths", "folder"),
+    [
+        (["bounding_box_train/a.jpg", "bounding_box_train/b.jpg"], "bounding_box_train_camstyle"),
+        (["cam1/a.jpg", "cam2/b.jpg"], "train_camstyle"),
+        (["train/0000/a.jpg", "train/0001/b.jpg"], "train_camstyle"),
+        (["a.jpg", "b.jpg"], "../site_camstyle"),
+    ],
+)
+def test_default_folder(tmp_path: Path, paths: list[str], folder: str) -> None:
+    root = tmp_path / "site"
+    table = SampleTable.from_rows("site/train", root, [(path, row, row) for row, path in enumerate(paths)])
+    assert default_folder(table) == Path(os.path.normpath(root / folder))
 
 
 def test_two_images_of_one_name(tmp_path: Path) -> None:

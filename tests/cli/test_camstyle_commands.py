@@ -48,6 +48,19 @@ def test_import_counts_and_names_what_is_missing(run, site):
     assert run("camstyle", "import", folder, "--size", "16x8", "--allow-missing").status == 0
 
 
+def test_fakes_in_a_folder_for_each_camera_stay_no_camera(run, site, tmp_path):
+    crops = tmp_path / "crops"
+    for file in sorted((site / "bounding_box_train").glob("*_c[12]*.jpg")):
+        folder = crops / f"cam{file.name[6]}"
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, folder)
+    for _ in range(2):
+        outcome = run("camstyle", "generate", crops, "--method", "statistics", "--size", "16x8", "--jpeg")
+    assert "exists already" in outcome.err
+    assert sorted(folder.name for folder in crops.glob("[!.]*")) == ["cam1", "cam2", "train_camstyle"]
+    assert "2 cameras" in run("camstyle", "import", crops / "train_camstyle", "--size", "16x8").out
+
+
 def test_settings_of_each_method(run):
     assert "critic_steps: 5" in run("camstyle", "settings").out
     outcome = run("camstyle", "settings", "--method", "cyclegan", "optimizer.lr=0.001")

@@ -40,6 +40,15 @@ def test_cameras_are_in_the_order_of_their_numbers(tmp_path, make_images):
     assert dataset.camera_names == ("cam1", "cam2", "cam10", "cam12")
 
 
+@pytest.mark.parametrize("fakes", ["cam1_camstyle", "train_camstyle", "cam2/person0012_camstyle"])
+def test_camera_style_images_are_no_images_of_a_further_camera(tmp_path, make_images, fakes):
+    names = ["cam1/person0007/a.jpg", "cam2/person0012/b.jpg"]
+    make_images(tmp_path, [*names, f"{fakes}/a_fake_2.jpg", f"{fakes}/b_fake_1.jpg"])
+    assert list(load_dataset(tmp_path).train.paths) == names
+    assert load_dataset(tmp_path, pattern="(?P<camera>cam.)/").train.paths == tuple(names)
+    assert load_dataset(import_folder(tmp_path)).camera_names == ("cam1", "cam2")
+
+
 def test_a_pattern_may_tell_the_split_and_use_the_whole_path(tmp_path, make_images):
     make_images(tmp_path, ["train/k7-5.jpg", "query/k7-6.jpg", "gallery/k07-6.jpg"])
     dataset = load_dataset(tmp_path, pattern=r"(?P<split>\w+)/k(?P<camera>\d+)-(?P<pid>\d+)")
