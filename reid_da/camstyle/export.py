@@ -1,5 +1,11 @@
 """Camera views as image files with the published names, for other software."""
 
+import fcntl
+import glob
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -42,13 +48,38 @@ def write_styled_images(views: CameraViews, table: SampleTable, folder: Path, *,
     stems = unique_stems(table)
     rows = usable_rows(views).tolist()
     try:
-        with atomic_folder(folder) as temporary:
+        _remove_leftovers(folder)
+        with atomic_folder(folder) as temporary, _in_use(temporary):
             write = partial(_write_views, views, table, stems=stems, folder=temporary, template=NAMES[naming])
             workers = available_cores()
-            written = map_ahead(write, rows, workers=workers, ahead=2 * workers)
-            return sum(track(written, f"writing {folder.name}", total=len(rows)))
+            # an early end waits for the threads: what they write after the folder was removed would stay
+            with closing(map_ahead(write, rows, workers=workers, ahead=2 * workers, wait=True)) as written:
+                return sum(track(written, f"writing {folder.name}", total=len(rows)))
     except OSError as error:
         raise InputError(f"{folder}: cannot be written: {error.strerror or error}") from error
+
+
+@contextmanager
+def _in_use(folder: Path) -> Iterator[None]:
+    """Hold a lock on a folder, which tells other processes that its writer lives.
+
+    Raises:
+        BlockingIOError: another process holds it.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes have left of their work on a folder."""
+    for leftover in folder.parent.glob(f".{glob.escape(folder.name)}.*.tmp"):
+        # one that another process is just writing is locked
+        with suppress(OSError), _in_use(leftover):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _write_views(

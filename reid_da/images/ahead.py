@@ -19,12 +19,14 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def map_ahead(function: Callable[[T], R], items: Iterable[T], *, workers: int, ahead: int) -> Generator[R, None, None]:
+def map_ahead(
+    function: Callable[[T], R], items: Iterable[T], *, workers: int, ahead: int, wait: bool = False
+) -> Generator[R, None, None]:
     """Yield ``function(item)`` for each item, in the order of the items, computed by threads.
 
     Unlike ``Executor.map`` it holds at most ``ahead`` results, however slow the caller is. An error of ``function``
     surfaces at its place in the order. Closing the iterator early drops what has not begun; what has goes on to its
-    end without being waited for, so ``function`` must not write to what others read.
+    end without being waited for, so ``function`` must not write to what others read, unless ``wait`` is given.
 
     Args:
         function: called in the threads; it should spend its time where Python's lock is released. In them torch
@@ -32,6 +34,7 @@ def map_ahead(function: Callable[[T], R], items: Iterable[T], *, workers: int, a
         items: read by the caller's thread.
         workers: number of threads.
         ahead: number of items in work or ready, at least 1.
+        wait: whether an early end waits for what has begun; only for callers that close the iterator themselves.
     """
     remaining = iter(items)
     pool = _one_core_each(workers)
@@ -44,7 +47,7 @@ def map_ahead(function: Callable[[T], R], items: Iterable[T], *, workers: int, a
     finally:
         # A dropped iterator is closed by the garbage collector, which may run in any thread and in the middle of
         # starting one, with a lock held that joining a thread needs: waiting here could wait forever.
-        pool.shutdown(wait=False, cancel_futures=True)
+        pool.shutdown(wait=wait, cancel_futures=True)
 
 
 def _one_core_each(workers: int) -> ThreadPoolExecutor:
@@ -62,8 +65,15 @@ def _one_core_each(workers: int) -> ThreadPoolExecutor:
         all_begun.wait()
 
     pool = ThreadPoolExecutor(workers, thread_name_prefix="reid-da-images")
-    for begun in [pool.submit(begin) for _ in range(workers)]:
-        begun.result()
-    # what a thread sets holds for itself and for threads to come: give those their number back
-    torch.set_num_threads(num_threads)
+    try:
+        for begun in [pool.submit(begin) for _ in range(workers)]:
+            begun.result()
+    except BaseException:
+        # those that have begun would wait forever for those that never will, and the end of the process for them
+        all_begun.abort()
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    finally:
+        # what a thread sets holds for itself and for threads to come: give those their number back
+        torch.set_num_threads(num_threads)
     return pool

@@ -1,7 +1,9 @@
 """Files with the published names, which the reader of such files finds complete."""
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from reid_da.camstyle import TransferViews, find_styled_images, write_styled_images
+from reid_da.camstyle import TransferViews, export, find_styled_images, write_styled_images
 from reid_da.camstyle.files import default_folder
 from reid_da.datasets import SampleTable
 from reid_da.errors import InputError
@@ -57,6 +59,42 @@ def test_folder_that_cannot_be_made(views: TransferViews, table: SampleTable, tm
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot be written"):
         write_styled_images(views, table, tmp_path / "file" / "styles", naming="stargan")
+
+
+def test_an_interruption_waits_for_the_threads_and_leaves_nothing(
+    views: TransferViews, table: SampleTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(written: Iterator[int], *_: object, **__: object) -> Iterator[int]:
+        yield next(written)
+        raise KeyboardInterrupt
+
+    def slow(*arguments: Any, **options: Any) -> int:
+        begun.append(arguments)
+        time.sleep(0.1 if len(begun) > 1 else 0)
+        finished.append(write(*arguments, **options))
+        return finished[-1]
+
+    begun: list[object] = []
+    finished: list[int] = []
+    write = export._write_views
+    monkeypatch.setattr(export, "_write_views", slow)
+    monkeypatch.setattr(export, "track", interrupted)
+    monkeypatch.setattr(export, "available_cores", lambda: 2)
+    with pytest.raises(KeyboardInterrupt):
+        write_styled_images(views, table, tmp_path / "fakes", naming="stargan")
+    assert 1 < len(begun) == len(finished)
+    assert not list(tmp_path.glob(".fakes.*"))
+
+
+def test_leftovers_of_a_killed_process_are_removed(views: TransferViews, table: SampleTable, tmp_path: Path) -> None:
+    killed, living = tmp_path / ".fakes.abcd.tmp", tmp_path / ".fakes.efgh.tmp"
+    for folder in (killed, living):
+        folder.mkdir()
+        (folder / "0000_c1s1_000000_00_fake_3.jpg").write_text("")
+    with export._in_use(living):
+        write_styled_images(views, table, tmp_path / "fakes", naming="stargan")
+    assert not killed.exists()
+    assert living.exists()
 
 
 def test_an_error_leaves_no_folder(table: SampleTable, make_source: Callable[..., PackedImages]) -> None:

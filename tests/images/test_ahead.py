@@ -4,6 +4,8 @@ import gc
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import torch
@@ -75,6 +77,41 @@ def test_an_iterator_that_is_dropped_in_a_cycle_does_not_block_the_collector() -
         finished.start()
         finished.join(timeout=5)
         assert not finished.is_alive()
+
+
+def test_an_end_that_waits(threads_end: Callable[[], bool]) -> None:
+    finished = []
+
+    def slow(item: int) -> None:
+        time.sleep(0.05 if item else 0)
+        finished.append(item)
+
+    results = map_ahead(slow, range(100), workers=2, ahead=4, wait=True)
+    next(results)
+    results.close()
+    count = len(finished)
+    assert threads_end()
+    assert len(finished) == count
+
+
+@pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), KeyboardInterrupt()])
+def test_an_error_while_threads_are_started_leaves_none_waiting(
+    threads_end: Callable[[], bool], monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    submit, begun = ThreadPoolExecutor.submit, []
+
+    def fail_at_the_second(pool: ThreadPoolExecutor, *arguments: Any) -> Any:
+        if begun:
+            raise error
+        begun.append(pool)
+        return submit(pool, *arguments)
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", fail_at_the_second)
+    before = torch.get_num_threads()
+    with pytest.raises(type(error)):
+        next(map_ahead(str, range(4), workers=3, ahead=4))
+    assert threads_end()
+    assert torch.get_num_threads() == before
 
 
 def test_no_items() -> None:
