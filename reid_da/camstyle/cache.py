@@ -17,7 +17,7 @@ from reid_da.errors import InputError
 from reid_da.images import FailedImage, PackedImages, default_cache_dir
 from reid_da.images.ahead import available_cores, map_ahead
 from reid_da.images.pack import digest_of_files
-from reid_da.images.pack_file import UnusablePackError, describe_pack, open_or_build, read_pack
+from reid_da.images.pack_file import CACHE_REMEDY, UnusablePackError, describe_pack, open_or_build, read_pack
 from reid_da.images.source import check_index
 from reid_da.progress import track
 
@@ -84,6 +84,7 @@ def pack_views(
     style: str,
     num_workers: int | None = None,
     max_disk_share: float = 1.0,
+    remedy: str = CACHE_REMEDY,
 ) -> PackedViews:
     """The views of all images as one packed file, made now, or used again if it is current.
 
@@ -96,6 +97,7 @@ def pack_views(
         style: what the views are made with, e.g. a name and a hash of weights; a file of another style is not current.
         num_workers: number of threads; by default one for each core that the process may use.
         max_disk_share: largest share of the free disk that a new file may take.
+        remedy: what to do if the file cannot be written, for the error.
 
     Raises:
         CacheUnavailableError: the folder cannot be written, or the file would take more of the disk than it may.
@@ -119,6 +121,7 @@ def pack_views(
         recipe=_recipe(table) | {"style": style},
         num_workers=workers,
         max_disk_share=max_disk_share,
+        remedy=remedy,
     )
     return PackedViews(pack.pixels, torch.tensor(table.camids), failed=pack.failed)
 

@@ -43,7 +43,8 @@ CACHE_VARIABLE = "REID_DA_CACHE"
 MakeImages: TypeAlias = Callable[[int], Iterable[NDArray[np.uint8] | FailedImage]]
 """From the number of images that are done to the others: the (V, H, W, 3) pixels of each, or why it has none."""
 
-_REMEDY = f"name another folder with cache_dir or {CACHE_VARIABLE}, or decode on the fly with cache='never'"
+CACHE_REMEDY = f"name another folder with cache_dir or {CACHE_VARIABLE}, or decode on the fly with cache='never'"
+"""What to do where a cache cannot be written."""
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +85,7 @@ def open_or_build(
     recipe: dict[str, str],
     num_workers: int,
     max_disk_share: float = 1.0,
+    remedy: str = CACHE_REMEDY,
 ) -> PackFile:
     """The packed file at ``path``, written first if there is none or it is not usable, with the reason in the log.
 
@@ -97,6 +99,7 @@ def open_or_build(
         recipe: what the pixels are made of and how, as names and values; a file with others is not usable.
         num_workers: number of threads that compute checksums.
         max_disk_share: largest share of the free disk that a new file may take.
+        remedy: what to do if it cannot be written, for the error.
 
     Raises:
         CacheUnavailableError: the folder cannot be written, or the file would take more of the disk than it may.
@@ -112,13 +115,33 @@ def open_or_build(
             except UnusablePackError as reason:
                 level = logging.WARNING if path.exists() else logging.INFO
                 logger.log(level, "packing %d images to %s: %s", shape[0], path, reason)
-            _check_room(path.parent, pack_bytes(shape), max_disk_share=max_disk_share)
+            _check_room(path.parent, pack_bytes(shape), max_disk_share=max_disk_share, remedy=remedy)
             write_pack(path, images, shape=shape, recipe=recipe)
             return read_pack(path, shape=shape, recipe=recipe, num_workers=num_workers)
     except OSError as error:
         raise CacheUnavailableError(
-            f"{path}: cannot write the cache of images ({error.strerror or error}); {_REMEDY}"
+            f"{path}: cannot write the cache of images ({error.strerror or error}); {remedy}"
         ) from error
+
+
+def check_output(path: Path) -> None:
+    """See to it that a packed file for which a user has named the place replaces nothing else.
+
+    A cache goes without: whatever has the name of a file of its own is one that was spoiled, and is made again.
+
+    Raises:
+        InputError: there is something that is no packed file, or it cannot be read.
+    """
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; name a file in it, such as {path / 'styles.pack'}")
+    if not path.exists():
+        return
+    try:
+        is_pack = path.is_file() and _has_signature(path)
+    except OSError as error:
+        raise InputError(f"{path}: exists and cannot be read ({error.strerror or error}); name another file") from error
+    if not is_pack:
+        raise InputError(f"{path}: exists and is no packed file, or one that was cut off; name another file")
 
 
 @contextmanager
@@ -135,12 +158,19 @@ def _only_writer(path: Path) -> Iterator[None]:
         yield
 
 
-def _check_room(folder: Path, needed: int, *, max_disk_share: float) -> None:
+def _has_signature(path: Path) -> bool:
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(size - len(_SIGNATURE), 0))
+        return file.read() == _SIGNATURE
+
+
+def _check_room(folder: Path, needed: int, *, max_disk_share: float, remedy: str) -> None:
     free = shutil.disk_usage(folder).free
     if needed > max_disk_share * free:
         raise CacheUnavailableError(
             f"{folder}: the cache of images needs {needed / 1e9:.1f} GB, but may take {max_disk_share:.0%} of the"
-            f" {free / 1e9:.1f} GB that are free; {_REMEDY}"
+            f" {free / 1e9:.1f} GB that are free; {remedy}"
         )
 
 

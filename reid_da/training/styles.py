@@ -27,9 +27,12 @@ from reid_da.errors import InputError, unknown_name
 from reid_da.images import CacheUnavailableError, ImageSource, open_images
 from reid_da.images.decode import OnError
 from reid_da.images.on_the_fly import MAX_DISK_SHARE
+from reid_da.images.pack_file import CACHE_REMEDY, check_output
 from reid_da.training.camera_styles import load_generator
 
 logger = logging.getLogger(__name__)
+
+_OUTPUT_REMEDY = "name another file with --output"
 
 GENERATOR_BLOCK = 32
 """Images that a generator gets at a time."""
@@ -168,22 +171,25 @@ def generate_styles(
         device: where a generator computes.
 
     Raises:
-        InputError: as :func:`open_style`; or the file cannot be written.
+        InputError: as :func:`open_style`; or ``output`` is something else than packed views, or cannot be written.
     """
     kind, table = kind_of_style(style), dataset.train
     if kind == "pack":
         raise InputError(f"{style}: is packed already; train with views.style={style}")
+    if output is not None:
+        check_output(output)
     if size is None:
         size = size_of_run(style) if kind == "run" else (256, 128)
     source = open_images(table, size=size)
     path = output or style_cache_path(table, size=size, name=style_name(style))
+    pack = partial(pack_views, table=table, path=path, remedy=_OUTPUT_REMEDY if output else CACHE_REMEDY)
     if kind == "run":
         generated, identity = generated_views(style, source, table, num_cameras=dataset.num_cameras, device=device)
-        return pack_views(generated, table, path, style=identity), path
+        return pack(generated, style=identity), path
     # files are decoded once, here: a pack of theirs would hold the same pixels a second time
     views = open_style(style, source, table, num_cameras=dataset.num_cameras, on_missing=on_missing, cache="never")
     identity = f"files {views.fingerprint}" if isinstance(views, FileViews) else style
-    return pack_views(views, table, path, style=identity), path
+    return pack(views, style=identity), path
 
 
 def style_name(style: str) -> str:

@@ -14,8 +14,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from reid_da.errors import InputError
 from reid_da.images import pack_file
-from reid_da.images.pack_file import CacheUnavailableError, UnusablePackError, open_or_build, read_pack, write_pack
+from reid_da.images.pack_file import (
+    CacheUnavailableError,
+    UnusablePackError,
+    check_output,
+    open_or_build,
+    read_pack,
+    write_pack,
+)
 from reid_da.images.source import FailedImage
 
 SHAPE = (5, 2, 4, 3, 3)
@@ -265,6 +273,20 @@ def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(CacheUnavailableError, match=r"file/a.pack: cannot write the cache of images \("):
         build(tmp_path / "file" / "a.pack", all_of(pixels()))
+
+
+def test_the_place_of_an_output(tmp_path: Path) -> None:
+    for name, content in (("text", b"important"), ("empty", b""), ("cut", b"DPK")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(InputError, match=f"{name}: exists and is no packed file, .*; name another file"):
+            check_output(tmp_path / name)
+    with pytest.raises(InputError, match="/dev/full: exists and is no packed file"):
+        check_output(Path("/dev/full"))
+    with pytest.raises(InputError, match="is a folder; name a file in it, such as .*/styles.pack"):
+        check_output(tmp_path)
+    build(tmp_path / "a.pack", all_of(pixels()))
+    check_output(tmp_path / "a.pack")
+    check_output(tmp_path / "none" / "b.pack")
 
 
 def test_wrong_number_of_images_is_a_programming_error(tmp_path: Path) -> None:

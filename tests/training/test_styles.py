@@ -168,6 +168,19 @@ def test_sizes_that_a_generator_cannot_work_on(flat, generator, tmp_path):
         generate_styles(load_dataset(flat), str(generator), size=(18, 9), output=tmp_path / "styles.pack")
 
 
+def test_an_output_replaces_nothing_but_packed_styles(flat, tmp_path):
+    dataset, text = load_dataset(flat), tmp_path / "notes.txt"
+    text.write_text("important")
+    for output, message in ((text, "exists and is no packed file"), (tmp_path, "is a folder; name a file in it")):
+        with pytest.raises(InputError, match=message):
+            generate_styles(dataset, "statistics", size=SIZE, output=output)
+    with pytest.raises(InputError, match="name another file with --output"):
+        generate_styles(dataset, "statistics", size=SIZE, output=text / "a.pack")
+    assert text.read_text() == "important"
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    assert not list(tmp_path.parent.glob(f"{tmp_path.name}.lock"))
+
+
 def test_packed_styles_are_not_packed_again(flat, opened, generator, tmp_path):
     opened(generator)
     (file,) = tmp_path.glob("*.pack")
