@@ -19,6 +19,9 @@ from torch.nn import functional
 from reid_da.camstyle.output import begin_unchanged, to_image
 from reid_da.errors import InputError
 
+SMALLEST_SIDE = 8
+"""Of an image that generators can work on: halved twice, padded and normalised."""
+
 
 class StarGenerator(nn.Module):
     """An image and a camera to that image in the style of the camera.
@@ -59,6 +62,23 @@ class StarGenerator(nn.Module):
         return to_image(values, images if self.residual else None)
 
 
+def check_generator_size(image_size: tuple[int, int], *, what: str) -> None:
+    """See to it that a generator, which halves images twice and normalises what is left, can work on a size.
+
+    Args:
+        image_size: height and width.
+        what: names the size, or who wants it, in the error.
+
+    Raises:
+        InputError: it cannot.
+    """
+    if any(side % 4 or side < SMALLEST_SIDE for side in image_size):
+        raise InputError(
+            f"{what}: a generator halves and doubles images twice, and {image_size[0]}x{image_size[1]} are no"
+            f" multiples of 4 from {SMALLEST_SIDE} on; use a size such as 64x32"
+        )
+
+
 class StarCritic(nn.Module):
     """An image to a map of scores, high where it looks real, and to logits of the camera that took it.
 
@@ -70,7 +90,7 @@ class StarCritic(nn.Module):
             height of 4.
 
     Raises:
-        InputError: the image has no such half.
+        InputError: the image has no such half, or leaves the generator's normalisation a single value.
     """
 
     def __init__(
@@ -84,6 +104,7 @@ class StarCritic(nn.Module):
                 f"image_size: {height}x{width} cannot be halved {num_layers} times, which the critic does; use sides "
                 f"that are multiples of {2**num_layers}, such as 64x32 or 128x64"
             )
+        check_generator_size(image_size, what="image_size")
         layers: list[nn.Module] = []
         inputs = 3
         for _ in range(num_layers):

@@ -119,7 +119,7 @@ def _train_new(settings: StyleSettings, folder: Path, train: Callable[[RunFolder
     run = RunFolder.create(folder, settings)
     try:
         train(run)
-    except InputError:
+    except Exception:
         run.discard_if_unused()
         raise
     return run
@@ -140,10 +140,20 @@ def _train(settings: StyleSettings, run: RunFolder, draw: DrawViews | None, *, s
         train = partial(_train_run, part, images, draw=draw, skip_damaged=skip_damaged, title=title)
         if not (folder / "config.yaml").exists():
             _train_new(part, folder, train)
-        elif skip_damaged or not RunFolder(folder).has_checkpoint(part.epochs):
-            train(RunFolder.open(folder))
-        else:
+        elif _is_complete(RunFolder.open(folder), part, skip_damaged=skip_damaged):
             logger.info("%s: complete", title)
+        else:
+            train(RunFolder.open(folder))
+
+
+def _is_complete(run: RunFolder, settings: StyleSettings, *, skip_damaged: bool) -> bool:
+    """Whether a run has the checkpoint of its last epoch, whole: its name alone does not tell.
+
+    Raises:
+        InputError: it is damaged, and not to be skipped.
+    """
+    checkpoint = run.last_checkpoint(skip_damaged=skip_damaged)
+    return checkpoint is not None and int(checkpoint.description["epoch"]) >= settings.epochs
 
 
 def _train_run(
@@ -186,16 +196,29 @@ def _trainer(
             run=run,
             draw=draw,
         )
+    batches = StyleStreams(settings, images, parts.rows, crop_area=parts.crop_area, device=device)
+    if isinstance(settings, StarGANSettings):
+        _check_steps(settings, batches.steps_per_epoch)
     return Trainer(
         settings=settings,
         run=run,
         method=parts.method,
-        batches=StyleStreams(settings, images, parts.rows, crop_area=parts.crop_area, device=device),
+        batches=batches,
         optimizer=optimizer_of(groups, settings.optimizer),
         device=device,
         evaluate=samples,
         title=title,
     )
+
+
+def _check_steps(settings: StarGANSettings, steps_per_epoch: int) -> None:
+    """Refuse a training that ends before the generator has made its first step, behind those of the critic."""
+    total = settings.epochs * steps_per_epoch
+    if total <= settings.critic_steps:
+        raise InputError(
+            f"epochs: {total} steps in all are steps of the critic, as critic_steps={settings.critic_steps} come before"
+            " the first of the generator; raise epochs, or lower critic_steps or batch"
+        )
 
 
 def _stargan(settings: StarGANSettings, images: StyleImages, device: torch.device) -> _Parts:

@@ -136,6 +136,20 @@ def test_cyclegans_of_all_pairs_resume_to_the_numbers_of_an_unbroken_training(th
         assert losses[0] == losses[1]
 
 
+def test_a_pair_with_a_damaged_checkpoint_is_not_complete(three, tmp_path, caplog):
+    run = train_styles(settings(three, "epochs=1", "pairs=[[1, 2]]", method=CYCLEGAN), tmp_path / "run")
+    (weights,) = run.path.glob("pair-1-2/checkpoints/*/model.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    caplog.set_level("INFO")
+    with pytest.raises(InputError, match=r"damaged or cut off: .*; --skip-damaged resumes from the one before"):
+        resume_styles(run.path)
+    resume_styles(run.path, skip_damaged=True)
+    assert "complete" not in caplog.text
+    load_generator(run.path)
+    resume_styles(run.path, skip_damaged=True)
+    assert "cameras 1 and 2 (pair 1 of 1): complete" in caplog.text
+
+
 def test_a_run_of_one_pair_is_resumed_by_itself(three, tmp_path):
     run = train_styles(settings(three, "epochs=1", "pairs=[[1, 2]]", method=CYCLEGAN), tmp_path / "run")
     pair = run.path / "pair-1-2"
@@ -183,6 +197,8 @@ def test_the_running_mean_follows_the_generator(flat, tmp_path):
         (["data.dataset=null"], "data.dataset is not set"),
         (["batch=500"], "batch is 500, but there are 64 images; lower it"),
         (["data.image_size=[20, 10]"], "cannot be halved"),
+        (["data.image_size=[4, 4]"], "image_size: .* 4x4 are no multiples of 4 from 8 on; use a size such as 64x32"),
+        (["epochs=1", "critic_steps=8"], "8 steps in all are steps of the critic, as critic_steps=8 come before"),
         (["method=cyclegan", "batch=33"], "batch is 33, but there are 32 images of camera 1; lower it, or leave"),
         (["method=cyclegan", "data.image_size=[20, 10]"], "image_size: 20x10 does not fit the generator"),
         (["method=cyclegan", "pairs=[[1, 1]]"], "pairs: 1 and 1 are one camera; a pair needs two"),
@@ -193,6 +209,16 @@ def test_the_running_mean_follows_the_generator(flat, tmp_path):
 def test_settings_that_do_not_fit(flat, tmp_path, overrides, message):
     with pytest.raises(InputError, match=message):
         train_styles(settings(flat, *overrides, method=TINY), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_error_before_the_first_step_leaves_no_folder(flat, tmp_path, monkeypatch):
+    def broken(*_, **__):
+        raise ValueError("broken")
+
+    monkeypatch.setattr(StyleImages, "open", broken)
+    with pytest.raises(ValueError, match="broken"):
+        train_styles(settings(flat), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
