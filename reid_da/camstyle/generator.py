@@ -1,7 +1,8 @@
 """Trained generators as a source of camera views."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
+from itertools import combinations
 
 import torch
 from torch import Tensor, nn
@@ -46,9 +47,11 @@ class PairTransfer:
     Args:
         generators: by the camids from which and to which they lead, all on one device; they are switched to
             evaluation, so that they have no dropout. At least one.
+        unseen: camids that no image has, to which nothing leads: images stay as they are for them.
     """
 
-    def __init__(self, generators: Mapping[tuple[int, int], CycleGenerator]) -> None:
+    def __init__(self, generators: Mapping[tuple[int, int], CycleGenerator], *, unseen: Collection[int] = ()) -> None:
+        self._unseen = frozenset(unseen)
         self._generators = {way: generator.eval() for way, generator in generators.items()}
         self._device = next(next(iter(self._generators.values())).parameters()).device
 
@@ -56,6 +59,14 @@ class PairTransfer:
     def fingerprint(self) -> str:
         """Hash of the weights of all generators."""
         return weights_fingerprint(nn.ModuleList([self._generators[way] for way in sorted(self._generators)]))
+
+    def without(self, unseen: Collection[int]) -> "PairTransfer":
+        """These styles for images that leave images as they are for the camids ``unseen``."""
+        return PairTransfer(self._generators, unseen=unseen)
+
+    def missing_pairs(self, camids: Sequence[int]) -> list[tuple[int, int]]:
+        """The pairs of camids, in increasing order, that no generator was trained for."""
+        return [pair for pair in combinations(sorted(camids), 2) if pair not in self._generators]
 
     @torch.inference_mode()
     def __call__(self, images: Tensor, from_camids: Tensor, to_camids: Tensor) -> Tensor:
@@ -81,8 +92,8 @@ class PairTransfer:
         return styled
 
     def _generator(self, own: int, wanted: int) -> CycleGenerator | None:
-        """The generator from one camera to another; None from a camera to itself."""
-        if own == wanted:
+        """The generator from one camera to another; None from a camera to itself, and to one that none leads to."""
+        if own == wanted or wanted in self._unseen:
             return None
         if (own, wanted) not in self._generators:
             known = first_few(f"{a + 1}-{b + 1}" for a, b in sorted(self._generators) if a < b)

@@ -63,23 +63,57 @@ def resume_styles(folder: Path, *, skip_damaged: bool = False, draw: DrawViews |
         InputError: there is no such run, its checkpoint is damaged, or the data are not those that it was made with.
     """
     run = RunFolder.open(folder)
-    _train(load_style_settings(run.config_file), run, draw, skip_damaged=skip_damaged)
+    _train(settings_of_run(run), run, draw, skip_damaged=skip_damaged)
     return run
 
 
-def load_generator(
-    folder: Path, *, device: str = "auto"
-) -> tuple[GeneratorTransfer | PairTransfer, StyleSettings, int]:
-    """The styles of a run's last checkpoint, its settings, and the number of cameras of its data set.
+def settings_of_run(run: RunFolder) -> StyleSettings:
+    """Settings that a training of camera styles was started with.
+
+    Raises:
+        InputError: they do not fit, or are those of another kind of training.
+    """
+    try:
+        return load_style_settings(run.config_file)
+    except InputError as error:
+        try:
+            run.settings()
+        except InputError:
+            raise error from None
+        raise InputError(f"{run.path}: is a run of reid-da train, not of reid-da camstyle train") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedStyles:
+    """What a training of camera styles has come to.
+
+    Attributes:
+        folder: the run folder.
+        settings: of the training.
+        transfer: gives the styles.
+        num_cameras: number of cameras of the data set that they were trained on.
+        fingerprint: of its training images; None if it was not noted.
+    """
+
+    folder: Path
+    settings: StyleSettings
+    transfer: GeneratorTransfer | PairTransfer
+    num_cameras: int
+    fingerprint: str | None
+
+
+def load_generator(folder: Path, *, device: str = "auto") -> TrainedStyles:
+    """The styles of a run's last checkpoint.
 
     Of CycleGANs, all generators of the run are loaded, 46 MB each of the published size; those of pairs that have no
     checkpoint yet are missing.
 
     Raises:
-        InputError: the folder holds no training of camera styles, or none that has got anywhere.
+        InputError: the folder holds no training of camera styles, or none that has got anywhere, or its settings were
+            changed so that the weights do not fit any more.
     """
     run = RunFolder.open(folder)
-    settings = load_style_settings(run.config_file)
+    settings = settings_of_run(run)
     parts = [run]
     if isinstance(settings, CycleGANSettings) and settings.pair is None:
         parts = [RunFolder.open(path) for path in run.runs_inside]
@@ -87,13 +121,22 @@ def load_generator(
     if not checkpoints:
         raise InputError(f"{folder}: the run has no checkpoint yet")
     device = choose_device(device)
-    if isinstance(settings, CycleGANSettings):
-        return _load_pairs(settings, checkpoints, device), settings, checkpoints[0].state["method"]["num_cameras"]
-    assert isinstance(settings, StarGANSettings)
-    num_cameras = len(checkpoints[0].weights["critic.camera.weight"])
-    networks = StarNetworks(settings, num_cameras=num_cameras)
-    networks.load_state_dict(dict(checkpoints[0].weights))
-    return GeneratorTransfer(networks.best_generator.to(device)), settings, num_cameras
+    try:
+        transfer, num_cameras = _load_transfer(settings, checkpoints, device)
+    except (KeyError, RuntimeError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise InputError(
+            f"{folder}: its checkpoints do not fit its config.yaml: they are of another kind of run, or the settings of"
+            " the networks were changed; undo the change"
+        ) from error
+    return TrainedStyles(
+        folder=folder,
+        settings=settings,
+        transfer=transfer,
+        num_cameras=num_cameras,
+        fingerprint=checkpoints[0].description.get("fingerprints", {}).get("training"),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,6 +312,19 @@ def _pairs(settings: CycleGANSettings, images: StyleImages) -> list[tuple[int, i
                     "or leave the camera out (pairs)"
                 )
     return pairs
+
+
+def _load_transfer(
+    settings: StyleSettings, checkpoints: Sequence[Checkpoint], device: str
+) -> tuple[GeneratorTransfer | PairTransfer, int]:
+    """Styles by the weights of checkpoints, and the number of cameras that they were trained on."""
+    if isinstance(settings, CycleGANSettings):
+        return _load_pairs(settings, checkpoints, device), int(checkpoints[0].state["method"]["num_cameras"])
+    assert isinstance(settings, StarGANSettings)
+    num_cameras = len(checkpoints[0].weights["critic.camera.weight"])
+    networks = StarNetworks(settings, num_cameras=num_cameras)
+    networks.load_state_dict(dict(checkpoints[0].weights))
+    return GeneratorTransfer(networks.best_generator.to(device)), num_cameras
 
 
 def _load_pairs(settings: CycleGANSettings, checkpoints: Sequence[Checkpoint], device: str) -> PairTransfer:

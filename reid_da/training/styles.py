@@ -21,14 +21,16 @@ from reid_da.camstyle import (
 )
 from reid_da.camstyle.files import OnMissing
 from reid_da.camstyle.generator import PairTransfer
-from reid_da.config import load_style_settings
+from reid_da.camstyle.stargan import check_generator_size
+from reid_da.config import CycleGANSettings
 from reid_da.datasets import Dataset, SampleTable
-from reid_da.errors import InputError, unknown_name
+from reid_da.errors import InputError, first_few, unknown_name
 from reid_da.images import CacheUnavailableError, ImageSource, open_images
 from reid_da.images.decode import OnError
 from reid_da.images.on_the_fly import MAX_DISK_SHARE
 from reid_da.images.pack_file import CACHE_REMEDY, check_output
-from reid_da.training.camera_styles import load_generator
+from reid_da.training.camera_styles import TrainedStyles, load_generator, settings_of_run
+from reid_da.training.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
@@ -124,15 +126,15 @@ def open_foreign_style(
     camids = torch.tensor(table.camids)
     kind = kind_of_style(style)
     if kind == "run":
-        transfer, _, num_cameras = load_generator(Path(style), device=device)
-        _check_fit(style, num_cameras, num_target_cameras, size=source.size)
-        if isinstance(transfer, PairTransfer):
+        trained = load_generator(Path(style), device=device)
+        if isinstance(trained.transfer, PairTransfer):
             raise InputError(f"views.style: {style} leads from target cameras only; a StarGAN takes any image")
+        _check_fit(trained, target_table, num_cameras=num_target_cameras, size=source.size)
         # beyond the target's cameras, so that no image counts as one of theirs
         return TransferViews(
             source,
             camids + num_target_cameras,
-            transfer,
+            trained.transfer,
             num_cameras=num_target_cameras,
             block_size=GENERATOR_BLOCK,
         )
@@ -180,12 +182,15 @@ def generate_styles(
         check_output(output)
     if size is None:
         size = size_of_run(style) if kind == "run" else (256, 128)
-    source = open_images(table, size=size)
     path = output or style_cache_path(table, size=size, name=style_name(style))
     pack = partial(pack_views, table=table, path=path, remedy=_OUTPUT_REMEDY if output else CACHE_REMEDY)
     if kind == "run":
-        generated, identity = generated_views(style, source, table, num_cameras=dataset.num_cameras, device=device)
+        # before all images are packed, which takes a while
+        trained = load_generator(Path(style), device=device)
+        _check_fit(trained, table, num_cameras=dataset.num_cameras, size=size)
+        generated, identity = _views_of(trained, open_images(table, size=size), table)
         return pack(generated, style=identity), path
+    source = open_images(table, size=size)
     # files are decoded once, here: a pack of theirs would hold the same pixels a second time
     views = open_style(style, source, table, num_cameras=dataset.num_cameras, on_missing=on_missing, cache="never")
     identity = f"files {views.fingerprint}" if isinstance(views, FileViews) else style
@@ -199,7 +204,7 @@ def style_name(style: str) -> str:
 
 def size_of_run(run: str) -> tuple[int, int]:
     """Height and width of the images that a generator was trained on."""
-    return load_style_settings(Path(run) / "config.yaml").data.image_size
+    return settings_of_run(RunFolder.open(Path(run))).data.image_size
 
 
 def generated_views(
@@ -215,13 +220,20 @@ def generated_views(
         device: where it computes.
 
     Raises:
-        InputError: it knows another number of cameras, the images have a size that it cannot work on, or the folder
-            holds no trained generator.
+        InputError: it knows another number of cameras or not all pairs of them, the images have a size that it cannot
+            work on, or the folder holds no trained generator.
     """
-    transfer, _, known = load_generator(Path(run), device=device)
-    _check_fit(run, known, num_cameras, size=source.size)
+    trained = load_generator(Path(run), device=device)
+    _check_fit(trained, table, num_cameras=num_cameras, size=source.size)
+    return _views_of(trained, source, table)
+
+
+def _views_of(trained: TrainedStyles, source: ImageSource, table: SampleTable) -> tuple[TransferViews, str]:
+    transfer = trained.transfer
+    if isinstance(transfer, PairTransfer):
+        transfer = transfer.without(set(range(trained.num_cameras)) - set(table.cameras.tolist()))
     camids = torch.tensor(table.camids)
-    views = TransferViews(source, camids, transfer, num_cameras=num_cameras, block_size=GENERATOR_BLOCK)
+    views = TransferViews(source, camids, transfer, num_cameras=trained.num_cameras, block_size=GENERATOR_BLOCK)
     return views, f"generator {transfer.fingerprint}"
 
 
@@ -243,11 +255,52 @@ def kind_of_style(style: str) -> Literal["method", "run", "pack", "folder"]:
     raise unknown_name("camera style", style, get_args(Style))
 
 
-def _check_fit(run: str | Path, known: int, wanted: int, *, size: tuple[int, int]) -> None:
-    if known != wanted:
-        raise InputError(f"{run}: its generator knows {known} cameras, and the images are of {wanted}")
-    if any(side % 4 for side in size):
+def _check_fit(trained: TrainedStyles, table: SampleTable, *, num_cameras: int, size: tuple[int, int]) -> None:
+    """See to it that a generator can restyle the images of a table, and warn if it was trained on others.
+
+    Raises:
+        InputError: it cannot.
+    """
+    run = trained.folder
+    if trained.num_cameras != num_cameras:
         raise InputError(
-            f"{run}: a generator halves and doubles images twice, and {size[0]}x{size[1]} are no multiples of 4; use a"
-            " size such as 64x32"
+            f"{run}: its generator knows {trained.num_cameras} cameras, and the images are of {num_cameras}"
         )
+    check_generator_size(size, what=str(run))
+    if isinstance(trained.transfer, PairTransfer):
+        _check_pairs(trained, trained.transfer, table)
+    known = trained.settings.data.dataset
+    if trained.fingerprint != table.fingerprint and known is not None and not _is_of(table, known):
+        logger.warning(
+            "%s: its generator was trained on %s, and these are other images, in %s: unless their cameras are the same,"
+            " all styles are of wrong cameras",
+            run,
+            known,
+            table.root,
+        )
+
+
+def _check_pairs(trained: TrainedStyles, transfer: PairTransfer, table: SampleTable) -> None:
+    count = len(table.cameras)
+    missing = transfer.missing_pairs(table.cameras.tolist())
+    if not missing:
+        return
+    settings = trained.settings
+    named = first_few(f"{first + 1}-{second + 1}" for first, second in missing)
+    assert isinstance(settings, CycleGANSettings)
+    if settings.pair is not None:
+        remedy = "train all of them in one run (pairs)"
+    elif settings.pairs is None:
+        remedy = f"train them with camstyle train --resume {trained.folder}"
+    else:
+        remedy = f"add them to pairs in its config.yaml, then train them with camstyle train --resume {trained.folder}"
+    raise InputError(
+        f"{trained.folder}: has no generators for {len(missing)} of {count * (count - 1) // 2} pairs of cameras:"
+        f" {named}; {remedy}"
+    )
+
+
+def _is_of(table: SampleTable, dataset: Path) -> bool:
+    """Whether a table is of the data set at a path: its folder, one that holds that, or a manifest in it."""
+    root, known = table.root.resolve(), dataset.resolve()
+    return root.is_relative_to(known) or (known.is_file() and root == known.parent)

@@ -44,7 +44,8 @@ def test_a_trained_generator_swaps_the_colours_of_two_cameras(flat, tmp_path, me
     run = train_styles(settings(flat, *changes, method=method), tmp_path / "run")
     losses = RunFolder.open(run.path / part).records("train")
     assert losses[-1][loss] < losses[0][loss] / 2
-    transfer, loaded, num_cameras = load_generator(run.path)
+    trained = load_generator(run.path)
+    transfer, loaded, num_cameras = trained.transfer, trained.settings, trained.num_cameras
     assert (loaded.data.image_size, num_cameras) == ((16, 8), 2)
     table = load_dataset(flat).train
     images = open_images(table, size=(16, 8), cache="never").gather(torch.arange(len(table)))
@@ -97,11 +98,13 @@ def test_cyclegans_are_runs_of_pairs_that_give_each_style(three, tmp_path, caplo
     assert {f"loss_{name}" for name in ("adversarial", "cycle", "identity", "discriminator")} <= record.keys()
     assert [path.parent.parent for path, *_ in drawn] == [run.path / "pair-1-2", folder]
     assert drawn[1][1:] == ([0, 0, 0, 14, 14, 14], (0, 14), (6, 3, 16, 8))
-    transfer, loaded, num_cameras = load_generator(run.path)
-    assert (loaded, num_cameras) == (chosen, 15)
+    trained = load_generator(run.path)
+    transfer = trained.transfer
+    assert (trained.settings, trained.num_cameras) == (chosen, 15)
+    assert trained.fingerprint == load_dataset(three).train.fingerprint
     images = torch.zeros(3, 3, 16, 8, dtype=torch.uint8)
     styled = transfer(images, torch.tensor([0, 14, 0]), torch.tensor([14, 0, 1]))
-    alone, *_ = load_generator(folder)
+    alone = load_generator(folder).transfer
     assert torch.equal(alone(images[:2], torch.tensor([0, 14]), torch.tensor([14, 0])), styled[:2])
     with pytest.raises(InputError, match="no generator from camera 2 to camera 15"):
         transfer(images, torch.tensor([0, 1, 0]), torch.tensor([14, 14, 1]))
@@ -119,7 +122,7 @@ def test_cyclegans_of_all_pairs_resume_to_the_numbers_of_an_unbroken_training(th
         shutil.rmtree(parts.path / "pair-1-15" / "checkpoints" / f"epoch_{epoch:04d}")
     shutil.rmtree(parts.path / "pair-2-15")
     with pytest.raises(InputError, match="camera 2 to camera 15"):
-        load_generator(parts.path)[0](torch.zeros(1, 3, 16, 8), torch.tensor([1]), torch.tensor([14]))
+        load_generator(parts.path).transfer(torch.zeros(1, 3, 16, 8), torch.tensor([1]), torch.tensor([14]))
     first = (parts.path / "pair-1-2" / "metrics.jsonl").read_text()
     caplog.set_level("INFO")
     resume_styles(parts.path)
@@ -148,6 +151,17 @@ def test_a_pair_with_a_damaged_checkpoint_is_not_complete(three, tmp_path, caplo
     load_generator(run.path)
     resume_styles(run.path, skip_damaged=True)
     assert "cameras 1 and 2 (pair 1 of 1): complete" in caplog.text
+
+
+def test_pairs_that_are_added_to_the_settings_are_trained_by_resuming(three, tmp_path):
+    run = train_styles(settings(three, "epochs=1", "pairs=[[1, 2]]", method=CYCLEGAN), tmp_path / "run")
+    first = RunFolder.open(run.path / "pair-1-2").last_checkpoint()
+    text = run.config_file.read_text()
+    run.config_file.write_text(text.replace("pairs:\n- - 1\n  - 2\n", "pairs: [[1, 2], [2, 15]]\n"))
+    resume_styles(run.path)
+    assert [path.name for path in run.runs_inside] == ["pair-1-2", "pair-2-15"]
+    assert same(RunFolder.open(run.path / "pair-1-2").last_checkpoint().weights, first.weights)
+    assert load_generator(run.path).transfer.missing_pairs([0, 1, 14]) == [(0, 14)]
 
 
 def test_a_run_of_one_pair_is_resumed_by_itself(three, tmp_path):
@@ -220,6 +234,27 @@ def test_an_error_before_the_first_step_leaves_no_folder(flat, tmp_path, monkeyp
     with pytest.raises(ValueError, match="broken"):
         train_styles(settings(flat), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "change", [("channels: 8", "channels: 4"), ("method: stargan", "method: cyclegan\npair: [1, 2]")]
+)
+def test_weights_that_do_not_fit_the_settings(flat, tmp_path, change):
+    run = train_styles(settings(flat, "epochs=1"), tmp_path / "run")
+    text = run.config_file.read_text().replace("critic_steps: 2\n", "").replace("camera_weight: 1.0\n", "")
+    run.config_file.write_text(text.replace("penalty_weight: 10.0\n", "").replace(*change))
+    with pytest.raises(InputError, match=r"run: its checkpoints do not fit its config.yaml: .*; undo the change"):
+        load_generator(run.path)
+
+
+def test_a_run_of_another_kind(small_settings, tmp_path):
+    run = RunFolder.create(tmp_path / "run", small_settings)
+    for use in (load_generator, resume_styles):
+        with pytest.raises(InputError, match="run: is a run of reid-da train, not of reid-da camstyle train"):
+            use(run.path)
+    run.config_file.write_text("method: stylegan")
+    with pytest.raises(InputError, match="unknown method 'stylegan'"):
+        load_generator(run.path)
 
 
 def test_mistakes_in_settings_of_styles():

@@ -1,6 +1,7 @@
 """Camera styles by name: methods, trained generators, packed files, folders of images."""
 
 import logging
+import shutil
 
 import numpy as np
 import pytest
@@ -13,8 +14,15 @@ from reid_da.datasets import load_dataset
 from reid_da.errors import InputError
 from reid_da.images import open_images
 from reid_da.training.camera_styles import train_styles
+from reid_da.training.run_folder import RunFolder
 from reid_da.training.runs import train
-from reid_da.training.styles import generate_styles, open_foreign_style, open_style
+from reid_da.training.styles import (
+    generate_styles,
+    generated_views,
+    open_foreign_style,
+    open_style,
+    size_of_run,
+)
 
 SIZE = (16, 8)
 
@@ -163,9 +171,59 @@ def test_generator_of_other_cameras(opened, generator):
         opened(generator, num_cameras=3)
 
 
+def test_generator_of_other_images_with_as_many_cameras(generator, flat, tmp_path, caplog):
+    def open_it(table):
+        source = open_images(table, size=SIZE, cache="never")
+        with caplog.at_level(logging.WARNING):
+            generated_views(generator, source, table, num_cameras=2)
+
+    same = load_dataset(flat).train
+    other = shutil.copytree(flat, tmp_path / "other")
+    for table in (same, same.select(range(40)), load_dataset(other).train):
+        open_it(table)
+    assert not caplog.records
+    first = sorted((other / "bounding_box_train").iterdir())[0]
+    first.rename(first.with_name("0099_c1s1_000099_01.jpg"))
+    open_it(load_dataset(other).train)
+    assert f"its generator was trained on {flat}, and these are other images, in {other}" in caplog.text
+
+
+def test_generators_of_some_pairs_are_refused_before_anything_is_packed(three, tmp_path):
+    tiny = ["device=cpu", "data.image_size=[16, 8]", "channels=4", "num_blocks=1", "batch=4", "epochs=1"]
+    for name, pairs, missing in (
+        (
+            "two",
+            "[[1, 2], [15, 1]]",
+            "no generators for 1 of 3 pairs of cameras: 2-15; add them to pairs in its config.yaml",
+        ),
+        ("all", "null", None),
+    ):
+        overrides = [f"data.dataset={three}", "method=cyclegan", f"pairs={pairs}", *tiny]
+        run = str(train_styles(load_style_settings(None, overrides), tmp_path / name).path)
+        output = tmp_path / f"{name}.pack"
+        if missing is None:
+            views, _ = generate_styles(load_dataset(three), run, output=output, device="cpu")
+            index = torch.arange(4)
+            # no image is of camera 8
+            assert torch.equal(views.gather(index, torch.full_like(index, 7)), views.gather(index))
+        else:
+            with pytest.raises(InputError, match=missing):
+                generate_styles(load_dataset(three), run, output=output, size=(32, 16), device="cpu")
+            assert not list(three.glob(".reid-da-cache/*32x16*"))
+
+
+def test_a_run_of_another_kind_is_no_style(opened, small_settings, tmp_path):
+    run = RunFolder.create(tmp_path / "run", small_settings).path
+    for use in (lambda: opened(run), lambda: size_of_run(run)):
+        with pytest.raises(InputError, match="run: is a run of reid-da train, not of reid-da camstyle train"):
+            use()
+
+
 def test_sizes_that_a_generator_cannot_work_on(flat, generator, tmp_path):
-    with pytest.raises(InputError, match="18x9 are no multiples of 4; use a size such as 64x32"):
-        generate_styles(load_dataset(flat), str(generator), size=(18, 9), output=tmp_path / "styles.pack")
+    for size in ((18, 9), (8, 4)):
+        with pytest.raises(InputError, match="are no multiples of 4 from 8 on; use a size such as 64x32"):
+            generate_styles(load_dataset(flat), str(generator), size=size, output=tmp_path / "styles.pack")
+        assert not list(flat.glob(f".reid-da-cache/*{size[0]}x{size[1]}*"))
 
 
 def test_an_output_replaces_nothing_but_packed_styles(flat, tmp_path):
