@@ -62,6 +62,9 @@ class FileViews(ViewsOfSource):
     """Camera views that are files, and the real images where there is none; see :class:`~reid_da.camstyle.CameraViews`.
 
     The real image also stands in for a file that cannot be decoded, where such files are not errors.
+
+    Attributes:
+        table: the files.
     """
 
     def __init__(self, source: ImageSource, styled: StyledImages, files: ImageSource) -> None:
@@ -84,13 +87,13 @@ class FileViews(ViewsOfSource):
             raise ValueError(f"real images of {source.size} pixels and files of {files.size}")
         super().__init__(source)
         self._files = files
-        self._table = styled.table
+        self.table = styled.table
         self._rows = torch.from_numpy(styled.rows)
 
     @property
     def fingerprint(self) -> str:
         """Hash of the names of the files, their sizes and times of modification."""
-        return f"{self._table.fingerprint} {digest_of_files(self._table)}"
+        return f"{self.table.fingerprint} {digest_of_files(self.table)}"
 
     @property
     def num_cameras(self) -> int:

@@ -22,6 +22,7 @@ DataSet = Annotated[Path, typer.Argument(metavar="DATA", help="Data set.")]
 PackOutput = Annotated[
     Path | None, typer.Option("--output", "-o", help="The .pack file to write; in the cache of the data set.")
 ]
+SkipBroken = Annotated[bool, typer.Option("--skip-broken", help="Leave out images that cannot be decoded.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 
 
@@ -96,6 +97,7 @@ def generate(
         str, typer.Option(help="Names of these: 'stargan', NAME_fake_2.jpg, or 'cyclegan', NAME_fake_1to2.jpg.")
     ] = "stargan",
     folder: Annotated[Path | None, typer.Option(help="Their folder; beside the images, NAME_camstyle.")] = None,
+    skip_broken: SkipBroken = False,
     device: Device = "auto",
 ) -> None:
     """Make every training image in the style of every camera, once, into a packed file that training reads.
@@ -119,7 +121,14 @@ def generate(
     if naming not in NAMES:
         raise unknown_name("--naming", naming, NAMES)
     dataset = load_dataset(data)
-    views, path = generate_styles(dataset, str(model or method), size=parse_size(size), output=output, device=device)
+    views, path = generate_styles(
+        dataset,
+        str(model or method),
+        size=parse_size(size),
+        output=output,
+        on_error="skip" if skip_broken else "raise",
+        device=device,
+    )
     _say_where(path, len(views), views.num_cameras)
     if jpeg:
         folder = folder or default_folder(dataset.train)
@@ -135,6 +144,12 @@ def import_(
     output: PackOutput = None,
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="Let the real images stand in for missing ones.")
+    ] = False,
+    skip_broken: Annotated[
+        bool,
+        typer.Option(
+            "--skip-broken", help="Leave out real images that cannot be decoded; real ones stand in for fakes."
+        ),
     ] = False,
 ) -> None:
     """Pack ready-made camera-style images, named NAME_fake_1to2.jpg or NAME_fake_2.jpg, for training.
@@ -157,6 +172,7 @@ def import_(
         size=parse_size(size),
         output=output,
         on_missing="real" if allow_missing else "raise",
+        on_error="skip" if skip_broken else "raise",
     )
     _say_where(path, len(views), views.num_cameras)
 
@@ -184,6 +200,7 @@ def check(
     images: Annotated[int, typer.Option(help="Most real images to look at.")] = 2000,
     seed: Annotated[int, typer.Option(min=0, help="Of the camera classifier.")] = 0,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="A PNG file.")] = None,
+    skip_broken: SkipBroken = False,
     device: Device = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
@@ -200,7 +217,14 @@ def check(
     show_log()
     dataset = load_dataset(data)
     found = check_named_styles(
-        dataset, styles, model=model, size=parse_size(size), max_images=images, seed=seed, device=device
+        dataset,
+        styles,
+        model=model,
+        size=parse_size(size),
+        max_images=images,
+        seed=seed,
+        on_error="skip" if skip_broken else "raise",
+        device=device,
     )
     if output is not None:
         draw_style_check(found, output, camera_names=dataset.camera_names)

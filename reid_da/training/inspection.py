@@ -25,11 +25,12 @@ from reid_da.evaluation.operating_point import check_rates
 from reid_da.evaluation.verification import VerificationResult, check_pairs, identification_rates, verify
 from reid_da.images import open_images
 from reid_da.images.augment import normalize
+from reid_da.images.decode import OnError
 from reid_da.losses.margin import MarginHead
 from reid_da.models.reid_net import ReIDNetwork, Unscaled
 from reid_da.training.run_folder import RunFolder
 from reid_da.training.style_check import StyleCheck, check_styles
-from reid_da.training.styles import kind_of_style, open_style, size_of_run, style_name
+from reid_da.training.styles import check_cameras, kind_of_style, open_style, size_of_run, style_name
 from reid_da.training.trained import TrainedModel, load_trained
 
 logger = logging.getLogger(__name__)
@@ -203,6 +204,7 @@ def check_named_styles(
     size: tuple[int, int] | None = None,
     max_images: int = 2000,
     seed: int = 0,
+    on_error: OnError = "raise",
     device: str = "auto",
 ) -> StyleCheck:
     """Measures of several styles of a data set's training images; see :func:`check_styles`.
@@ -215,19 +217,27 @@ def check_named_styles(
             else 256x128.
         max_images: most real images to look at.
         seed: of the camera classifier.
+        on_error: what to do about images that cannot be decoded: ``raise``, or ``skip``: leave them out.
         device: where to compute.
 
     Raises:
-        InputError: a style or the model cannot be had, or they do not fit the images.
+        InputError: all images are of one camera; or a style or the model cannot be had, or they do not fit the images.
     """
+    check_cameras(dataset.train)
     trained = None if model is None else load_trained(model, device=device)
     if size is None:
         runs = [style for style in styles if kind_of_style(style) == "run"]
         size = trained.image_size if trained is not None else size_of_run(runs[0]) if runs else (256, 128)
-    source = open_images(dataset.train, size=size)
+    source = open_images(dataset.train, size=size, on_error=on_error)
     views = {
         style_name(style): open_style(
-            style, source, dataset.train, num_cameras=dataset.num_cameras, on_missing="real", device=device
+            style,
+            source,
+            dataset.train,
+            num_cameras=dataset.num_cameras,
+            on_missing="real",
+            on_error=on_error,
+            device=device,
         )
         for style in styles
     }

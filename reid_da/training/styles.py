@@ -25,10 +25,12 @@ from reid_da.camstyle.stargan import check_generator_size
 from reid_da.config import CycleGANSettings
 from reid_da.datasets import Dataset, SampleTable
 from reid_da.errors import InputError, first_few, unknown_name
-from reid_da.images import CacheUnavailableError, ImageSource, open_images
-from reid_da.images.decode import OnError
+from reid_da.images import CacheUnavailableError, FailedImage, ImageSource, open_images
+from reid_da.images.ahead import available_cores, map_ahead
+from reid_da.images.decode import OnError, decode_row, undecodable
 from reid_da.images.on_the_fly import MAX_DISK_SHARE
 from reid_da.images.pack_file import CACHE_REMEDY, check_output
+from reid_da.progress import track
 from reid_da.training.camera_styles import TrainedStyles, load_generator, settings_of_run
 from reid_da.training.run_folder import RunFolder
 
@@ -160,6 +162,7 @@ def generate_styles(
     size: tuple[int, int] | None = None,
     output: Path | None = None,
     on_missing: OnMissing = "raise",
+    on_error: OnError = "raise",
     device: str = "auto",
 ) -> tuple[PackedViews, Path]:
     """Make the views of all training images once and keep them in a packed file; those views, and the file.
@@ -170,14 +173,18 @@ def generate_styles(
         size: height and width; that of a run's images, else 256x128, if None.
         output: the file; by default beside the packed images, where training looks for the views of a run.
         on_missing: what to do about missing ready-made images.
+        on_error: what to do about images that cannot be decoded: ``raise``, or ``skip``: note those among the real
+            ones as failed in the file, and let real images stand in for ready-made ones.
         device: where a generator computes.
 
     Raises:
-        InputError: as :func:`open_style`; or ``output`` is something else than packed views, or cannot be written.
+        InputError: as :func:`open_style`; all images are of one camera; or ``output`` is something else than packed
+            views, or cannot be written.
     """
     kind, table = kind_of_style(style), dataset.train
     if kind == "pack":
         raise InputError(f"{style}: is packed already; train with views.style={style}")
+    check_cameras(table)
     if output is not None:
         check_output(output)
     if size is None:
@@ -188,13 +195,53 @@ def generate_styles(
         # before all images are packed, which takes a while
         trained = load_generator(Path(style), device=device)
         _check_fit(trained, table, num_cameras=dataset.num_cameras, size=size)
-        generated, identity = _views_of(trained, open_images(table, size=size), table)
+        generated, identity = _views_of(trained, open_images(table, size=size, on_error=on_error), table)
         return pack(generated, style=identity), path
-    source = open_images(table, size=size)
+    source = open_images(table, size=size, on_error=on_error)
     # files are decoded once, here: a pack of theirs would hold the same pixels a second time
-    views = open_style(style, source, table, num_cameras=dataset.num_cameras, on_missing=on_missing, cache="never")
-    identity = f"files {views.fingerprint}" if isinstance(views, FileViews) else style
-    return pack(views, style=identity), path
+    views = open_style(
+        style,
+        source,
+        table,
+        num_cameras=dataset.num_cameras,
+        on_missing=on_missing,
+        cache="never",
+        on_error=on_error,
+    )
+    if not isinstance(views, FileViews):
+        return pack(views, style=style), path
+    try:
+        return pack(views, style=f"files {views.fingerprint}"), path
+    except CacheUnavailableError:
+        raise
+    except InputError as error:
+        # it names the first one only
+        raise _broken_files(views) or error from error
+
+
+def check_cameras(table: SampleTable) -> None:
+    """See to it that there are styles to be had.
+
+    Raises:
+        InputError: all images are of one camera.
+    """
+    if len(table.cameras) < 2:
+        raise InputError(
+            f"{table.name}: there are images of {len(table.cameras)} camera; styles need images of at least two"
+        )
+
+
+def _broken_files(views: FileViews) -> InputError | None:
+    """Error that names the ready-made images that cannot be decoded, if there are any."""
+    decode = partial(decode_row, views.table, size=views.size, interpolation="bilinear")
+    workers = available_cores()
+    decoded = map_ahead(decode, range(len(views.table)), workers=workers, ahead=2 * workers)
+    failed = [
+        image
+        for image in track(decoded, "looking for broken images", total=len(views.table))
+        if isinstance(image, FailedImage)
+    ]
+    return undecodable(views.table, failed) if failed else None
 
 
 def style_name(style: str) -> str:

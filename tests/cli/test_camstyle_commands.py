@@ -61,6 +61,32 @@ def test_fakes_in_a_folder_for_each_camera_stay_no_camera(run, site, tmp_path):
     assert "2 cameras" in run("camstyle", "import", crops / "train_camstyle", "--size", "16x8").out
 
 
+def test_broken_images_are_named_or_left_out(run, site, tmp_path):
+    fakes, size = tmp_path / "fakes", ("--size", "16x8")
+    first = sorted((site / "bounding_box_train").iterdir())[0]
+    first.write_bytes(b"broken")
+    for arguments in (("generate", site, "--method", "statistics"), ("check", site, "statistics")):
+        outcome = run("camstyle", *arguments, *size)
+        assert outcome.status == 2
+        assert f"1 image of 57 cannot be decoded: {first} (" in outcome.err
+        assert "or --skip-broken" in outcome.err
+    generate = ("camstyle", "generate", site, "--method", "statistics", "--skip-broken", *size)
+    assert run(*generate, "--jpeg", "--folder", fakes).status == 0
+    assert not list(fakes.glob(f"{first.stem}*"))
+    found = json.loads(run("camstyle", "check", site, "statistics", "--skip-broken", "--json", *size).out)
+    assert found["num_trained"] + found["num_images"] == 56
+
+    for file in sorted(fakes.iterdir())[:4]:
+        file.write_bytes(b"broken")
+    load = ("camstyle", "import", fakes, "--data", site, "--allow-missing", *size)
+    first.unlink()
+    outcome = run(*load)
+    assert outcome.status == 2
+    assert "4 images of " in outcome.err
+    assert "and 1 more; repair or remove them" in outcome.err
+    assert run(*load, "--skip-broken").status == 0
+
+
 def test_settings_of_each_method(run):
     assert "critic_steps: 5" in run("camstyle", "settings").out
     outcome = run("camstyle", "settings", "--method", "cyclegan", "optimizer.lr=0.001")
