@@ -2,7 +2,7 @@
 
 from reid_da.camstyle.cache import PackedViews, open_packed_views, pack_views, style_cache_path
 from reid_da.camstyle.creation import Style, create_foreign_views, create_views
-from reid_da.camstyle.export import write_styled_images
+from reid_da.camstyle.export import check_export, write_styled_images
 from reid_da.camstyle.files import FileViews, StyledImages, find_styled_images
 from reid_da.camstyle.transfer import ColourTransfer, TransferViews, there_and_back
 from reid_da.camstyle.views import CameraViews, sample_views
@@ -15,6 +15,7 @@ __all__ = [
     "Style",
     "StyledImages",
     "TransferViews",
+    "check_export",
     "create_foreign_views",
     "create_views",
     "find_styled_images",

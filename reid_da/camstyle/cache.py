@@ -141,7 +141,11 @@ def open_packed_views(path: Path, table: SampleTable, *, size: tuple[int, int], 
     try:
         shape, _ = describe_pack(path)
         if shape[2:4] != size:
-            raise InputError(f"{path}: its views have {shape[2]}x{shape[3]} pixels, not {size[0]}x{size[1]}")
+            raise InputError(
+                f"{path}: its views have {shape[2]}x{shape[3]} pixels, not {size[0]}x{size[1]}; use images of its size"
+                f" (check --size {shape[2]}x{shape[3]}, data.image_size=[{shape[2]},{shape[3]}] in a training), or make"
+                f" it again with --size {size[0]}x{size[1]}"
+            )
         expected = (len(table), num_cameras, *size, 3)
         pack = read_pack(path, shape=expected, recipe=_recipe(table), num_workers=available_cores())
     except UnusablePackError as error:

@@ -43,8 +43,7 @@ def write_styled_images(views: CameraViews, table: SampleTable, folder: Path, *,
     Raises:
         InputError: the folder exists, it cannot be made, or two images have one name.
     """
-    if folder.exists():
-        raise InputError(f"{folder}: exists already; remove it, or name another folder")
+    check_export(table, folder)
     stems = unique_stems(table)
     rows = usable_rows(views).tolist()
     try:
@@ -57,6 +56,17 @@ def write_styled_images(views: CameraViews, table: SampleTable, folder: Path, *,
                 return sum(track(written, f"writing {folder.name}", total=len(rows)))
     except OSError as error:
         raise InputError(f"{folder}: cannot be written: {error.strerror or error}") from error
+
+
+def check_export(table: SampleTable, folder: Path) -> None:
+    """See to it that files for the images of a table can go to a folder, before their views are made.
+
+    Raises:
+        InputError: the folder exists, or two images have one name.
+    """
+    if folder.exists():
+        raise InputError(f"{folder}: exists already; remove it, or name another folder")
+    unique_stems(table)
 
 
 @contextmanager

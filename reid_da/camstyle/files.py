@@ -222,9 +222,13 @@ def _find_template(names: dict[str, str], *, folder: Path) -> str:
 
 def _report_missing(missing: Sequence[str], *, num_found: int, folder: Path, on_missing: OnMissing) -> None:
     counts = f"{len(missing):,} of {num_found + len(missing):,} camera-style images are missing: {first_few(missing)}"
-    # if none is there, the folder is a wrong one
-    if on_missing == "raise" or not num_found:
-        raise InputError(f"{folder}: {counts}; complete them, or let real images stand in with on_missing='real'")
+    if not num_found:
+        raise InputError(f"{folder}: {counts}; name the folder of the camera-style images of these very images")
+    if on_missing == "raise":
+        raise InputError(
+            f"{folder}: {counts}; complete them, or let real images stand in (import --allow-missing, or"
+            " views.on_missing=real where a training reads them)"
+        )
     logger.warning("%s: %s; real images stand in", folder, counts)
 
 

@@ -62,8 +62,15 @@ def train(
     if (data is None) == (resume is None):
         raise InputError("give either DATA or --resume RUN")
     if resume is not None:
+        given = {"--method": method, "--config": config, "--output": output}
+        if refused := [name for name, value in given.items() if value is not None]:
+            raise InputError(
+                f"--resume goes on with the settings and the folder of the run: leave {', '.join(refused)} out"
+            )
         run = resume_styles(resume, skip_damaged=skip_damaged, draw=draw_views)
     else:
+        if skip_damaged:
+            raise InputError("--skip-damaged is for --resume: a new run has no checkpoints")
         chosen = [] if method is None else [f"method={method}"]
         settings = load_style_settings(config, [f"data.dataset={data}", *chosen, *(overrides or ())])
         run = train_styles(settings, output or Path("runs") / settings.name, draw=draw_views)
@@ -108,7 +115,7 @@ def generate(
 
     reid-da camstyle generate data/rendered/site-b --method statistics --size 64x32 --jpeg --folder runs/fakes
     """
-    from reid_da.camstyle import write_styled_images
+    from reid_da.camstyle import check_export, write_styled_images
     from reid_da.camstyle.files import NAMES, default_folder
     from reid_da.datasets import load_dataset
     from reid_da.training.styles import generate_styles
@@ -121,6 +128,11 @@ def generate(
     if naming not in NAMES:
         raise unknown_name("--naming", naming, NAMES)
     dataset = load_dataset(data)
+    if jpeg:
+        folder = folder or default_folder(dataset.train)
+        check_export(dataset.train, folder)
+    elif folder is not None:
+        raise InputError("--folder is where --jpeg writes files: give both, or name the packed file with --output")
     views, path = generate_styles(
         dataset,
         str(model or method),
@@ -130,8 +142,7 @@ def generate(
         device=device,
     )
     _say_where(path, len(views), views.num_cameras)
-    if jpeg:
-        folder = folder or default_folder(dataset.train)
+    if folder is not None:
         count = write_styled_images(views, dataset.train, folder, naming=cast("Naming", naming))
         Console().print(f"{folder}: {count:,} files", soft_wrap=True)
 
@@ -164,6 +175,11 @@ def import_(
     show_log()
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder of camera-style images")
+    if (folder / "config.yaml").is_file():
+        raise InputError(
+            f"{folder}: is the folder of a run, not of images; camstyle generate DATA {folder} makes the views of a"
+            " generator"
+        )
     dataset = load_dataset(data or folder.parent)
     views, path = generate_styles(
         dataset,
@@ -215,6 +231,10 @@ def check(
     from reid_da.training.inspection import check_named_styles
 
     show_log()
+    if images < 1:
+        raise InputError(f"--images: expected at least 1, got {images}")
+    if output is not None and output.is_dir():
+        raise InputError(f"{output}: is a folder; name a PNG file in it, such as {output / 'check.png'}")
     dataset = load_dataset(data)
     found = check_named_styles(
         dataset,

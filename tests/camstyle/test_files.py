@@ -168,6 +168,7 @@ def test_missing_files_are_counted_and_named(make_table: MakeTable) -> None:
     assert message.startswith(f"{folder}: 4 of 6 camera-style images are missing: ")
     assert all(Path(name).stem in message for name in gone[:3])
     assert "and 1 more" in message
+    assert "(import --allow-missing, or views.on_missing=real where a training reads them)" in message
     assert "\n" not in message
 
 
@@ -192,7 +193,7 @@ def test_real_images_do_not_stand_in_for_all(make_table: MakeTable) -> None:
     table = make_table([0, 1])
     write_flat(table.root / "bounding_box_train_camstyle" / "somebody_else_fake_1to2.jpg", 0)
 
-    with pytest.raises(InputError, match="2 of 2 camera-style images are missing"):
+    with pytest.raises(InputError, match="2 of 2 .* are missing: .*; name the folder of the"):
         find_styled_images(table, num_cameras=2, on_missing="real")
 
 

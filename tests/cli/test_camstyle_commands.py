@@ -3,6 +3,8 @@ import shutil
 
 import pytest
 
+from reid_da.training.run_folder import RunFolder
+
 SETTINGS = ("data.image_size=[16, 8]", "channels=4", "num_blocks=1", "batch=8", "epochs=1", "device=cpu")
 
 
@@ -107,6 +109,19 @@ def test_settings_of_each_method(run):
         (("import", "SITE/query"), "looked for camera-style images named like"),
         (("check", "SITE", "SITE/none"), "none: no such run of camstyle train"),
         (("check", "SITE", "statistics", "statistics"), "have one name"),
+        (("import", "RUN", "--data", "SITE"), "run: is the folder of a run, not of images; camstyle generate DATA"),
+        (("generate", "SITE", "--method", "statistics", "--folder", "SITE/fakes"), "--folder is where --jpeg writes"),
+        (
+            ("generate", "ONE", "--method", "statistics"),
+            "there are images of 1 camera; styles need images of at least two",
+        ),
+        (("check", "ONE", "statistics"), "there are images of 1 camera; styles need images of at least two"),
+        (("check", "SITE", "statistics", "--images", "0"), "--images: expected at least 1, got 0"),
+        (("check", "SITE", "statistics", "-o", "SITE"), "site-b: is a folder; name a PNG file in it, such as"),
+        (("train", "SITE", "epochs"), "'epochs' should be key=value, for example epochs=50"),
+        (("train", "SITE", "--skip-damaged"), "--skip-damaged is for --resume"),
+        (("train", "--resume", "RUN", "--method", "cyclegan", "-o", "SITE"), "leave --method, --output out"),
+        (("train", "--resume", "RUN"), "run: is a run of reid-da train, not of reid-da camstyle train"),
         (("train",), "give either DATA or --resume RUN"),
         (
             ("train", "SITE", "batsh=3"),
@@ -115,8 +130,23 @@ def test_settings_of_each_method(run):
         (("settings", "--method", "stylegan"), "unknown method 'stylegan'"),
     ],
 )
-def test_mistakes(run, site, arguments, message):
-    outcome = run("camstyle", *(argument.replace("SITE", str(site)) for argument in arguments))
+def test_mistakes(run, site, small_settings, tmp_path, arguments, message):
+    places = {"SITE": site, "RUN": tmp_path / "run", "ONE": tmp_path / "one"}
+    RunFolder.create(places["RUN"], small_settings)
+    (places["ONE"] / "cam1").mkdir(parents=True)
+    shutil.copy(next((site / "query").iterdir()), places["ONE"] / "cam1")
+    for name, place in places.items():
+        arguments = [argument.replace(name, str(place)) for argument in arguments]
+    outcome = run("camstyle", *arguments)
     assert outcome.status == 2
     assert message in outcome.err
     assert outcome.err.strip().splitlines()[-1].startswith("error: ")
+
+
+def test_files_that_cannot_be_written_are_told_before_the_work(run, site, tmp_path):
+    generate = ("camstyle", "generate", site, "--method", "statistics", "--size", "16x8", "--jpeg")
+    assert "exists already; remove it" in run(*generate, "--folder", tmp_path).err
+    shutil.copytree(site / "bounding_box_train", tmp_path / "crops" / "cam1")
+    shutil.copytree(site / "bounding_box_train", tmp_path / "crops" / "cam2")
+    assert "are those of several images" in run(*generate[:2], tmp_path / "crops", *generate[3:]).err
+    assert not list(tmp_path.glob("**/*.pack"))
