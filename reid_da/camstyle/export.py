@@ -70,16 +70,20 @@ def check_export(table: SampleTable, folder: Path) -> None:
 
 
 @contextmanager
-def _in_use(folder: Path) -> Iterator[None]:
+def _in_use(folder: Path) -> Iterator[bool]:
     """Hold a lock on a folder, which tells other processes that its writer lives.
 
-    Raises:
-        BlockingIOError: another process holds it.
+    Yields:
+        Whether it is held: not if another process holds it, nor where folders cannot be locked, as on NFS.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+        else:
+            yield True
     finally:
         os.close(descriptor)
 
@@ -87,9 +91,10 @@ def _in_use(folder: Path) -> Iterator[None]:
 def _remove_leftovers(folder: Path) -> None:
     """Remove what killed processes have left of their work on a folder."""
     for leftover in folder.parent.glob(f".{glob.escape(folder.name)}.*.tmp"):
-        # one that another process is just writing is locked
-        with suppress(OSError), _in_use(leftover):
-            shutil.rmtree(leftover, ignore_errors=True)
+        # one that another process is just writing is locked, and one that cannot be locked may be
+        with suppress(OSError), _in_use(leftover) as is_free:
+            if is_free:
+                shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _write_views(

@@ -95,6 +95,8 @@ def import_(
 ) -> None:
     """Write a manifest for a folder of crops, with an identity-disjoint train/query/gallery split if asked.
 
+    Folders named *_camstyle in it are left out: their images are made of the others, in the styles of other cameras.
+
     Example: reid-da data import crops/ --split 0.5 && reid-da data check crops/
     """
     manifest = import_folder(path, output=output, pattern=pattern, test_share=split, seed=seed, overwrite=overwrite)

@@ -124,8 +124,8 @@ def load_generator(folder: Path, *, device: str = "auto") -> TrainedStyles:
     try:
         transfer, num_cameras = _load_transfer(settings, checkpoints, device)
     except (KeyError, RuntimeError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
+        if isinstance(error, RuntimeError) and "state_dict" not in str(error):
+            raise  # the memory is full, a device fails
         raise InputError(
             f"{folder}: its checkpoints do not fit its config.yaml: they are of another kind of run, or the settings of"
             " the networks were changed; undo the change"

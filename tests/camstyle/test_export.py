@@ -1,5 +1,7 @@
 """Files with the published names, which the reader of such files finds complete."""
 
+import errno
+import fcntl
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -95,6 +97,19 @@ def test_leftovers_of_a_killed_process_are_removed(views: TransferViews, table: 
         write_styled_images(views, table, tmp_path / "fakes", naming="stargan")
     assert not killed.exists()
     assert living.exists()
+
+
+def test_folders_that_cannot_be_locked(
+    views: TransferViews, table: SampleTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EBADF, "Bad file descriptor")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    leftover = tmp_path / ".fakes.abcd.tmp"
+    leftover.mkdir()
+    assert write_styled_images(views, table, tmp_path / "fakes", naming="stargan") == 6
+    assert leftover.exists()
 
 
 def test_an_error_leaves_no_folder(table: SampleTable, make_source: Callable[..., PackedImages]) -> None:
