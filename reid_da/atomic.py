@@ -1,11 +1,20 @@
-"""Files and folders that are either whole or absent."""
+"""Files and folders that are either whole or absent, or one process's own for a while."""
 
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
+
+try:
+    import fcntl
+except ImportError:  # a system without advisory locks
+    fcntl = None  # type: ignore[assignment]
+
+LOCK_FILE = ".lock"
+"""Name of the file that the process has locked which owns a folder for a while."""
 
 
 @contextmanager
@@ -61,6 +70,72 @@ def remove_leftovers(folder: Path) -> None:
     """Remove temporary folders that killed processes have left in ``folder``."""
     for path in folder.glob(".*.tmp"):
         shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def own_folder(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Make a folder, and be the only process that owns it while the block runs.
+
+    The system lets go of the lock when a process is killed. Where it has no advisory locks, everybody is let in. If the
+    folder is empty at the end, it goes again, with the parents that were made for it.
+
+    Raises:
+        BlockingIOError: another process owns the folder.
+    """
+    folder = Path(path)
+    made = missing_folders(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with _lock(folder / LOCK_FILE):
+            yield
+    finally:
+        remove_empty(made)
+
+
+def missing_folders(path: Path) -> list[Path]:
+    """A folder and those of its parents that do not exist, from the inside to the outside."""
+    return [folder for folder in (path, *path.parents) if not folder.exists()]
+
+
+def remove_empty(folders: Sequence[Path]) -> None:
+    """Remove folders, from the first to the last, up to one that is not empty."""
+    for folder in folders:
+        try:
+            folder.rmdir()
+        except OSError:
+            return
+
+
+@contextmanager
+def _lock(file: Path) -> Iterator[None]:
+    """Hold a lock file, which is removed at the end."""
+    stream = _locked(file)
+    try:
+        yield
+    finally:
+        # removed before it is let go: a process that waits at this moment must not lock a file that is no more
+        with suppress(OSError):
+            file.unlink()
+        stream.close()
+
+
+def _locked(file: Path) -> IO[bytes]:
+    """The file, opened and locked; it is not there any more if its former owner removed it in between."""
+    while True:
+        stream = file.open("ab")
+        try:
+            if fcntl is not None:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(file.stat(), os.fstat(stream.fileno())):
+                return stream
+        except BlockingIOError:
+            stream.close()
+            raise
+        except FileNotFoundError:
+            pass
+        except OSError:
+            return stream  # a file system without locks
+        stream.close()
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -122,8 +122,12 @@ class Trainer:
 
         Raises:
             InputError: a loss or a weight is not finite; names the step and the term, or the weight. The last
-                checkpoint is kept. Or TensorBoard is asked for and not installed.
+                checkpoint is kept. Or TensorBoard is asked for and not installed, or another process trains the run.
         """
+        with self.run.training():
+            self._fit()
+
+    def _fit(self) -> None:
         if self.settings.tensorboard:
             events = TensorBoardEvents(self.run.events_folder, self.run.records(), pictures=self.run.path)
             self.run.listeners.append(events.add)
@@ -143,9 +147,10 @@ class Trainer:
         """Go on from a checkpoint of the same run, or from the beginning if there is none yet.
 
         Raises:
-            InputError: the checkpoint was made with other settings or other data.
+            InputError: the checkpoint was made with other settings or other data, or another process trains the run.
         """
-        self.run.forget_metrics_after(checkpoint)
+        with self.run.training():
+            self.run.forget_metrics_after(checkpoint)
         if checkpoint is None:
             return
         noted = checkpoint.description

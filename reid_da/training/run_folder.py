@@ -5,7 +5,8 @@ import math
 import os
 import platform
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torchvision
 import yaml
 
 import reid_da
-from reid_da.atomic import remove_leftovers, write_text
+from reid_da.atomic import missing_folders, own_folder, remove_empty, remove_leftovers, write_text
 from reid_da.config import ExperimentSettings, TrainingSettings, dump_settings, load_settings
 from reid_da.errors import InputError
 from reid_da.training.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
@@ -31,6 +32,8 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.listeners: list[Callable[[Mapping[str, Any]], None]] = []
+        self._made = [path]
+        self._is_training = False
 
     @classmethod
     def create(cls, path: Path, settings: TrainingSettings) -> "RunFolder":
@@ -40,15 +43,17 @@ class RunFolder:
             InputError: there is a run already.
         """
         run = cls(path)
-        if run.config_file.exists():
-            raise InputError(f"{path}: there is a run already; resume it, or name another folder")
-        write_text(path / "versions.json", json.dumps(software_versions(), indent=2) + "\n")
-        write_text(run.config_file, dump_settings(settings))
+        run._made = missing_folders(path) or [path]
+        with run.training():
+            if run.config_file.exists():
+                raise InputError(f"{path}: there is a run already; resume it, or name another folder")
+            write_text(path / "versions.json", json.dumps(software_versions(), indent=2) + "\n")
+            write_text(run.config_file, dump_settings(settings))
         return run
 
     @classmethod
     def open(cls, path: Path) -> "RunFolder":
-        """An existing run folder.
+        """An existing run folder, to read it; who goes on with the training opens :meth:`training` too.
 
         Raises:
             InputError: the folder holds no run.
@@ -56,8 +61,28 @@ class RunFolder:
         run = cls(path)
         if not run.config_file.is_file():
             raise InputError(f"{path}: no run in it: looked for {run.config_file.name}")
-        remove_leftovers(run.checkpoint_folder)
         return run
+
+    @contextmanager
+    def training(self) -> Iterator[None]:
+        """Own the run while the block trains it; inside such a block of the same object it does nothing more.
+
+        Two processes that train one run would mix their metrics, and remove each other's checkpoints. What a killed
+        process has left of a checkpoint is removed first.
+
+        Raises:
+            InputError: another process trains the run.
+        """
+        if self._is_training:
+            yield
+            return
+        with only_training(self.path):
+            remove_leftovers(self.checkpoint_folder)
+            self._is_training = True
+            try:
+                yield
+            finally:
+                self._is_training = False
 
     def discard_if_unused(self) -> None:
         """Remove what :meth:`create` wrote, unless something was trained: a mistake must not block a second try."""
@@ -65,8 +90,7 @@ class RunFolder:
             return
         for file in (self.config_file, self.path / "versions.json"):
             file.unlink(missing_ok=True)
-        if not any(self.path.iterdir()):
-            self.path.rmdir()
+        remove_empty(self._made)
 
     @property
     def config_file(self) -> Path:
@@ -159,6 +183,21 @@ class RunFolder:
         if self.metrics_file.exists():
             size = int(checkpoint.description["metrics_bytes"]) if checkpoint else 0
             os.truncate(self.metrics_file, size)
+
+
+@contextmanager
+def only_training(folder: Path) -> Iterator[None]:
+    """Keep other processes from training in a folder while the block runs; an empty one goes again.
+
+    Raises:
+        InputError: another process trains in it.
+    """
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(own_folder(folder))
+        except BlockingIOError:
+            raise InputError(f"{folder}: is being trained by another process") from None
+        yield
 
 
 def software_versions() -> dict[str, str | None]:

@@ -24,7 +24,8 @@ def train(settings: ExperimentSettings, folder: Path) -> RunFolder:
     run = RunFolder.create(folder, settings)
     try:
         return _train(run, skip_damaged=False)
-    except InputError:
+    except BaseException:
+        # whatever it was: a folder with nothing but settings would block the next try
         run.discard_if_unused()
         raise
 
@@ -87,6 +88,11 @@ def final_figures(run: RunFolder) -> dict[str, float]:
 
 
 def _train(run: RunFolder, *, skip_damaged: bool) -> RunFolder:
+    with run.training():
+        return _train_owned(run, skip_damaged=skip_damaged)
+
+
+def _train_owned(run: RunFolder, *, skip_damaged: bool) -> RunFolder:
     settings = run.settings()
     checkpoint = run.last_checkpoint(skip_damaged=skip_damaged)
     stage = pretrain_settings(settings)

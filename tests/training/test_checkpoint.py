@@ -84,7 +84,35 @@ def test_leftovers_of_a_killed_process_are_no_checkpoint(tmp_path):
     leftover.mkdir(parents=True)
     (leftover / "model.safetensors").write_bytes(b"half")
     assert RunFolder.open(tmp_path).last_checkpoint() is None
-    assert not leftover.exists()
+    # it may be what a training is writing right now
+    assert leftover.exists()
+    with run.training():
+        assert not leftover.exists()
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(tmp_path):
+    run = RunFolder.create(tmp_path / "run", ExperimentSettings())
+    before = sorted(path.name for path in run.path.iterdir())
+    with run.training(), run.training():
+        with (
+            pytest.raises(InputError, match="run: is being trained by another process"),
+            RunFolder(run.path).training(),
+        ):
+            pass
+        with pytest.raises(InputError, match="is being trained by another process"):
+            RunFolder.create(run.path, ExperimentSettings())
+    with RunFolder.open(run.path).training():
+        pass
+    assert sorted(path.name for path in run.path.iterdir()) == before
+
+
+def test_a_run_that_came_to_nothing_takes_its_folders_with_it(tmp_path):
+    run = RunFolder.create(tmp_path / "a" / "b" / "run", ExperimentSettings())
+    with run.training():
+        run.discard_if_unused()
+    assert list(tmp_path.iterdir()) == [tmp_path / "a"]
+    run.discard_if_unused()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_run_folders_are_neither_overwritten_nor_made_up(tmp_path):

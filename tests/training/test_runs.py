@@ -14,6 +14,7 @@ import torch
 
 from reid_da.config import dump_settings, merge, settings_of
 from reid_da.errors import InputError
+from reid_da.training import runs
 from reid_da.training.ablation import ablate, sweep
 from reid_da.training.checkpoint import load_checkpoint
 from reid_da.training.run_folder import RunFolder
@@ -77,12 +78,12 @@ def test_the_same_seed_gives_the_same_numbers_and_another_one_others(small_setti
 def test_rows_of_the_ablation_differ_in_their_terms_only(small_settings, tmp_path):
     table = ablate(small_settings, tmp_path, rows=("source", "e", "e+c", "e+n", "e+c+n", "supervised"))
     assert list(table) == ["source", "e", "e+c", "e+n", "e+c+n", "supervised"]
-    runs = {row: RunFolder.open(tmp_path / f"{row}-seed0").records("train")[-1] for row in table}
-    terms = {row: {key for key in record if key.startswith("loss_")} for row, record in runs.items()}
+    records = {row: RunFolder.open(tmp_path / f"{row}-seed0").records("train")[-1] for row in table}
+    terms = {row: {key for key in record if key.startswith("loss_")} for row, record in records.items()}
     assert terms["source"] == terms["supervised"] == {"loss_cross_entropy"}
     assert terms["e"] == terms["e+c"] == {"loss_cross_entropy", "loss_exemplar"}
     assert terms["e+n"] == terms["e+c+n"] == {"loss_cross_entropy", "loss_exemplar", "loss_neighborhood"}
-    assert runs["e"]["loss_exemplar"] != runs["e+c"]["loss_exemplar"]
+    assert records["e"]["loss_exemplar"] != records["e+c"]["loss_exemplar"]
 
 
 def test_an_ablation_goes_on_where_it_stopped_and_shares_the_stage_before(small_settings, tmp_path):
@@ -172,6 +173,33 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(s
     with pytest.raises(InputError, match=r"the loss \w+ became (nan|inf) in step \d of epoch 2; the last checkpoint"):
         train(settings, tmp_path)
     assert last(RunFolder.open(tmp_path)).description["epoch"] == 1
+
+
+def test_whatever_stops_a_run_at_its_beginning_does_not_block_the_next_try(small_settings, tmp_path, monkeypatch):
+    def broken(*_: object) -> None:
+        raise RuntimeError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "build_trainer", broken)
+        with pytest.raises(RuntimeError):
+            train(small_settings, tmp_path / "a" / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_is_being_trained_is_left_alone(small_settings, tmp_path):
+    settings = changed(small_settings, epochs=1)
+    run = train(settings, tmp_path / "run")
+    metrics = run.metrics_file.read_text() + '{"kind": "train", "epoch": 2}\n'
+    run.metrics_file.write_text(metrics)
+    with run.training():
+        for again in (lambda: resume(run.path), lambda: train_or_resume(settings, run.path)):
+            with pytest.raises(InputError, match="run: is being trained by another process"):
+                again()
+        # the way of the camera styles, which open the run later
+        trainer = build_trainer(settings, RunFolder.open(run.path))
+        with pytest.raises(InputError, match="run: is being trained by another process"):
+            trainer.resume(last(run))
+    assert run.metrics_file.read_text() == metrics
 
 
 def test_a_checkpoint_of_other_data_or_settings_is_refused(small_settings, small_sites, tmp_path):
