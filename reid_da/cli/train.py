@@ -22,7 +22,6 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="[KEY=VALUE]...", help="Settings that differ, e.g. memory.temperature=0.1."),
 ]
-Output = Annotated[Path | None, typer.Option("--output", "-o", help="Folder of the run; runs/NAME-seedSEED.")]
 Seeds = Annotated[int, typer.Option(min=1, help="Number of seeds, from the configured one on.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
@@ -30,7 +29,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a ta
 def train(
     config: Annotated[Path | None, typer.Argument(metavar="CONFIG", help="YAML file; not with --resume.")] = None,
     overrides: Overrides = None,
-    output: Output = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder of the run; runs/NAME-seedSEED.")
+    ] = None,
     resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with a run that was stopped.")] = None,
     skip_damaged: Annotated[
         bool, typer.Option("--skip-damaged", help="Resume from the newest checkpoint that is whole.")
@@ -82,13 +83,16 @@ def ablate(
     overrides: Overrides = None,
     rows: Annotated[str, typer.Option(help="Rows of the table, with commas.")] = "source,e,e+c,e+n,e+c+n",
     seeds: Seeds = 1,
-    output: Output = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder of table and runs; runs/NAME-ablation.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Train the rows of the ablation table; an interrupted one goes on where it stopped.
 
     Rows: source, e, e+c, e+n, e+c+n; camstyle (trained on the source in the target's camera styles); supervised
-    (trained on the labels of the target, an upper bound).
+    (trained on the labels of the target, an upper bound). The table also keeps rows that the folder holds complete from
+    before, with the same settings.
 
     Example: reid-da ablate experiments/rendered/site-a2site-b.yaml --rows source,e+c+n,supervised --seeds 3
     """
@@ -98,10 +102,13 @@ def ablate(
 
     show_log()
     settings = load_settings(config, overrides or ())
+    names = [row.strip().lower() for row in rows.split(",") if row.strip()]
+    if not names:
+        raise InputError("--rows: name at least one row, for example --rows source,e+c+n")
     folder = output or _folder(settings, "ablation")
-    trained = train_rows(settings, folder, rows=rows.split(","), seeds=seeds)
-    results = [ResultRow(name=name, results=figures) for name, figures in trained.items()]
     published = published_rows(*_published_names(settings))
+    trained = train_rows(settings, folder, rows=names, seeds=seeds)
+    results = [ResultRow(name=name, results=figures) for name, figures in trained.items()]
     _save(folder, to_markdown(results, published=published), to_json(results))
     if as_json:
         print_json(to_json(results))
@@ -115,7 +122,9 @@ def sweep(
     setting: Annotated[str, typer.Argument(metavar="KEY=VALUE,VALUE,...", help="What to vary.")],
     overrides: Overrides = None,
     seeds: Seeds = 1,
-    output: Output = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder of table, picture and runs; runs/NAME-sweep-KEY.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Train with several values of one setting: a table and a plot.
@@ -126,14 +135,14 @@ def sweep(
     from reid_da.reporting.result_tables import sweep_rows, sweep_table, to_json, to_markdown
     from reid_da.reporting.training_curves import draw_sweep
     from reid_da.training.ablation import sweep as train_values
+    from reid_da.training.ablation import sweep_values
 
     show_log()
     settings = load_settings(config, overrides or ())
-    key, _, texts = setting.partition("=")
-    values = [yaml.safe_load(text) for text in texts.split(",") if text]
-    if not key or not values:
-        raise InputError(f"{setting!r} should be key=value,value,..., for example memory.temperature=0.01,0.05")
+    key, listed = _key_and_values(setting)
+    values = sweep_values(settings, key=key, values=listed)
     folder = output or _folder(settings, f"sweep-{key}")
+    published = published_sweep(*_published_names(settings), key)
     results = list(train_values(settings, folder, key=key, values=values, seeds=seeds).values())
     rows = sweep_rows(values, results)
     _save(folder, to_markdown(rows, heading=key), to_json(rows))
@@ -141,7 +150,6 @@ def sweep(
     if as_json:
         print_json(to_json(rows))
         return
-    published = published_sweep(*_published_names(settings), key)
     Console().print(sweep_table(key, values, results, published=published, title=settings.name))
     Console(stderr=True).print(f"picture: {folder / 'sweep.png'}", soft_wrap=True)
 
@@ -151,7 +159,9 @@ def compare(
         list[str], typer.Argument(metavar="CONFIG... [KEY=VALUE]...", help="YAML files, and settings that differ.")
     ],
     seeds: Seeds = 1,
-    output: Output = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder of table, picture and runs; runs/comparison.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Train several experiments: one table, one plot. An interrupted comparison goes on where it stopped.
@@ -201,12 +211,29 @@ def _save(folder: Path, table: str, records: list[dict[str, Any]]) -> None:
 
 
 def _published_names(settings: ExperimentSettings) -> tuple[str | None, str | None]:
-    """Names of source and target where they are published data sets."""
+    """Names of source and target where they are published data sets.
+
+    A data set that cannot be read has none: the training refuses it, if it needs it at all.
+    """
     from reid_da.datasets import load_dataset
     from reid_da.reporting.published_results import published_name
 
-    source, target = (
-        None if path is None else published_name(load_dataset(path))
-        for path in (settings.data.source, settings.data.target)
-    )
-    return source, target
+    def name(path: Path | None) -> str | None:
+        try:
+            return None if path is None else published_name(load_dataset(path))
+        except (InputError, OSError):
+            return None
+
+    return name(settings.data.source), name(settings.data.target)
+
+
+def _key_and_values(setting: str) -> tuple[str, list[Any]]:
+    """The parts of ``key=value,value,...``; values are read as YAML, so that one may be a list."""
+    key, _, texts = setting.partition("=")
+    try:
+        values = yaml.safe_load(f"[{texts}]")
+    except yaml.YAMLError as error:
+        raise InputError(f"{setting!r}: the values are not YAML: {' '.join(str(error).split())}") from error
+    if not key or not values:
+        raise InputError(f"{setting!r} should be key=value,value,..., for example memory.temperature=0.01,0.05")
+    return key, values

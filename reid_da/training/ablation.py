@@ -1,23 +1,38 @@
 """Ablations, sweeps and comparisons: variants of an experiment, or several, with several seeds."""
 
+import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from reid_da.config import ExperimentSettings, merge, pretrain_settings, settings_of
 from reid_da.errors import InputError, unknown_name
-from reid_da.training.runs import final_figures, train_or_resume
+from reid_da.training.run_folder import RunFolder, only_training
+from reid_da.training.runs import final_figures, require_same, train_or_resume
+
+logger = logging.getLogger(__name__)
 
 ROWS: dict[str, dict[str, Any]] = {
-    "source": {"invariance": {"exemplar": False, "camera": False, "neighborhood": False}},
-    "e": {"invariance": {"exemplar": True, "camera": False, "neighborhood": False}},
-    "e+c": {"invariance": {"exemplar": True, "camera": True, "neighborhood": False}},
-    "e+n": {"invariance": {"exemplar": True, "camera": False, "neighborhood": True}},
-    "e+c+n": {"invariance": {"exemplar": True, "camera": True, "neighborhood": True}},
+    "source": {"method": "ecn", "invariance": {"exemplar": False, "camera": False, "neighborhood": False}},
+    "e": {"method": "ecn", "invariance": {"exemplar": True, "camera": False, "neighborhood": False}},
+    "e+c": {"method": "ecn", "invariance": {"exemplar": True, "camera": True, "neighborhood": False}},
+    "e+n": {"method": "ecn", "invariance": {"exemplar": True, "camera": False, "neighborhood": True}},
+    "e+c+n": {"method": "ecn", "invariance": {"exemplar": True, "camera": True, "neighborhood": True}},
     "camstyle": {"method": "camstyle"},
     "supervised": {"method": "supervised"},
 }
 """The rows of the ablation table of Zhong et al. (CVPR 2019) as changes of the settings, and CamStyle, a comparator."""
+
+
+NOT_SWEPT = {
+    "seed": "--seeds repeats every value with several seeds",
+    "name": "it only names the run",
+    "device": "it does not change the numbers",
+    "tensorboard": "it does not change the numbers",
+    "keep_checkpoints": "it does not change the numbers",
+}
+"""Settings that a sweep refuses, and why."""
 
 
 Results: TypeAlias = tuple[Mapping[str, float], ...]
@@ -37,14 +52,31 @@ def ablate(
         rows: names in :data:`ROWS`.
         seeds: number of seeds, from that of the settings on.
 
+    Returns:
+        The results in the order of :data:`ROWS`, of these rows and of others that the folder holds complete, with the
+        same settings: a table may be made row by row.
+
     Raises:
         InputError: an unknown row, runs without any figures, or what :func:`reid_da.training.runs.train` raises.
     """
     for row in rows:
         if row not in ROWS:
             raise unknown_name("row", row, ROWS)
-    results = {row: _results(settings, folder, name=row, changes=ROWS[row], seeds=seeds) for row in rows}
-    return _comparable(results, folder)
+    _warn_of_idle_neighbors(settings, rows)
+    planned = {row: _variants(settings, folder, name=row, changes=ROWS[row], seeds=seeds) for row in ROWS}
+    wanted = {row: variants for row, variants in planned.items() if row in rows or _are_done(variants)}
+    return _train_all(wanted, folder)
+
+
+def _warn_of_idle_neighbors(settings: ExperimentSettings, rows: Sequence[str]) -> None:
+    """Say that rows will be equal, before they are trained."""
+    if settings.memory.neighbors_from_epoch >= settings.epochs and any(row.endswith("+n") for row in rows):
+        logger.warning(
+            "the neighbourhood term never begins, so that +n changes nothing: memory.neighbors_from_epoch is %d, and "
+            "there are %d epochs",
+            settings.memory.neighbors_from_epoch,
+            settings.epochs,
+        )
 
 
 def sweep(
@@ -60,16 +92,48 @@ def sweep(
         seeds: number of seeds, from that of the settings on.
 
     Raises:
-        InputError: an unknown key, a value out of range, runs without any figures, or what
+        InputError: what :func:`sweep_values` raises, runs without any figures, or what
             :func:`reid_da.training.runs.train` raises.
     """
-    results = {}
+    planned = {}
+    for value in sweep_values(settings, key=key, values=values):
+        changes = _change(key, value)
+        planned[str(value)] = _variants(settings, folder, name=f"{key}={value}", changes=changes, seeds=seeds)
+    return _train_all(planned, folder)
+
+
+def sweep_values(settings: ExperimentSettings, *, key: str, values: Sequence[Any]) -> list[Any]:
+    """The values of a setting as the settings have them, 0.1 for ``"1e-1"``.
+
+    Args:
+        settings: of the experiment.
+        key: dotted name of the setting.
+        values: its values.
+
+    Raises:
+        InputError: an unknown key, one that makes no sense in a sweep, a value that is out of range or given twice.
+    """
+    if key in NOT_SWEPT:
+        raise InputError(f"{key}: cannot be swept, {NOT_SWEPT[key]}")
+    taken: list[Any] = []
     for value in values:
-        changes: Any = value
-        for part in reversed(key.split(".")):
-            changes = {part: changes}
-        results[str(value)] = _results(settings, folder, name=f"{key}={value}", changes=changes, seeds=seeds)
-    return _comparable(results, folder)
+        tree = merge(settings.model_dump(mode="json"), _change(key, value))
+        found: Any = settings_of(tree, where=f"{key}={value}").model_dump(mode="json")
+        for part in key.split("."):
+            found = found[part]
+        if isinstance(found, Mapping):
+            raise InputError(f"{key}: is a group of settings; sweep one of them, such as {key}.{next(iter(found))}")
+        if found in taken:
+            raise InputError(f"{key}: the value {found} is given twice; leave one out")
+        taken.append(found)
+    return taken
+
+
+def _change(key: str, value: Any) -> dict[str, Any]:
+    changes = value
+    for part in reversed(key.split(".")):
+        changes = {part: changes}
+    return dict(changes)
 
 
 def compare(experiments: Sequence[ExperimentSettings], folder: Path, *, seeds: int = 1) -> dict[str, Results]:
@@ -90,37 +154,100 @@ def compare(experiments: Sequence[ExperimentSettings], folder: Path, *, seeds: i
             raise InputError(
                 f"name: {names.count(name)} experiments are called {name!r}; a table needs different names"
             )
-    results = {
-        settings.name: _results(settings, folder / settings.name, name=settings.name, changes={}, seeds=seeds)
+    planned = {
+        settings.name: _variants(settings, folder / settings.name, name=settings.name, changes={}, seeds=seeds)
         for settings in experiments
     }
-    return _comparable(results, folder)
+    return _train_all(planned, folder)
 
 
-def _comparable(results: dict[str, Results], folder: Path) -> dict[str, Results]:
-    """The results, if there is a figure among them."""
+@dataclass(frozen=True, kw_only=True)
+class _Variant:
+    """A training of a row of a table, with one seed.
+
+    Attributes:
+        settings: of it.
+        folder: its run folder.
+        stage: settings of the stage before that it shares with other rows, None if there is none.
+        stage_folder: the run folder of that.
+    """
+
+    settings: ExperimentSettings
+    folder: Path
+    stage: ExperimentSettings | None
+    stage_folder: Path
+
+    def check(self) -> None:
+        """Raise InputError if there are runs with other settings in the folders."""
+        if self.stage is not None:
+            require_same(self.stage, self.stage_folder)
+        require_same(self.settings, self.folder)
+
+    def train(self) -> dict[str, float]:
+        """Train what is not done yet; figures of the last epoch."""
+        if self.stage is not None:
+            train_or_resume(self.stage, self.stage_folder)
+        return final_figures(train_or_resume(self.settings, self.folder))
+
+
+def _variants(
+    settings: ExperimentSettings, folder: Path, *, name: str, changes: Mapping[str, Any], seeds: int
+) -> list[_Variant]:
+    """The trainings of a row, one for each seed.
+
+    Raises:
+        InputError: the changes do not fit the settings.
+    """
+    variants = []
+    for seed in range(settings.seed, settings.seed + seeds):
+        seeded = settings.model_copy(update={"seed": seed})
+        tree = merge(seeded.model_dump(mode="json"), {**changes, "name": name})
+        stage, stage_folder = pretrain_settings(seeded), folder / f"pretrain-seed{seed}"
+        if _changes_stage(changes):
+            stage = None
+        if stage is not None:
+            tree |= {"pretrain": None, "init_from": str(stage_folder)}
+        variants.append(
+            _Variant(
+                settings=settings_of(tree, where=name),
+                folder=folder / f"{name}-seed{seed}",
+                stage=stage,
+                stage_folder=stage_folder,
+            )
+        )
+    return variants
+
+
+def _are_done(variants: Sequence[_Variant]) -> bool:
+    """Whether the trainings of a row are complete, with the same settings; nothing is wrong if they are not."""
+    try:
+        for variant in variants:
+            variant.check()
+            final_figures(RunFolder.open(variant.folder))
+    except InputError:
+        return False
+    return all(RunFolder(variant.folder).has_checkpoint(variant.settings.epochs) for variant in variants)
+
+
+def _train_all(planned: Mapping[str, Sequence[_Variant]], folder: Path) -> dict[str, Results]:
+    """The results of each row, none of which is begun before all of them are known to be possible.
+
+    Raises:
+        InputError: there is a run with other settings, another process trains in the folder, or no run has figures.
+    """
+    for variants in planned.values():
+        for variant in variants:
+            variant.check()
+    with only_training(folder):
+        results: dict[str, Results] = {
+            row: tuple(variant.train() for variant in variants) for row, variants in planned.items()
+        }
     if any(figures for seeds in results.values() for figures in seeds):
         return results
     raise InputError(
         f"{folder}: the runs are complete, but nothing tells which is the better: their target has no query and gallery"
         " with identities, and without those only a memory tells, after two epochs"
     )
-
-
-def _results(
-    settings: ExperimentSettings, folder: Path, *, name: str, changes: Mapping[str, Any], seeds: int
-) -> Results:
-    results = []
-    for seed in range(settings.seed, settings.seed + seeds):
-        seeded = settings.model_copy(update={"seed": seed})
-        tree = merge(seeded.model_dump(mode="json"), {**changes, "name": name})
-        stage = pretrain_settings(seeded)
-        if stage is not None and not _changes_stage(changes):
-            before = train_or_resume(stage, folder / f"pretrain-seed{seed}")
-            tree |= {"pretrain": None, "init_from": str(before.path)}
-        run = train_or_resume(settings_of(tree, where=name), folder / f"{name}-seed{seed}")
-        results.append(final_figures(run))
-    return tuple(results)
 
 
 def _changes_stage(changes: Mapping[str, Any]) -> bool:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from reid_da.config import TrainingSettings, dump_settings
+from reid_da.config import AnySettings, TrainingSettings, dump_settings
 from reid_da.errors import InputError
 from reid_da.images import Batch
 from reid_da.training.checkpoint import Checkpoint
@@ -298,9 +298,13 @@ class LossRecord:
 
 def settings_digest(settings: TrainingSettings) -> str:
     """Hash of the settings that decide the numbers of a run."""
+    return hashlib.sha256(dump_settings(without_free(settings)).encode()).hexdigest()[:16]
+
+
+def without_free(settings: AnySettings) -> AnySettings:
+    """The settings with the defaults of those that do not decide the numbers of a run."""
     fields = type(settings).model_fields
-    relevant = settings.model_copy(update={name: fields[name].default for name in FREE_SETTINGS if name in fields})
-    return hashlib.sha256(dump_settings(relevant).encode()).hexdigest()[:16]
+    return settings.model_copy(update={name: fields[name].default for name in FREE_SETTINGS if name in fields})
 
 
 def _percent(result: Mapping[str, float], *names: str) -> list[float]:

@@ -1,10 +1,14 @@
 """Training runs from beginning to end: the stage before, the training, going on after an interruption."""
 
 import logging
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-from reid_da.config import ExperimentSettings, pretrain_settings
-from reid_da.errors import InputError
+from reid_da.atomic import write_text
+from reid_da.config import ExperimentSettings, dump_settings, pretrain_settings
+from reid_da.errors import InputError, first_few
+from reid_da.training.loop import without_free
 from reid_da.training.run_folder import RunFolder
 from reid_da.training.setup import build_trainer
 
@@ -46,14 +50,60 @@ def resume(folder: Path, *, skip_damaged: bool = False) -> RunFolder:
 def train_or_resume(settings: ExperimentSettings, folder: Path) -> RunFolder:
     """Train in a run folder, from the beginning or from where it was stopped.
 
+    Settings that do not decide the numbers, such as the device, may differ from those that the run was begun with.
+
     Raises:
         InputError: the folder holds a run with other settings.
     """
-    if not (folder / "config.yaml").exists():
+    run = RunFolder(folder)
+    if not run.config_file.exists():
         return train(settings, folder)
-    if RunFolder.open(folder).settings() != settings:
-        raise InputError(f"{folder}: holds a run with other settings; name another folder, or remove it")
-    return resume(folder)
+    require_same(settings, folder)
+    with run.training():
+        if run.settings() != settings:
+            write_text(run.config_file, dump_settings(settings))
+        return _train(run, skip_damaged=False)
+
+
+def require_same(settings: ExperimentSettings, folder: Path) -> None:
+    """See to it that a training with these settings may go on in a folder, or begin in it.
+
+    Raises:
+        InputError: the folder holds a run with other settings; names the first of them.
+    """
+    run = RunFolder(folder)
+    if not run.config_file.exists():
+        return
+    noted = run.settings()
+    old, new = (dict(_leaves(without_free(each).model_dump(mode="json"))) for each in (noted, settings))
+    if not _is_same_start(noted.init_from, settings.init_from, folder):
+        old["init_from"], new["init_from"] = noted.init_from, settings.init_from
+    different = [key for key in old | new if old.get(key) != new.get(key)]
+    if different:
+        texts = [f"{key} was {_shown(old.get(key))} and is {_shown(new.get(key))}" for key in different]
+        raise InputError(
+            f"{folder}: holds a run with other settings ({first_few(texts)}); name another folder, or remove it"
+        )
+
+
+def _is_same_start(old: Path | None, new: Path | None, folder: Path) -> bool:
+    """Whether two ``init_from`` are one, if only because a run was moved together with what lies beside it."""
+    if old is None or new is None:
+        return old is new
+    is_beside = new.resolve().parent == folder.resolve().parent
+    return old.resolve() == new.resolve() or (is_beside and old.name == new.name)
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _shown(value: object) -> str:
+    return "null" if value is None else str(value)
 
 
 def final_result(run: RunFolder) -> dict[str, float]:

@@ -54,7 +54,8 @@ def test_ablate(run, config, folder):
     assert {"rank1", "rank20", "mAP", "mAP_trapezoid", "mINP"} <= rows[0]["mean"].keys() == rows[0]["std"].keys()
     assert rows == json.loads((folder / "table.json").read_text())
     assert "| e+c |" in (folder / "table.md").read_text()
-    table = run("ablate", config, "epochs=1", "--rows", "source,e+c,supervised", "--seeds", 2, "-o", folder)
+    table = run("ablate", config, "epochs=1", "--rows", "Supervised, E+C", "--seeds", 2, "-o", folder)
+    assert rows == json.loads((folder / "table.json").read_text())
     assert "R-10" in table.out
     assert "±" in table.out
 
@@ -65,6 +66,12 @@ def test_sweep(run, config, folder):
     assert "loss_weight" in outcome.out
     assert (folder / "sweep.png").read_bytes().startswith(b"\x89PNG")
     assert [row["row"] for row in json.loads((folder / "table.json").read_text())] == ["0.1", "0.9"]
+
+
+def test_an_ablation_needs_no_data_that_its_rows_do_not_need(run, config, folder):
+    outcome = run("ablate", config, "epochs=1", "data.source=/nowhere", "--rows", "supervised", "-o", folder)
+    assert outcome.status == 0
+    assert "| supervised |" in (folder / "table.md").read_text()
 
 
 def test_compare(run, config, small_settings, folder, tmp_path):
@@ -173,6 +180,10 @@ def test_settings_prints_what_a_file_comes_to(run, config):
         (["train", "--resume", "{tmp}"], "no run in it"),
         (["ablate", "{config}", "--rows", "e,x", "-o", "{tmp}/a"], "unknown row 'x'"),
         (["sweep", "{config}", "loss_weight", "-o", "{tmp}/s"], "should be key=value,value"),
+        (["sweep", "{config}", "loss_weight=[1", "-o", "{tmp}/s"], "'loss_weight=[1': the values are not YAML"),
+        (["sweep", "{config}", "data.image_size=[32,16],[32, 16]", "-o", "{tmp}/s"], "[32, 16] is given twice"),
+        (["sweep", "{config}", "loss_weight=0.1,2", "-o", "{tmp}/s"], "should be less than or equal to 1, got 2"),
+        (["ablate", "{config}", "--rows", " ,", "-o", "{tmp}/a"], "--rows: name at least one row"),
         (["sweep", "{config}", "loss_wait=1", "-o", "{tmp}/s"], "did you mean 'loss_weight'"),
         (["compare", "epochs=1"], "give the YAML files of the experiments to compare"),
         (["compare", "{config}", "{config}", "-o", "{tmp}/c"], "2 experiments are called 'experiment'"),

@@ -15,9 +15,9 @@ import torch
 from reid_da.config import dump_settings, merge, settings_of
 from reid_da.errors import InputError
 from reid_da.training import runs
-from reid_da.training.ablation import ablate, sweep
+from reid_da.training.ablation import ablate, sweep, sweep_values
 from reid_da.training.checkpoint import load_checkpoint
-from reid_da.training.run_folder import RunFolder
+from reid_da.training.run_folder import RunFolder, only_training
 from reid_da.training.runs import final_result, resume, train, train_or_resume
 from reid_da.training.setup import build_network, build_trainer
 
@@ -93,8 +93,20 @@ def test_an_ablation_goes_on_where_it_stopped_and_shares_the_stage_before(small_
     assert len(times) == 6
     assert ablate(settings, tmp_path, rows=("source", "e"), seeds=2) == before
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("checkpoint.json")} == times
-    with pytest.raises(InputError, match="holds a run with other settings"):
+    with pytest.raises(InputError, match=r"holds a run with other settings \(loss_weight was 0.3 and is 0.5\); name"):
         ablate(changed(settings, loss_weight=0.5), tmp_path, rows=("e",))
+    # moved, and with changes that alter no number
+    moved = tmp_path.rename(tmp_path.with_name("moved"))
+    free = changed(settings, name="other", keep_checkpoints=1, device="auto")
+    # a row that is complete stays in the table, in its place
+    assert ablate(free, moved, rows=("e",), seeds=2) == before
+    run = RunFolder.open(moved / "e-seed1")
+    assert (run.settings().keep_checkpoints, run.settings().init_from) == (1, moved / "pretrain-seed1")
+    with pytest.raises(InputError, match=r"init_from was .*pretrain-seed1 and is null"):
+        train_or_resume(changed(run.settings(), init_from=None), run.path)
+    with only_training(moved), pytest.raises(InputError, match="moved: is being trained by another process"):
+        ablate(free, moved, rows=("e",))
+    settings, tmp_path = free, moved
     with pytest.raises(InputError, match=r"unknown row 'n'.*valid: camstyle, e, e\+c"):
         ablate(settings, tmp_path, rows=("n",))
 
@@ -112,6 +124,45 @@ def test_sweep_varies_one_setting(small_settings, tmp_path):
     assert list(results) == ["0.05", "0.5"]
     run = RunFolder.open(tmp_path / "memory.temperature=0.5-seed0")
     assert run.settings().memory.temperature == 0.5
+
+
+def test_values_of_a_sweep_are_those_of_the_settings(small_settings):
+    assert sweep_values(small_settings, key="memory.temperature", values=["1e-1", 1]) == [0.1, 1.0]
+    assert sweep_values(small_settings, key="data.image_size", values=[[32, 16]]) == [[32, 16]]
+
+
+@pytest.mark.parametrize(
+    ("key", "values", "message"),
+    [
+        ("memory.temperature", [0.1, "1e-1"], "memory.temperature: the value 0.1 is given twice"),
+        ("memory.temperature", [0.05, -1], "memory.temperature=-1: .* should be greater than 0"),
+        ("memory", [{"temperature": 1}], "memory: is a group of settings"),
+        ("seed", [1, 2], "seed: cannot be swept, --seeds repeats"),
+        ("name", ["a"], "name: cannot be swept"),
+    ],
+)
+def test_a_sweep_is_refused_before_it_trains(small_settings, tmp_path, key, values, message):
+    with pytest.raises(InputError, match=message):
+        sweep(small_settings, tmp_path / "sweep", key=key, values=values)
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_an_ablation_is_refused_before_it_trains(small_settings, tmp_path):
+    run = RunFolder.create(tmp_path / "table" / "supervised-seed1", changed(small_settings, loss_weight=0.5))
+    with pytest.raises(InputError, match=r"seed1: holds .*\(seed was 0 and is 1, method was ecn and is"):
+        ablate(small_settings, tmp_path / "table", rows=("e", "supervised"), seeds=2)
+    assert RunFolder(tmp_path / "table").runs_inside == [run.path]
+    with pytest.raises(InputError, match="nowhere: no such file"):
+        ablate(changed(small_settings, data={"source": "nowhere"}), tmp_path / "a" / "b", rows=("e",))
+    assert not (tmp_path / "a").exists()
+
+
+def test_rows_have_methods_of_their_own_and_tell_when_they_will_be_equal(small_settings, tmp_path, caplog):
+    settings = changed(small_settings, method="source", epochs=1)
+    table = ablate(settings, tmp_path, rows=("e+n",))
+    assert list(table) == ["e+n"]
+    assert "loss_exemplar" in RunFolder.open(tmp_path / "e+n-seed0").records("train")[-1]
+    assert "memory.neighbors_from_epoch is 1, and there are 1 epochs" in caplog.text
 
 
 def test_a_sweep_on_a_target_without_labels_tells_what_needs_none(small_settings, small_sites, tmp_path):
