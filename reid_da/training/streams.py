@@ -56,7 +56,7 @@ class TrainingStreams:
         device: where the batches go; they are augmented there.
 
     Raises:
-        InputError: a batch is larger than its data set, or a range of the augmentation is none.
+        InputError: a batch is larger than its data set or of one image, or a range of the augmentation is none.
     """
 
     def __init__(
@@ -71,6 +71,9 @@ class TrainingStreams:
             size, number = getattr(settings.batch, name), len(usable_rows(entry.source))
             if number < size:
                 raise InputError(f"batch.{name} is {size}, but there are {number} {name} images; lower it")
+            per_image = settings.views.per_image if name == "target" and entry.num_cameras else 1
+            if size * per_image < 2:
+                raise InputError(f"batch.{name} is 1, and batch normalisation takes at least 2 images; raise it")
         self.steps_per_epoch = settings.steps_per_epoch or len(self._source_sampler(0))
 
     @property

@@ -17,6 +17,7 @@ from reid_da.errors import InputError
 from reid_da.training import runs
 from reid_da.training.ablation import ablate, sweep, sweep_values
 from reid_da.training.checkpoint import load_checkpoint
+from reid_da.training.device import choose_device
 from reid_da.training.run_folder import RunFolder, only_training
 from reid_da.training.runs import final_result, resume, train, train_or_resume
 from reid_da.training.setup import build_network, build_trainer
@@ -279,7 +280,11 @@ def test_a_checkpoint_of_other_data_or_settings_is_refused(small_settings, small
         ({"batch": {"source": 8, "instances": 3}}, "batch.source is 8, which is no multiple of batch.instances, 3"),
         ({"views": {"style": "files"}}, "camstyle"),
         ({"invariance": {"exemplar": False}}, "invariance.exemplar: camera and neighborhood build on it"),
+        ({"batch": {"source": 1}}, "batch.source is 1, and batch normalisation takes at least 2 images; raise it"),
+        ({"batch": {"target": 1}}, "batch.target is 1, and batch normalisation takes at least 2 images; raise it"),
         ({"device": "cuda:99"}, "device: 'cuda:99' is not to be had here"),
+        ({"device": "meta"}, "device: expected auto, cpu, cuda, cuda:N or mps, got 'meta'"),
+        ({"device": "cpu:3"}, "device: expected auto, cpu, cuda, cuda:N or mps, got 'cpu:3'"),
         ({"init_from": "nowhere.pt"}, "nowhere.pt"),
     ],
 )
@@ -292,6 +297,19 @@ def test_settings_that_do_not_fit_the_data(small_settings, tmp_path, changes, me
     left = [path for path in tmp_path.rglob("config.yaml") if not (path.parent / "metrics.jsonl").exists()]
     assert [path.parent.name for path in left] in ([], ["run"])
     assert not left or (tmp_path / "run" / "pretrain" / "metrics.jsonl").exists()
+
+
+def test_a_device_is_there_or_refused_with_one_line(monkeypatch):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(
+        InputError, match="device: 'mps' is not to be had here: torch finds no GPU of Apple; device=auto"
+    ):
+        choose_device("mps")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert (choose_device("cuda:1"), choose_device("auto")) == ("cuda:1", "cuda")
+    with pytest.raises(InputError, match="there are 2 GPUs, counted from 0"):
+        choose_device("cuda:2")
 
 
 PROGRAM = (
