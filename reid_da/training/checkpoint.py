@@ -79,7 +79,8 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{folder}: not a checkpoint, or a damaged one: {error}") from error
+        reason = " ".join(str(error).split())
+        raise InputError(f"{folder}: not a checkpoint, or a damaged one: {reason}") from error
     return Checkpoint(weights=weights, state=state, description=description)
 
 

@@ -228,7 +228,7 @@ class Trainer:
         for name, value in self.method.network.state_dict().items():
             if value.is_floating_point() and not bool(torch.isfinite(value).all()):
                 raise InputError(
-                    f"epoch {self.epoch + 1} left nan in {name}; the last checkpoint is kept; lower optimizer.lr, set "
+                    f"epoch {self.epoch + 1} left nan in {name}; {_kept(self.epoch)}; lower optimizer.lr, set "
                     "optimizer.clip_norm, or try precision.autocast=none"
                 )
 
@@ -283,8 +283,8 @@ class LossRecord:
             for name, value in zip(losses, values, strict=True):
                 if not math.isfinite(value):
                     raise InputError(
-                        f"the loss {name} became {value} in step {self._checked + 1} of epoch {self.epoch + 1}; the "
-                        "last checkpoint is kept; lower optimizer.lr, or set optimizer.clip_norm"
+                        f"the loss {name} became {value} in step {self._checked + 1} of epoch {self.epoch + 1}; "
+                        f"{_kept(self.epoch)}; lower optimizer.lr, or set optimizer.clip_norm"
                     )
                 self._sums[name] = self._sums.get(name, 0.0) + value
                 self._counts[name] = self._counts.get(name, 0) + 1
@@ -305,6 +305,11 @@ def without_free(settings: AnySettings) -> AnySettings:
     """The settings with the defaults of those that do not decide the numbers of a run."""
     fields = type(settings).model_fields
     return settings.model_copy(update={name: fields[name].default for name in FREE_SETTINGS if name in fields})
+
+
+def _kept(epoch: int) -> str:
+    """What there is to go on from when a training stops after ``epoch`` epochs."""
+    return "the last checkpoint is kept" if epoch else "there is no checkpoint yet"
 
 
 def _percent(result: Mapping[str, float], *names: str) -> list[float]:

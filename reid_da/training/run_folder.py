@@ -1,6 +1,7 @@
 """The folder of a run: everything to understand it, or to go on with it."""
 
 import json
+import logging
 import math
 import os
 import platform
@@ -18,7 +19,12 @@ import reid_da
 from reid_da.atomic import missing_folders, own_folder, remove_empty, remove_leftovers, write_text
 from reid_da.config import ExperimentSettings, TrainingSettings, dump_settings, load_settings
 from reid_da.errors import InputError
-from reid_da.training.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
+from reid_da.training.checkpoint import DESCRIPTION, Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
+
+logger = logging.getLogger(__name__)
+
+_NOTED = {"epoch": int, "settings": str, "fingerprints": dict, "metrics_bytes": int}
+"""What the description of a run's checkpoint says beside the checksums, which do not cover it."""
 
 
 class RunFolder:
@@ -123,11 +129,30 @@ class RunFolder:
 
     @property
     def name(self) -> str:
-        """Name of the experiment, whatever it trains."""
-        return str(yaml.safe_load(self.config_file.read_text(encoding="utf-8"))["name"])
+        """Name of the experiment, whatever it trains.
+
+        Raises:
+            InputError: the settings cannot be read.
+        """
+        return str(self._require_config()["name"])
+
+    def _require_config(self) -> dict[str, Any]:
+        """The settings as they are in the file; what a damaged one lacks must not get the value of a default."""
+        try:
+            tree = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise InputError(f"{self.config_file}: is not YAML: {' '.join(str(error).split())}") from error
+        if not isinstance(tree, dict) or "name" not in tree:
+            raise InputError(f"{self.config_file}: is empty or cut off; restore it, or name another run")
+        return tree
 
     def settings(self) -> ExperimentSettings:
-        """Settings that the run was started with."""
+        """Settings that the run was started with.
+
+        Raises:
+            InputError: they cannot be read, or are not those of an experiment.
+        """
+        self._require_config()
         return load_settings(self.config_file)
 
     def log(self, record: Mapping[str, Any]) -> None:
@@ -140,12 +165,25 @@ class RunFolder:
             listener(record)
 
     def records(self, kind: str | None = None) -> list[dict[str, Any]]:
-        """All records of the metrics, or those of one kind."""
+        """All records of the metrics, or those of one kind.
+
+        Raises:
+            InputError: a line is damaged.
+        """
         if not self.metrics_file.exists():
             return []
-        lines = self.metrics_file.read_text(encoding="utf-8").splitlines()
-        records: list[dict[str, Any]] = [json.loads(line) for line in lines if line]
+        lines = self.metrics_file.read_bytes().splitlines()
+        records = [self._record(line, number) for number, line in enumerate(lines, start=1) if line]
         return [record for record in records if kind is None or record.get("kind") == kind]
+
+    def _record(self, line: bytes, number: int) -> dict[str, Any]:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            record = None
+        if not isinstance(record, dict):
+            raise InputError(f"{self.metrics_file}: line {number} is damaged; restore the file, or remove the line")
+        return record
 
     def save(self, epoch: int, checkpoint: Checkpoint, *, keep: int) -> Path:
         """Write the checkpoint after ``epoch`` epochs and remove all but the newest ``keep``.
@@ -164,25 +202,48 @@ class RunFolder:
         """The newest checkpoint, or None if there is none yet.
 
         Args:
-            skip_damaged: take the newest one that is whole, instead of refusing.
+            skip_damaged: take the newest one that is whole, instead of refusing, and remove those that came after it.
 
         Raises:
-            InputError: the newest one is damaged.
+            InputError: the newest one is damaged, or all of them are.
         """
+        damaged: list[Path] = []
         for folder in reversed(list_checkpoints(self.checkpoint_folder)):
             try:
-                return load_checkpoint(folder)
+                checkpoint = _load(folder)
             except InputError as error:
                 if not skip_damaged:
-                    raise InputError(f"{error}; --skip-damaged resumes from the one before") from error
-                _remove(folder)
+                    raise InputError(
+                        f"{error}; resume the training with --skip-damaged to go on from the one before, or name a "
+                        f"folder below {self.checkpoint_folder.name}/ to read that one"
+                    ) from error
+                logger.warning("passed over: %s", error)
+                damaged.append(folder)
+                continue
+            for later in damaged:
+                _remove(later)
+            return checkpoint
+        if damaged:
+            raise InputError(
+                f"{self.checkpoint_folder}: all checkpoints are damaged; remove this folder to train from the beginning"
+            )
         return None
 
     def forget_metrics_after(self, checkpoint: Checkpoint | None) -> None:
-        """Cut the metrics off where they were when the checkpoint was written; all of them if it is None."""
-        if self.metrics_file.exists():
-            size = int(checkpoint.description["metrics_bytes"]) if checkpoint else 0
-            os.truncate(self.metrics_file, size)
+        """Cut the metrics off where they were when the checkpoint was written; all of them if it is None.
+
+        Raises:
+            InputError: they are shorter than they were then.
+        """
+        if not self.metrics_file.exists():
+            return
+        size = int(checkpoint.description["metrics_bytes"]) if checkpoint else 0
+        if size > self.metrics_file.stat().st_size:
+            raise InputError(
+                f"{self.metrics_file}: is shorter than when the checkpoint was written; restore it, or remove it to go "
+                "on without what was logged before"
+            )
+        os.truncate(self.metrics_file, size)
 
 
 @contextmanager
@@ -224,6 +285,19 @@ def _git_revision() -> str | None:
         return subprocess.run(describe, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def _load(folder: Path) -> Checkpoint:
+    """A checkpoint that knows where in its run it belongs.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    checkpoint = load_checkpoint(folder)
+    for key, kind in _NOTED.items():
+        if not isinstance(checkpoint.description.get(key), kind):
+            raise InputError(f"{folder / DESCRIPTION}: damaged: it does not tell {key}")
+    return checkpoint
 
 
 def _checkpoint_name(epoch: int) -> str:

@@ -8,7 +8,7 @@ from torch import nn
 from reid_da.config import ExperimentSettings
 from reid_da.errors import InputError
 from reid_da.models.backbones import BACKBONE_NAMES, create_backbone
-from reid_da.training.checkpoint import load_checkpoint
+from reid_da.training.checkpoint import Checkpoint, load_checkpoint
 from reid_da.training.device import choose_device
 from reid_da.training.run_folder import RunFolder
 from reid_da.training.setup import build_network
@@ -75,12 +75,26 @@ def _from_run(path: Path, *, image_size: tuple[int, int] | None, device: str) ->
     if checkpoint is None:
         raise InputError(f"{path}: the run has no checkpoint yet")
     settings = run.settings()
-    num_classes = len(checkpoint.weights["classifier.weight"])
+    network = _network(settings, checkpoint, run)
+    size = image_size or settings.data.image_size
+    return TrainedModel(network=network.to(device).eval(), image_size=size, settings=settings)
+
+
+def _network(settings: ExperimentSettings, checkpoint: Checkpoint, run: RunFolder) -> nn.Module:
+    """The network of a run with the weights of a checkpoint.
+
+    Raises:
+        InputError: the settings are not those that the checkpoint was made with.
+    """
     # its own weights replace those that it started from, which need not be there any more
     bare = settings.model_copy(
         update={"init_from": None, "model": settings.model.model_copy(update={"weights": "none"})}
     )
-    network = build_network(bare, num_classes=num_classes)
-    network.load_state_dict(dict(checkpoint.weights))
-    size = image_size or settings.data.image_size
-    return TrainedModel(network=network.to(device).eval(), image_size=size, settings=settings)
+    try:
+        network = build_network(bare, num_classes=len(checkpoint.weights["classifier.weight"]))
+        network.load_state_dict(dict(checkpoint.weights))
+    except (KeyError, RuntimeError) as error:
+        raise InputError(
+            f"{run.config_file}: describes another network than the one in its checkpoints; undo the change"
+        ) from error
+    return network

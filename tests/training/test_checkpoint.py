@@ -10,10 +10,12 @@ from reid_da.training import checkpoint as module
 from reid_da.training.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
 from reid_da.training.run_folder import RunFolder
 
+NOTED = {"epoch": 3, "settings": "0" * 16, "fingerprints": {}}
+
 
 def example(value=1.0):
     weights = {"w": torch.full((2, 3), value), "n": torch.tensor(4)}
-    return Checkpoint(weights=weights, state={"a": {"b": torch.arange(3), "c": [1, "x"]}}, description={"epoch": 3})
+    return Checkpoint(weights=weights, state={"a": {"b": torch.arange(3), "c": [1, "x"]}}, description=NOTED)
 
 
 def test_what_is_saved_is_loaded(tmp_path):
@@ -76,6 +78,50 @@ def test_a_damaged_checkpoint_is_refused_or_passed_over(tmp_path):
         run.last_checkpoint()
     assert run.last_checkpoint(skip_damaged=True).weights["w"][0, 0] == 1
     assert [path.name for path in run.checkpoint_folder.iterdir()] == ["epoch_0001"]
+
+
+def test_if_all_checkpoints_are_damaged_none_is_passed_over(tmp_path, caplog):
+    run = RunFolder.create(tmp_path, ExperimentSettings())
+    for epoch in (1, 2):
+        folder = run.save(epoch, example(epoch), keep=5)
+        noted = json.loads((folder / "checkpoint.json").read_text())
+        del noted["fingerprints"]
+        (folder / "checkpoint.json").write_text(json.dumps(noted))
+    with pytest.raises(InputError, match=r"epoch_0002/checkpoint.json: damaged: it does not tell fingerprints; resume"):
+        run.last_checkpoint()
+    with pytest.raises(InputError, match=r"checkpoints: all checkpoints are damaged; remove this folder"):
+        run.last_checkpoint(skip_damaged=True)
+    assert len(list_checkpoints(run.checkpoint_folder)) == 2
+    assert "passed over: " in caplog.text
+
+
+@pytest.mark.parametrize("damage", [b'{"kind": "tra', b"\xff\xfe", b"null", b"\0\0\0"])
+def test_damaged_metrics_are_named(tmp_path, damage):
+    run = RunFolder.create(tmp_path, ExperimentSettings())
+    run.log({"kind": "train", "epoch": 1})
+    whole = run.metrics_file.read_bytes()
+    run.metrics_file.write_bytes(whole + damage)
+    with pytest.raises(InputError, match=r"metrics.jsonl: line 2 is damaged; restore the file, or remove the line"):
+        run.records()
+    run.metrics_file.write_bytes(whole)
+    run.save(1, example(), keep=1)
+    run.metrics_file.write_bytes(whole[:10])
+    with pytest.raises(InputError, match=r"metrics.jsonl: is shorter than when the checkpoint was written"):
+        run.forget_metrics_after(run.last_checkpoint())
+    assert run.metrics_file.read_bytes() == whole[:10]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("", "is empty or cut off"), ("seed: 1\n", "is empty or cut off"), ("[1", "is not YAML"), ("\xff", "is not YAML")],
+)
+def test_damaged_settings_are_named(tmp_path, content, message):
+    run = RunFolder.create(tmp_path, ExperimentSettings())
+    run.config_file.write_bytes(content.encode("latin-1"))
+    for read in (run.settings, lambda: run.name):
+        with pytest.raises(InputError, match=f"config.yaml: {message}") as caught:
+            read()
+        assert "\n" not in str(caught.value)
 
 
 def test_leftovers_of_a_killed_process_are_no_checkpoint(tmp_path):

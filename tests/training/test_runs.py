@@ -21,6 +21,7 @@ from reid_da.training.device import choose_device
 from reid_da.training.run_folder import RunFolder, only_training
 from reid_da.training.runs import final_result, resume, train, train_or_resume
 from reid_da.training.setup import build_network, build_trainer
+from reid_da.training.trained import load_trained
 
 TIMING = {"seconds", "images_per_second"}
 
@@ -225,6 +226,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(s
     with pytest.raises(InputError, match=r"the loss \w+ became (nan|inf) in step \d of epoch 2; the last checkpoint"):
         train(settings, tmp_path)
     assert last(RunFolder.open(tmp_path)).description["epoch"] == 1
+    with pytest.raises(InputError, match=r"of epoch 1; there is no checkpoint yet; lower optimizer.lr"):
+        train(changed(settings, optimizer={"lr": 1e30}), tmp_path / "first")
 
 
 def test_whatever_stops_a_run_at_its_beginning_does_not_block_the_next_try(small_settings, tmp_path, monkeypatch):
@@ -259,6 +262,9 @@ def test_a_checkpoint_of_other_data_or_settings_is_refused(small_settings, small
     run.config_file.write_text(dump_settings(changed(small_settings, epochs=2)))
     with pytest.raises(InputError, match="made with other settings than config.yaml"):
         resume(tmp_path)
+    run.config_file.write_text(dump_settings(changed(small_settings, model={"width": 0.5})))
+    with pytest.raises(InputError, match="config.yaml: describes another network than the one in its checkpoints"):
+        load_trained(tmp_path)
     other = changed(small_settings, epochs=1, data={"source": str(small_sites / "site-b")})
     description = run.checkpoint_folder / "epoch_0001" / "checkpoint.json"
     noted = json.loads(description.read_text())
@@ -408,5 +414,8 @@ def test_a_damaged_checkpoint_is_passed_over_if_asked(small_settings, tmp_path):
     (newest / "state.pt").write_bytes((newest / "state.pt").read_bytes()[:100])
     with pytest.raises(InputError, match="damaged or cut off"):
         resume(run.path)
+    with pytest.raises(InputError, match="damaged or cut off"):
+        load_trained(run.path)
+    assert load_trained(run.checkpoint_folder / "epoch_0001").image_size == (32, 16)
     assert same(last(resume(run.path, skip_damaged=True)).weights, expected)
     assert load_checkpoint(newest).description["epoch"] == 2
