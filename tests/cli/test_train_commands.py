@@ -8,6 +8,7 @@ import yaml
 from reid_da.config import ExperimentSettings, dump_settings, load_settings, load_style_settings
 from reid_da.errors import InputError
 from reid_da.evaluation.calibration import load_calibration
+from reid_da.training import loop
 from reid_da.training.run_folder import RunFolder
 
 
@@ -92,6 +93,28 @@ def test_compare(run, config, small_settings, folder, tmp_path):
     record = json.loads(run("angles", folder / "arcface" / "arcface-seed0", "--json").out)
     assert record["train"]["num_classes"] == 5
     assert sum(record["train"]["positive_pairs"]) > 0
+
+
+def test_a_stopped_training_tells_how_to_go_on(run, config, folder, monkeypatch):
+    train_epoch, epochs = loop.Trainer.train_epoch, []
+
+    def stopped(trainer):
+        epochs.append(trainer.epoch)
+        if len(epochs) in (1, 3, 4):
+            raise KeyboardInterrupt
+        return train_epoch(trainer)
+
+    monkeypatch.setattr(loop.Trainer, "train_epoch", stopped)
+    outcome = run("train", config, "-o", folder)
+    assert (outcome.status, folder.exists()) == (130, False)
+    assert outcome.err.endswith("stopped before the end of the first epoch; nothing is left of it\n")
+    outcome = run("train", config, "-o", folder)
+    assert outcome.status == 130
+    assert outcome.err.endswith(f"stopped; go on with `reid-da train --resume {folder}`\n")
+    outcome = run("ablate", config, "--rows", "e", "-o", folder / "table")
+    assert (outcome.status, (folder / "table").exists()) == (130, False)
+    assert outcome.err.endswith("stopped; the same command goes on\n")
+    assert run("train", "--resume", folder).status == 0
 
 
 def test_verify(run, config, small_sites, folder, tmp_path):
