@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 
 from reid_da.cli.arguments import Size, parse_size
-from reid_da.cli.output import print_json, show_log
+from reid_da.cli.output import print_json, show_log, stoppable
 from reid_da.config import dump_settings, load_style_settings
 from reid_da.errors import InputError, unknown_name
 
@@ -67,13 +67,16 @@ def train(
             raise InputError(
                 f"--resume goes on with the settings and the folder of the run: leave {', '.join(refused)} out"
             )
-        run = resume_styles(resume, skip_damaged=skip_damaged, draw=draw_views)
+        with stoppable("reid-da camstyle train", resume):
+            run = resume_styles(resume, skip_damaged=skip_damaged, draw=draw_views)
     else:
         if skip_damaged:
             raise InputError("--skip-damaged is for --resume: a new run has no checkpoints")
         chosen = [] if method is None else [f"method={method}"]
         settings = load_style_settings(config, [f"data.dataset={data}", *chosen, *(overrides or ())])
-        run = train_styles(settings, output or Path("runs") / settings.name, draw=draw_views)
+        folder = output or Path("runs") / settings.name
+        with stoppable("reid-da camstyle train", folder):
+            run = train_styles(settings, folder, draw=draw_views)
     Console().print(f"run: {run.path}", soft_wrap=True)
 
 

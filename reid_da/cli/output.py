@@ -4,7 +4,13 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import typer
+from rich.console import Console
+from rich.markup import escape
 
 from reid_da.errors import InputError
 
@@ -38,3 +44,24 @@ def check_output(path: Path | None) -> None:
         raise InputError(f"{path}: cannot be written, {folder} is no folder")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise InputError(f"{path}: cannot be written, the folder {folder} must not be written to")
+
+
+@contextmanager
+def stoppable(command: str = "", run: Path | None = None) -> Iterator[None]:
+    """Say how to go on when Ctrl-C ends the block.
+
+    Args:
+        command: that resumes a run.
+        run: folder of the run; None where the same command goes on by itself.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        if run is None:
+            text = "stopped; the same command goes on"
+        elif (run / "config.yaml").exists():
+            text = f"stopped; go on with `{command} --resume {run}`"
+        else:
+            text = "stopped before the end of the first epoch; nothing is left of it"
+        Console(stderr=True, highlight=False).print(escape(text), soft_wrap=True)
+        raise typer.Exit(130) from None

@@ -1,18 +1,16 @@
 """``reid-da train``, ``ablate``, ``sweep``, ``compare``, ``settings``: experiments."""
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
 from rich.console import Console
-from rich.markup import escape
 
 from reid_da.atomic import write_text
-from reid_da.cli.output import print_json, show_log
+from reid_da.cli.output import print_json, show_log, stoppable
 from reid_da.config import ExperimentSettings, dump_settings, load_settings
 from reid_da.errors import InputError
 
@@ -50,13 +48,13 @@ def train(
     if (config is None) == (resume is None):
         raise InputError("give either CONFIG or --resume RUN")
     if resume is not None:
-        with _stoppable(resume):
+        with stoppable("reid-da train", resume):
             run = runs.resume(resume, skip_damaged=skip_damaged)
     else:
         assert config is not None
         settings = load_settings(config, overrides or ())
         folder = output or _folder(settings)
-        with _stoppable(folder):
+        with stoppable("reid-da train", folder):
             run = runs.train(settings, folder)
     result = runs.final_result(run) if run.records("evaluation") else {}
     if as_json:
@@ -112,7 +110,7 @@ def ablate(
         raise InputError("--rows: name at least one row, for example --rows source,e+c+n")
     folder = output or _folder(settings, "ablation")
     published = published_rows(*_published_names(settings))
-    with _stoppable():
+    with stoppable():
         trained = train_rows(settings, folder, rows=names, seeds=seeds)
     results = [ResultRow(name=name, results=figures) for name, figures in trained.items()]
     _save(folder, to_markdown(results, published=published), to_json(results))
@@ -149,7 +147,7 @@ def sweep(
     values = sweep_values(settings, key=key, values=listed)
     folder = output or _folder(settings, f"sweep-{key}")
     published = published_sweep(*_published_names(settings), key)
-    with _stoppable():
+    with stoppable():
         results = list(train_values(settings, folder, key=key, values=values, seeds=seeds).values())
     rows = sweep_rows(values, results)
     _save(folder, to_markdown(rows, heading=key), to_json(rows))
@@ -185,7 +183,7 @@ def compare(
     if not experiments:
         raise InputError("give the YAML files of the experiments to compare")
     folder = output or Path("runs") / "comparison"
-    with _stoppable():
+    with stoppable():
         results = train_experiments(experiments, folder, seeds=seeds)
     rows = [ResultRow(name=name, results=figures) for name, figures in results.items()]
     _save(folder, to_markdown(rows, heading="experiment"), to_json(rows))
@@ -206,22 +204,6 @@ def settings(
     """
     shown = ExperimentSettings() if config is None else load_settings(config, overrides or ())
     typer.echo(dump_settings(shown), nl=False)
-
-
-@contextmanager
-def _stoppable(run: Path | None = None) -> Iterator[None]:
-    """Say how to go on when Ctrl-C ends the block: with a run, or with the same command where there are several."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        if run is None:
-            text = "stopped; the same command goes on"
-        elif (run / "config.yaml").exists():
-            text = f"stopped; go on with `reid-da train --resume {run}`"
-        else:
-            text = "stopped before the end of the first epoch; nothing is left of it"
-        Console(stderr=True, highlight=False).print(escape(text), soft_wrap=True)
-        raise typer.Exit(130) from None
 
 
 def _folder(settings: ExperimentSettings, kind: str | None = None) -> Path:

@@ -198,6 +198,8 @@ def _variants(
     Raises:
         InputError: the changes do not fit the settings.
     """
+    # a value may be a path, and a name may not
+    name = name.replace("/", "-").replace("\\", "-")
     variants = []
     for seed in range(settings.seed, settings.seed + seeds):
         seeded = settings.model_copy(update={"seed": seed})

@@ -11,7 +11,9 @@ SETTINGS = ("data.image_size=[16, 8]", "channels=4", "num_blocks=1", "batch=8", 
 @pytest.fixture
 def site(small_sites, tmp_path):
     """A copy of the small site-b, whose folder may be written to."""
-    return shutil.copytree(small_sites / "site-b", tmp_path / "site-b")
+    # other tests leave packed images beside the originals
+    ignore = shutil.ignore_patterns(".reid-da-cache")
+    return shutil.copytree(small_sites / "site-b", tmp_path / "site-b", ignore=ignore)
 
 
 def test_from_training_to_styles_that_are_used(run, site, tmp_path):

@@ -144,9 +144,12 @@ def test_a_pair_with_a_damaged_checkpoint_is_not_complete(three, tmp_path, caplo
     (weights,) = run.path.glob("pair-1-2/checkpoints/*/model.safetensors")
     weights.write_bytes(weights.read_bytes()[:-1] + b"?")
     caplog.set_level("INFO")
-    with pytest.raises(InputError, match=r"damaged or cut off: .*; --skip-damaged resumes from the one before"):
+    with pytest.raises(InputError, match="damaged or cut off: .*; resume the training with --skip-damaged"):
         resume_styles(run.path)
-    resume_styles(run.path, skip_damaged=True)
+    with pytest.raises(InputError, match="pair-1-2/checkpoints: all checkpoints are damaged; remove this folder"):
+        resume_styles(run.path, skip_damaged=True)
+    shutil.rmtree(weights.parent.parent)
+    resume_styles(run.path)
     assert "complete" not in caplog.text
     load_generator(run.path)
     resume_styles(run.path, skip_damaged=True)

@@ -167,6 +167,13 @@ def test_rows_have_methods_of_their_own_and_tell_when_they_will_be_equal(small_s
     assert "memory.neighbors_from_epoch is 1, and there are 1 epochs" in caplog.text
 
 
+def test_sweep_over_paths_has_folders_of_one_name_each(small_settings, tmp_path):
+    cache = tmp_path / "packs"
+    sweep(changed(small_settings, epochs=1), tmp_path / "sweep", key="data.cache_dir", values=[str(cache)])
+    (folder,) = (tmp_path / "sweep").glob("data.cache_dir=*-packs-seed0")
+    assert RunFolder.open(folder).settings().data.cache_dir == cache
+
+
 def test_a_sweep_on_a_target_without_labels_tells_what_needs_none(small_settings, small_sites, tmp_path):
     images = sorted((small_sites / "site-b" / "bounding_box_train").glob("*.jpg"))
     for number, image in enumerate(images):
