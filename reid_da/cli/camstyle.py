@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 
 from reid_da.cli.arguments import Size, parse_size
-from reid_da.cli.output import print_json, show_log, stoppable
+from reid_da.cli.output import check_output, print_json, show_log, stoppable
 from reid_da.config import dump_settings, load_style_settings
 from reid_da.errors import InputError, unknown_name
 
@@ -236,8 +236,7 @@ def check(
     show_log()
     if images < 1:
         raise InputError(f"--images: expected at least 1, got {images}")
-    if output is not None and output.is_dir():
-        raise InputError(f"{output}: is a folder; name a PNG file in it, such as {output / 'check.png'}")
+    check_output(output)
     dataset = load_dataset(data)
     found = check_named_styles(
         dataset,

@@ -119,7 +119,7 @@ def test_settings_of_each_method(run):
         ),
         (("check", "ONE", "statistics"), "there are images of 1 camera; styles need images of at least two"),
         (("check", "SITE", "statistics", "--images", "0"), "--images: expected at least 1, got 0"),
-        (("check", "SITE", "statistics", "-o", "SITE"), "site-b: is a folder; name a PNG file in it, such as"),
+        (("check", "SITE", "statistics", "-o", "SITE"), "site-b: is a folder; give the name of the file to write"),
         (("train", "SITE", "epochs"), "'epochs' should be key=value, for example optimizer.lr=0.0001"),
         (("train", "SITE", "--skip-damaged"), "--skip-damaged is for --resume"),
         (("train", "--resume", "RUN", "--method", "cyclegan", "-o", "SITE"), "leave --method, --output out"),
