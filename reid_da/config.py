@@ -523,7 +523,7 @@ def _read_layers(file: Path, *, deriving: tuple[Path, ...] = ()) -> list[Layer]:
         if not isinstance(name, str):
             raise InputError(f"{file}: base: expected the name of a YAML file, got {name!r}")
         layers += _read_layers(file.parent / name, deriving=(*deriving, file))
-    return [*layers, (str(file), _nested(tree))]
+    return [*layers, (str(file), nested(tree))]
 
 
 def _read_yaml(file: Path, *, named_by: str) -> dict[str, Any]:
@@ -538,17 +538,17 @@ def _read_yaml(file: Path, *, named_by: str) -> dict[str, Any]:
     return tree
 
 
-def _nested(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """The tree with dotted keys, as on the command line, taken apart."""
-    nested: dict[str, Any] = {}
+def nested(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The tree with dotted keys, as on the command line, taken apart: ``{"a.b": 1}`` becomes ``{"a": {"b": 1}}``."""
+    whole: dict[str, Any] = {}
     for key, value in tree.items():
-        entry = _nested(value) if isinstance(value, Mapping) else value
+        entry = nested(value) if isinstance(value, Mapping) else value
         *parents, last = key.split(".") if isinstance(key, str) else (key,)
         entry = {last: entry}
         for parent in reversed(parents):
             entry = {parent: entry}
-        nested = merge(nested, entry)
-    return nested
+        whole = merge(whole, entry)
+    return whole
 
 
 def _override_tree(override: str, kind: type[TrainingSettings]) -> dict[str, Any]:
@@ -561,7 +561,7 @@ def _override_tree(override: str, kind: type[TrainingSettings]) -> dict[str, Any
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise InputError(f"{override!r}: the value is not YAML: {' '.join(str(error).split())}") from error
-    return _nested({key: value})
+    return nested({key: value})
 
 
 def _leaf_keys(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

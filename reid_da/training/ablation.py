@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from reid_da.config import ExperimentSettings, merge, pretrain_settings, settings_of
+from reid_da.config import ExperimentSettings, merge, nested, pretrain_settings, settings_of
 from reid_da.errors import InputError, unknown_name
 from reid_da.training.run_folder import RunFolder, only_training
 from reid_da.training.runs import final_figures, require_same, train_or_resume
@@ -97,7 +97,7 @@ def sweep(
     """
     planned = {}
     for value in sweep_values(settings, key=key, values=values):
-        changes = _change(key, value)
+        changes = nested({key: value})
         planned[str(value)] = _variants(settings, folder, name=f"{key}={value}", changes=changes, seeds=seeds)
     return _train_all(planned, folder)
 
@@ -117,7 +117,7 @@ def sweep_values(settings: ExperimentSettings, *, key: str, values: Sequence[Any
         raise InputError(f"{key}: cannot be swept, {NOT_SWEPT[key]}")
     taken: list[Any] = []
     for value in values:
-        tree = merge(settings.model_dump(mode="json"), _change(key, value))
+        tree = merge(settings.model_dump(mode="json"), nested({key: value}))
         found: Any = settings_of(tree, where=f"{key}={value}").model_dump(mode="json")
         for part in key.split("."):
             found = found[part]
@@ -127,13 +127,6 @@ def sweep_values(settings: ExperimentSettings, *, key: str, values: Sequence[Any
             raise InputError(f"{key}: the value {found} is given twice; leave one out")
         taken.append(found)
     return taken
-
-
-def _change(key: str, value: Any) -> dict[str, Any]:
-    changes = value
-    for part in reversed(key.split(".")):
-        changes = {part: changes}
-    return dict(changes)
 
 
 def compare(experiments: Sequence[ExperimentSettings], folder: Path, *, seeds: int = 1) -> dict[str, Results]:
