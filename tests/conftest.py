@@ -7,7 +7,8 @@ import pytest
 import torch
 from hypothesis import settings
 
-from reid_da.config import ExperimentSettings, settings_of
+from reid_da.config import ExperimentSettings
+from reid_da.methods import settings_of
 
 torch.set_num_threads(1)
 settings.register_profile("default", deadline=None, max_examples=50)

@@ -1,15 +1,12 @@
 import pytest
 
-from reid_da.config import (
-    CycleGANSettings,
-    ExperimentSettings,
-    StarGANSettings,
-    dump_settings,
-    load_settings,
-    load_style_settings,
-    merge,
-)
+from reid_da.config import dump_settings, merge
 from reid_da.errors import InputError
+from reid_da.methods import load_settings
+from reid_da.methods.ecn import ECNSettings as ExperimentSettings
+from reid_da.styles.cyclegan import CycleGANSettings
+from reid_da.styles.stargan import StarGANSettings
+from reid_da.styles.trained import load_style_settings
 
 
 @pytest.fixture

@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from reid_da.config import ExperimentSettings, dump_settings, load_settings, load_style_settings
+from reid_da.config import dump_settings
 from reid_da.errors import InputError
 from reid_da.evaluation.calibration import load_calibration
+from reid_da.methods import load_settings
+from reid_da.styles.trained import load_style_settings
 from reid_da.training import loop
 from reid_da.training.run_folder import RunFolder
 

@@ -4,8 +4,8 @@ import json
 import pytest
 import torch
 
-from reid_da.config import ExperimentSettings
 from reid_da.errors import InputError
+from reid_da.methods.ecn import ECNSettings as ExperimentSettings
 from reid_da.training import checkpoint as module
 from reid_da.training.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
 from reid_da.training.run_folder import RunFolder

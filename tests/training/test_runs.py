@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from reid_da.config import dump_settings, merge, settings_of
+from reid_da.config import dump_settings, merge
+from reid_da.device import choose_device
 from reid_da.errors import InputError
+from reid_da.methods import settings_of
+from reid_da.studies.ablation import ablate, sweep, sweep_values
 from reid_da.training import runs
-from reid_da.training.ablation import ablate, sweep, sweep_values
 from reid_da.training.checkpoint import load_checkpoint
-from reid_da.training.device import choose_device
 from reid_da.training.run_folder import RunFolder, only_training
 from reid_da.training.runs import final_result, resume, train, train_or_resume
 from reid_da.training.setup import build_network, build_trainer
@@ -325,9 +326,7 @@ def test_a_device_is_there_or_refused_with_one_line(monkeypatch):
         choose_device("cuda:2")
 
 
-PROGRAM = (
-    "import sys, pathlib; from reid_da.training.runs import train_or_resume; from reid_da.config import load_settings; "
-)
+PROGRAM = "import sys, pathlib; from reid_da.training.runs import train_or_resume; from reid_da.methods import load_settings; "
 PROGRAM += "import torch; torch.set_num_threads(1); "
 PROGRAM += "train_or_resume(load_settings(sys.argv[1]), pathlib.Path(sys.argv[2]))"
 
