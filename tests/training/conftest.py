@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from coded_site import write_coded_site
 from PIL import Image
 
 RED, BLUE, GREEN = (200, 60, 60), (60, 60, 200), (60, 160, 60)
@@ -32,3 +33,12 @@ def flat(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def three(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Cameras 1, 2 and 15, a few images each."""
     return write_site(tmp_path_factory.mktemp("three") / "site", {1: RED, 2: BLUE, 15: GREEN}, count=8)
+
+
+@pytest.fixture(scope="session")
+def coded_sites(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data sets ``source`` (two cameras) and ``target`` (three cameras) that say in their pixels what they are."""
+    root = tmp_path_factory.mktemp("coded")
+    write_coded_site(root / "source", pids=(2, 3, 5, 9), num_cameras=2, per_camera=2)
+    write_coded_site(root / "target", pids=(11, 12, 13, 14, 15, 16), num_cameras=3)
+    return root
