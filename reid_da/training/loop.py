@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from reid_da.config import TrainingSettings
 from reid_da.errors import InputError
 from reid_da.images import Batch
-from reid_da.methods.protocol import Method
+from reid_da.methods.protocol import EpochPlan, Method
 from reid_da.progress import EpochProgress
 from reid_da.seeds import derived_seed
 from reid_da.training.checkpoint import Checkpoint
@@ -172,16 +172,8 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         losses = LossRecord(epoch=self.epoch)
         num_images, prepared = 0, time.perf_counter()
-        channels_last = self.settings.precision.channels_last
-        stream = epoch_batches(
-            plan,
-            seed=lambda purpose: derived_seed(self.settings.seed, purpose, self.epoch),
-            image_size=self.image_size,
-            device=self.device,
-            memory_format=torch.channels_last if channels_last else torch.contiguous_format,
-        )
         with EpochProgress(self._describe(self.epoch + 1), plan.steps) as progress:
-            for step, batches in enumerate(stream):
+            for step, batches in enumerate(self.batches(plan)):
                 losses.add(self.train_step(step, batches))
                 num_images += sum(len(batch.rows) for batch in batches.values())
                 if (step + 1) % CHECK_EVERY == 0 or step + 1 == plan.steps:
@@ -194,6 +186,17 @@ class Trainer:
         if prepared - begin > 0.1:
             timing["seconds_prepared"] = round(prepared - begin, 3)
         return {**losses.means(), **plan.figures, **self.method.end_epoch(), **lr, **timing}
+
+    def batches(self, plan: EpochPlan) -> Iterator[dict[str, Batch]]:
+        """The batches of the current epoch by the name of their stream."""
+        channels_last = self.settings.precision.channels_last
+        return epoch_batches(
+            plan,
+            seed=lambda purpose: derived_seed(self.settings.seed, purpose, self.epoch),
+            image_size=self.image_size,
+            device=self.device,
+            memory_format=torch.channels_last if channels_last else torch.contiguous_format,
+        )
 
     def train_step(self, step: int, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
         """Train on the batches of step ``step`` of the epoch; () losses by name, on the device."""
