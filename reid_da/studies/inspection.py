@@ -77,7 +77,9 @@ def angles_of_run(
     return statistics
 
 
-def _people_of_gallery(data: str | Path | None, target: str | Path | tuple[Path, ...] | None) -> tuple[str, SampleTable] | None:
+def _people_of_gallery(
+    data: str | Path | None, target: str | Path | tuple[Path, ...] | None
+) -> tuple[str, SampleTable] | None:
     """What to call a gallery, and its images of known people.
 
     Args:
