@@ -207,10 +207,11 @@ def test_the_stage_before_hands_its_weights_on(small_settings, tmp_path):
 def test_gradients_may_be_added_up_and_arithmetic_be_shorter(small_settings, tmp_path):
     precision = {"autocast": "bfloat16"}
     optimizer = {"accumulate": 3, "clip_norm": 1.0, "schedule": "one_cycle"}
-    # on a CPU, torch 2.15 gives NaN now and then in the gradient of a bfloat16 convolution of maps of 2x1
     data = {"image_size": [64, 32]}
     run = train(changed(small_settings, epochs=1, data=data, precision=precision, optimizer=optimizer), tmp_path)
-    assert math.isfinite(run.records("train")[0]["loss_exemplar"])
+    (record,) = run.records("train")
+    assert math.isfinite(record["loss_exemplar"])
+    assert record["autocast"] in ("bfloat16", "none")
 
 
 def test_weights_that_are_not_finite_are_never_saved(small_settings, tmp_path, monkeypatch):
