@@ -55,7 +55,7 @@ def test_the_defaults_are_those_of_the_paper():
     ("override", "message"),
     [
         ("memory.temprature=1", r"unknown key 'memory.temprature' \(did you mean 'memory.temperature'"),
-        ("temperature=1", r"unknown key 'temperature' \(did you mean 'memory.temperature'"),
+        ("temperature=1", "temperature is a setting of method npid; method ecn has memory.temperature"),
         ("memory.temperature=-1", "memory.temperature: Input should be greater than 0, got -1"),
         ("memory=3", "memory: Input should be keys and values, such as {key: value}, got 3"),
         ("pretrain.foo=1", "command line: unknown key 'pretrain.foo'"),

@@ -64,7 +64,7 @@ def _range(field: FieldInfo) -> str:
         choices = get_args(field.annotation)
         return f"one of {', '.join(map(str, choices))}" if len(choices) > 1 else ""
     limits = [text for rule in _rules(field) if (text := _limit(rule))]
-    return " and ".join(limits)
+    return " and ".join(dict.fromkeys(limits))
 
 
 def _rules(field: FieldInfo) -> Iterator[Any]:
