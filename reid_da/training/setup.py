@@ -78,7 +78,13 @@ def build_network(settings: ExperimentSettings, *, num_classes: int) -> ReIDNetw
     generator = torch.Generator().manual_seed(derived_seed(settings.seed, "weights"))
     weights = "none" if settings.init_from else model.weights
     backbone = create_backbone(
-        model.backbone, width=model.width, last_stride=model.last_stride, weights=weights, generator=generator
+        model.backbone,
+        width=model.width,
+        last_stride=model.last_stride,
+        weights=weights,
+        pooling=model.pooling,
+        image_size=settings.data.image_size,
+        generator=generator,
     )
     network = ReIDNetwork(
         backbone,
