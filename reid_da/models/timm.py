@@ -74,7 +74,7 @@ class TimmBackbone(Backbone):
         output: Tensor = self.network.forward_features(images)
         if output.ndim == 3:
             patches = output[:, self.network.num_prefix_tokens :]
-            return patches.transpose(1, 2).unflatten(2, self.network.patch_embed.grid_size)
+            return patches.transpose(1, 2).reshape(len(patches), -1, *self.network.patch_embed.grid_size)
         is_last = getattr(self.network, "output_fmt", "NCHW") == "NHWC"
         return output.permute(0, 3, 1, 2) if is_last else output
 
@@ -182,7 +182,7 @@ def _interpolated(value: Tensor, *, tokens: int, grid: tuple[int, ...]) -> Tenso
     if old is None:
         return value
     head, patches = value[:, :tokens], value[:, tokens:].float()
-    maps = patches.transpose(1, 2).unflatten(2, old)
+    maps = patches.transpose(1, 2).reshape(1, -1, *old)
     resized = F.interpolate(maps, size=grid, mode="bicubic", antialias=True, align_corners=False)
     logger.info("position embeddings interpolated from %dx%d to %dx%d patches", *old, *grid)
     return torch.cat([head, resized.flatten(2).transpose(1, 2).to(value.dtype)], dim=1)

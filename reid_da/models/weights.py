@@ -92,11 +92,11 @@ def match_state_dict(state: Mapping[str, Tensor], model: nn.Module, *, origin: s
     expected = model.state_dict()
     names = {_WRAPPINGS.sub("", name): name for name in state}
     prefix, inner = _inner_names(names, backbone, {name.removeprefix(own) for name in expected})
-    targets = {name: own + found for name, found in inner.items()}
+    targets: dict[str, str | None] = {name: own + found for name, found in inner.items()}
     for name in names:
         if targets.get(name) not in expected:
             targets[name] = _outer_name(name, own)
-    sources = {target: names[name] for name, target in targets.items() if target in expected}
+    sources = {target: names[name] for name, target in targets.items() if target is not None and target in expected}
     if not sources:
         raise InputError(
             f"{origin}: holds no weight of this network; found {first_few(state)}, expected {first_few(expected)}"

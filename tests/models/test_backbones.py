@@ -15,6 +15,8 @@ from reid_da.models.backbones import BACKBONE_NAMES, create_backbone
 from reid_da.models.protocol import Backbone
 from reid_da.models.resnet import InstanceBatchNorm
 
+TORCHVISION = ["resnet18", "resnet50", "mobilenet_v2", "efficientnet_b0"]
+
 
 @functools.cache
 def random_backbone(name: str, *, last_stride: int = 2, seed: int = 0) -> Backbone:
@@ -30,23 +32,37 @@ def strides(backbone: Backbone) -> dict[str, tuple[int, ...]]:
     return {name: module.stride for name, module in backbone.named_modules() if isinstance(module, nn.Conv2d)}
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50", "resnet101"])
+@pytest.mark.parametrize("name", [*TORCHVISION, "resnet34", "resnet101"])
 def test_weights_have_the_names_and_shapes_of_torchvision(name: str) -> None:
     with torch.device("meta"):
         reference = torchvision.models.get_model(name)
-    shapes = {key: value.shape for key, value in reference.state_dict().items() if not key.startswith("fc.")}
+    shapes = {
+        key: value.shape for key, value in reference.state_dict().items() if not key.startswith(("fc.", "classifier."))
+    }
     assert {key: value.shape for key, value in random_backbone(name).state_dict().items()} == shapes
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+@pytest.mark.parametrize("name", TORCHVISION)
 def test_features_are_those_of_torchvision_without_classifier(name: str) -> None:
-    backbone = random_backbone(name).eval()
+    backbone = random_backbone.__wrapped__(name).eval()
+    generator = torch.Generator().manual_seed(2)
+    for module in backbone.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(std=0.2, generator=generator)
+            module.running_var.uniform_(0.5, 1.5, generator=generator)
     reference = torchvision.models.get_model(name)
     reference.load_state_dict(backbone.state_dict(), strict=False)
-    reference.fc = nn.Identity()
+    setattr(reference, "fc" if name.startswith("resnet") else "classifier", nn.Identity())
     features = backbone(images())
     assert features.shape == (2, backbone.feature_dim)
-    torch.testing.assert_close(features, reference.eval()(images()))
+    torch.testing.assert_close(features, reference.eval()(images()), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "published"), [("mobilenet_v2", 3_504_872), ("efficientnet_b0", 5_288_548)])
+def test_parameters_are_as_many_as_torchvision_publishes(name: str, published: int) -> None:
+    backbone = random_backbone(name)
+    classifier = (backbone.feature_dim + 1) * 1000
+    assert sum(parameter.numel() for parameter in backbone.parameters()) + classifier == published
 
 
 @pytest.mark.parametrize(
@@ -54,9 +70,11 @@ def test_features_are_those_of_torchvision_without_classifier(name: str) -> None
     [
         ("resnet18", {"layer4.0.conv1", "layer4.0.downsample.0"}),
         ("resnet50", {"layer4.0.conv2", "layer4.0.downsample.0"}),
+        ("mobilenet_v2", {"features.14.conv.1.0"}),
+        ("efficientnet_b0", {"features.6.0.block.1.0"}),
     ],
 )
-def test_last_stride_changes_two_convolutions(name: str, changed: set[str]) -> None:
+def test_last_stride_changes_the_last_halving(name: str, changed: set[str]) -> None:
     stock, dense = random_backbone(name), random_backbone(name, last_stride=1)
     before, after = strides(stock), strides(dense)
     assert {key for key in before if before[key] != after[key]} == changed
