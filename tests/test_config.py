@@ -67,7 +67,9 @@ def test_the_defaults_are_those_of_the_paper():
         ("epochs=many", "epochs: .*got 'many'"),
         ("epochs", "'epochs' should be key=value"),
         ("data.image_size=[1", "the value is not YAML"),
-        ("model.freeze=all", "model.freeze: Input should be 'official' or 'none', got 'all'"),
+        ("model.freeze=all", "model.freeze: Input should be 'official', 'none' or a number of stages, got 'all'"),
+        ("model.freeze=-1", "model.freeze: Input should be 'official', 'none' or a number of stages, got -1"),
+        ("model.pooling=mean", "model.pooling: Input should be 'default', 'avg', 'max' or 'gem', got 'mean'"),
     ],
 )
 def test_mistakes_on_the_command_line(folder, override, message):

@@ -37,7 +37,7 @@ def check_data_given(model: str, data: Path | None, *, purpose: str) -> None:
     Raises:
         InputError: there is no data set.
     """
-    from reid_da.models.backbones import BACKBONE_NAMES
+    from reid_da.models.backbones import is_backbone_name
 
-    if data is None and (Path(model).is_file() or model in BACKBONE_NAMES) and not Path(model).is_dir():
+    if data is None and (Path(model).is_file() or is_backbone_name(model)) and not Path(model).is_dir():
         raise InputError(f"{model}: give the data set {purpose}, --data PATH")

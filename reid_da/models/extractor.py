@@ -15,6 +15,7 @@ from reid_da.errors import InputError, unknown_name
 from reid_da.images.augment import IMAGENET_MEAN, IMAGENET_STD, normalize
 from reid_da.images.decode import ImageError, Interpolation, decode_image
 from reid_da.models.backbones import create_backbone
+from reid_da.models.heads import Pooling
 from reid_da.models.inference import infer_in_batches
 
 ImageItem = str | os.PathLike[str] | NDArray[np.uint8]
@@ -45,6 +46,7 @@ class FeatureExtractor:
         *,
         weights: NamedWeights | None = None,
         last_stride: int = 2,
+        pooling: Pooling = "default",
         image_size: tuple[int, int] = (256, 128),
         interpolation: Interpolation = "bicubic",
         pixel_mean: Sequence[float] = IMAGENET_MEAN,
@@ -62,6 +64,7 @@ class FeatureExtractor:
             model_path: weight file; may be empty only where ``weights`` says what to take instead.
             weights: ``imagenet`` or, for random weights, ``none``, in place of a file.
             last_stride: stride of the last stage that the weights were trained with; a file does not tell.
+            pooling: how maps become a vector; ``default``: the backbone's own way.
             image_size: height and width that images are resized to.
             interpolation: ``bicubic`` as the official ECN code tests, or ``bilinear`` as torchreid does.
             pixel_mean: mean of red, green and blue on the scale 0 to 1, subtracted from pixels.
@@ -91,7 +94,9 @@ class FeatureExtractor:
                 raise unknown_name(option, value, get_args(choices))
         if min(image_size) < 1:
             raise InputError(f"image_size: expected a height and a width of at least 1, got {tuple(image_size)}")
-        model = create_backbone(model_name, last_stride=last_stride, weights=weights or model_path).eval()
+        model = create_backbone(
+            model_name, last_stride=last_stride, weights=weights or model_path, pooling=pooling, image_size=image_size
+        ).eval()
         try:
             self.device = torch.device(device)
             self.model = model.to(memory_format=torch.channels_last).to(self.device)

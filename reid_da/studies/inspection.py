@@ -59,7 +59,7 @@ def angles_of_run(
     assert isinstance(network, ReIDNetwork)
     assert settings is not None
     network.test_feature = "embedding"
-    is_compared = isinstance(network.classifier, MarginHead) or settings.model.embedding == "none"
+    is_compared = isinstance(network.classifier, MarginHead) or settings.model.embedding != "linear"
     people = _people_of_gallery(data, settings.data.target)
     statistics = {}
     labelled = settings.data.target if settings.method == "supervised" else settings.data.source

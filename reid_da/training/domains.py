@@ -120,6 +120,7 @@ class ExperimentContext(Shared):
         network = build_network(
             settings.model,
             num_classes=num_classes,
+            image_size=settings.data.image_size,
             head=head,
             weights="none" if self._bare or start else None,
             generator=torch.Generator().manual_seed(self.seed(purpose)),
