@@ -11,6 +11,7 @@ from torch import Tensor
 
 from reid_da.datasets.table import JUNK_PID
 from reid_da.errors import InputError, first_few
+from reid_da.finite import fault_of_rows
 
 Array: TypeAlias = Tensor | ArrayLike
 Labels: TypeAlias = NDArray[np.int64]
@@ -78,7 +79,10 @@ def feature_pair(query_features: Array, gallery_features: Array) -> tuple[Tensor
         ("device", query.device, gallery.device),
     ):
         if ours != theirs:
-            raise InputError(f"query_features and gallery_features differ in {what}: {ours} and {theirs}")
+            hint = ""
+            if what == "dimensions" and len(query) == len(gallery):
+                hint = f"; both have {len(query)} rows: if these are the dimensions, transpose them to a row per image"
+            raise InputError(f"query_features and gallery_features differ in {what}: {ours} and {theirs}{hint}")
     return query, gallery, working_dtype(query, gallery)
 
 
@@ -120,15 +124,7 @@ def row_squares(features: Tensor, name: str, *, dtype: torch.dtype) -> Tensor:
 
 def _bad_rows(features: Tensor, numbers: list[int], name: str, dtype: torch.dtype) -> InputError:
     """Error for rows (given with their numbers) whose length is zero or not finite."""
-    kinds = {
-        "hold NaN or infinite values; extract these images again": ~features.isfinite().all(dim=1),
-        "are all zeros; check the model or drop these images": (features == 0).all(dim=1),
-    }
-    for fault, mask in kinds.items():
-        rows = [number for number, faulty in zip(numbers, mask.tolist(), strict=True) if faulty]
-        if rows:
-            return InputError(f"{name}: {len(rows)} rows {fault} (rows counted from 0: {first_few(rows)})")
-    return InputError(
+    return fault_of_rows(features, numbers, name) or InputError(
         f"{name}: {len(numbers)} rows are too large or too small to square in {str(dtype).removeprefix('torch.')}; "
         f"scale the features (rows counted from 0: {first_few(numbers)})"
     )
@@ -142,7 +138,10 @@ def label_array(labels: Array, name: str, *, length: int) -> Labels:
     """
     values = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
     if values.shape != (length,):
-        raise InputError(f"{name}: expected {length} values, one per row of features, got the shape {values.shape}")
+        raise InputError(
+            f"{name}: expected {length} values, one per row of features, got the shape {values.shape}; features with "
+            "one column per image have to be transposed"
+        )
     if values.dtype.kind not in "iuf" or not (np.floor(values) == values).all() or not np.isfinite(values).all():
         raise InputError(f"{name}: expected whole numbers, got {first_few(values)} (type {values.dtype})")
     return values.astype(np.int64)

@@ -109,7 +109,8 @@ class RunningNeighbors:
 
 def empty_slots(memory: Tensor) -> Tensor:
     """(M,) bool, which slots of a memory (M, D) are all zeros: never written."""
-    return torch.linalg.vector_norm(memory, torch.inf, dim=1) == 0
+    lengths: Tensor = torch.linalg.vector_norm(memory, torch.inf, dim=1)
+    return lengths == 0
 
 
 def empty_in_block(rows: Tensor, similarity: Tensor) -> Tensor:

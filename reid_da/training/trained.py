@@ -7,6 +7,7 @@ from torch import nn
 
 from reid_da.config import ExperimentSettings
 from reid_da.errors import InputError
+from reid_da.finite import check_weights
 from reid_da.models.backbones import BACKBONE_NAMES, create_backbone
 from reid_da.training.checkpoint import Checkpoint, load_checkpoint
 from reid_da.training.device import choose_device
@@ -64,6 +65,7 @@ def load_trained(
             f"{model}: no such run or file of weights, and no backbone of this name ({', '.join(BACKBONE_NAMES)})"
         )
     network = create_backbone(name, last_stride=last_stride, weights=source).to(chosen).eval()
+    check_weights(network, str(model))
     return TrainedModel(network=network, image_size=image_size or (256, 128))
 
 
