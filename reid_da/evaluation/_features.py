@@ -1,7 +1,7 @@
 """Feature arrays and their labels as the evaluation wants them: checked, and never copied whole without need."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -106,11 +106,20 @@ def native_library(device: torch.device) -> Any:
     return np if device.type == "cpu" else torch
 
 
-def row_squares(features: Tensor, name: str, *, dtype: torch.dtype) -> Tensor:
+def row_squares(
+    features: Tensor, name: str, *, dtype: torch.dtype, label: Callable[[int], object] | None = None
+) -> Tensor:
     """(N,) squared Euclidean lengths of the rows of ``features`` (N, D), which are checked on the way.
 
+    Args:
+        features: (N, D) float.
+        name: what to call them in a message.
+        dtype: to compute in.
+        label: what to call a row, e.g. the name of its image; its number from 0 if None.
+
     Raises:
-        InputError: rows with NaN or infinite values, or rows of zeros; the message tells which.
+        InputError: rows with NaN or infinite values, rows of zeros, or rows too long or too short to be scaled to unit
+            length in ``dtype``; the message tells which.
     """
     library, squares = native_library(features.device), features.new_empty(len(features), dtype=dtype)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -118,16 +127,28 @@ def row_squares(features: Tensor, name: str, *, dtype: torch.dtype) -> Tensor:
             library.sum(library.square(native(features[rows].to(dtype))), 1, out=native(squares[rows]))
     suspects = (~(squares.isfinite() & (squares > 0))).nonzero().flatten()
     if len(suspects):
-        raise _bad_rows(features[suspects], suspects.tolist(), name, dtype)
+        raise _bad_rows(features[suspects], suspects.tolist(), name, dtype, label)
     return squares
 
 
-def _bad_rows(features: Tensor, numbers: list[int], name: str, dtype: torch.dtype) -> InputError:
+def _bad_rows(
+    features: Tensor, numbers: list[int], name: str, dtype: torch.dtype, label: Callable[[int], object] | None
+) -> InputError:
     """Error for rows (given with their numbers) whose length is zero or not finite."""
-    return fault_of_rows(features, numbers, name) or InputError(
+    which = f"rows counted from 0: {first_few(numbers)}" if label is None else first_few(map(label, numbers))
+    return fault_of_rows(features, numbers, name, label=label) or InputError(
         f"{name}: {len(numbers)} rows are too large or too small to square in {str(dtype).removeprefix('torch.')}; "
-        f"scale the features (rows counted from 0: {first_few(numbers)})"
+        f"scale the features ({which})"
     )
+
+
+def check_directions(features: Tensor, name: str, *, label: Callable[[int], object] | None = None) -> None:
+    """Refuse features (N, D) that cannot be scaled to unit length in float32; see :func:`row_squares`.
+
+    Raises:
+        InputError: as said, or there are no rows or no columns.
+    """
+    row_squares(feature_tensor(features, name), name, dtype=torch.float32, label=label)
 
 
 def label_array(labels: Array, name: str, *, length: int) -> Labels:

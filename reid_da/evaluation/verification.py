@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from reid_da.errors import InputError
+from reid_da.evaluation._features import check_directions
 from reid_da.finite import check_finite, check_rows
 
 FARS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
@@ -262,8 +263,8 @@ def identification_rates(
         InputError: a number of distractors that there are not, no two images of one person, or features that are NaN,
             infinite or all zero.
     """
-    check_rows(probes, "probes")
-    check_rows(distractors, "distractors")
+    check_directions(probes, "probes")
+    check_directions(distractors, "distractors")
     if not counts or min(counts) < 1 or max(counts) > len(distractors):
         raise InputError(
             f"distractors: there are {len(distractors)}, so give numbers from 1 to that, not {list(counts)}"

@@ -31,7 +31,7 @@ def verification_table(result: VerificationResult, identification: Mapping[int, 
     rate_by_folds = result.fold_accept_rate
     name = f"true accepts at {rate_by_folds.far:.0e}, by folds"
     if rate_by_folds.mean is None or rate_by_folds.std is None:
-        table.add_row(name, "-", f"needs {1 / rate_by_folds.far:,.0f} pairs of two in the other folds")
+        table.add_row(name, "-", "too few pairs of two")
     else:
         cell = f"{100 * rate_by_folds.mean:.2f} ± {100 * rate_by_folds.std:.2f}"
         table.add_row(name, cell, f"{rate_by_folds.threshold:.4f}")

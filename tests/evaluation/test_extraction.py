@@ -166,3 +166,6 @@ def test_images_whose_features_are_no_numbers_are_named(batch_size: int) -> None
     with pytest.raises(InputError, match=r"features: 2 rows are all zeros; .* \(image 2, image 5\)"):
         extract_features(ByBrightness(0.0), source, **options, label="image {}".format)
     assert not extract_features(ByBrightness(0.0), source, **options, normalize=False)[2].any()
+    # the square of such a length is no number: scaled to unit length the feature would become 0
+    with pytest.raises(InputError, match=r"2 rows are too large or too small to square .* \(image 2, image 5\)"):
+        extract_features(ByBrightness(1e30), source, **options, label="image {}".format)

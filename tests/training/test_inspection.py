@@ -153,7 +153,9 @@ def test_a_run_of_triplets_alone_and_one_with_a_nan(small_settings, tmp_path):
     folder.rmdir()
     save_checkpoint(folder, checkpoint)
     for look in (load_trained, angles_of_run, lambda path: calibrate_run(path, fprs=[0.1])):
-        with pytest.raises(InputError, match=r"epoch_0001: 1 of \d+ weight tensors hold NaN .*backbone.layer3.0.conv1.weight"):
+        with pytest.raises(
+            InputError, match=r"epoch_0001: 1 of \d+ weight tensors hold NaN .*backbone.layer3.0.conv1.weight"
+        ):
             look(run.path)
 
 
