@@ -220,7 +220,7 @@ class FaissNeighbors:
         for name, value, valid in (("kind", kind, get_args(FaissKind)), ("refresh", refresh, get_args(Refresh))):
             if value not in valid:
                 raise unknown_name(f"FAISS {name}", value, valid)
-        self._faiss = _import_faiss()
+        _import_faiss()
         self._index: Any = None
         self._is_empty = torch.zeros(0, dtype=torch.bool)
         self.kind = kind
@@ -232,6 +232,11 @@ class FaissNeighbors:
             "ivf": {"nprobe": ivf_probes},
             "hnsw": {"efConstruction": hnsw_build_width, "efSearch": hnsw_search_width},
         }[kind]
+
+    @property
+    def _faiss(self) -> Any:
+        # not an attribute: a module cannot be copied with the method that uses the index
+        return _import_faiss()
 
     @property
     def is_exact(self) -> bool:
