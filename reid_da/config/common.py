@@ -137,11 +137,11 @@ class SourceLossSettings(Settings):
     classification_weight: float = Field(default=1.0, ge=0, description="weight of the cross-entropy of the classifier")
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     triplet_weight: float = Field(default=0.0, ge=0, description="weight of a triplet loss")
-    triplet: Literal["hard", "semi_hard", "angular"] = Field(
-        default="hard", description="hardest of the batch, semi-hard on unit vectors, or hardest by angle"
+    triplet: Literal["hard", "semi_hard", "angular", "angular_hard"] = Field(
+        default="hard", description="hardest of the batch; semi-hard on unit vectors; semi-hard or hardest by angle"
     )
     triplet_margin: Positive | None = Field(
-        default=None, description="None: the soft margin for hard, else 0.2 (semi_hard) and 0.35 radians (angular)"
+        default=None, description="None: the soft margin for hard, else 0.2 (semi_hard) or 0.35 radians (by angle)"
     )
     contrastive_weight: float = Field(default=0.0, ge=0, description="weight of the contrastive loss")
     contrastive_margin: Positive = Field(default=1.0, description="distance beyond which identities are let alone")

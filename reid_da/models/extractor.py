@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from reid_da.errors import InputError, unknown_name
+from reid_da.errors import InputError, first_few, unknown_name
 from reid_da.images.augment import IMAGENET_MEAN, IMAGENET_STD, normalize
 from reid_da.images.decode import ImageError, Interpolation, decode_image
 from reid_da.models.backbones import create_backbone
@@ -116,8 +116,8 @@ class FeatureExtractor:
                 of any sizes; or a (3, H, W) or (B, 3, H, W) tensor, uint8 pixels or floating point.
 
         Raises:
-            InputError: an image cannot be decoded, an array or tensor has a shape, type or range that is not one of
-                these, or there are no images.
+            InputError: an image cannot be decoded or has no pixels, an array or tensor has a shape, type or range that
+                is not one of these or holds NaN, there are no images, or the features are not finite.
             TypeError: something that is neither path, array nor tensor.
         """
         if not isinstance(images, Tensor):
@@ -128,15 +128,27 @@ class FeatureExtractor:
         return self._from_items(list(batch.permute(0, 2, 3, 1).cpu().numpy()))
 
     def _from_items(self, items: Sequence[ImageItem]) -> Tensor:
+        for number, item in enumerate(items):
+            if isinstance(item, np.ndarray):
+                _check_pixels(item, f"images[{number}]")
+
         def load(rows: slice) -> Tensor:
             return torch.from_numpy(np.stack([self._pixels(item) for item in items[rows]])).permute(0, 3, 1, 2)
 
         def prepare(pixels: Tensor) -> Tensor:
             return normalize(pixels, mean=self._mean, std=self._std)
 
-        return self._infer(load, prepare, len(items))
+        def label(row: int) -> str:
+            item = items[row]
+            return f"images[{row}]" if isinstance(item, np.ndarray) else os.fspath(item)
+
+        return self._infer(load, prepare, len(items), label)
 
     def _from_floats(self, batch: Tensor) -> Tensor:
+        faulty = (~batch.isfinite().flatten(1).all(dim=1)).nonzero().flatten().tolist()
+        if faulty:
+            raise InputError(f"images: {len(faulty)} of {len(batch)} hold NaN or infinite values ({first_few(faulty)})")
+
         def load(rows: slice) -> Tensor:
             values = batch[rows].float()
             return values.flip(1) if self._is_bgr else values
@@ -149,7 +161,7 @@ class FeatureExtractor:
                 raise InputError(f"float_tensors='unit': expected values from 0 to 1, got {lowest:g} to {highest:g}")
             return normalize(255 * values, mean=self._mean, std=self._std)
 
-        return self._infer(load, prepare, len(batch))
+        return self._infer(load, prepare, len(batch), "images[{}]".format)
 
     def _pixels(self, item: ImageItem) -> NDArray[np.uint8]:
         """(height, width, 3) pixels of an image in the size of the network's input, red first."""
@@ -163,7 +175,13 @@ class FeatureExtractor:
         except ImageError as error:
             raise InputError(f"{os.fspath(item)}: cannot be decoded as an image ({error})") from error
 
-    def _infer(self, load: Callable[[slice], Tensor], prepare: Callable[[Tensor], Tensor], count: int) -> Tensor:
+    def _infer(
+        self,
+        load: Callable[[slice], Tensor],
+        prepare: Callable[[Tensor], Tensor],
+        count: int,
+        label: Callable[[int], str],
+    ) -> Tensor:
         return infer_in_batches(
             self.model,
             load,
@@ -173,6 +191,7 @@ class FeatureExtractor:
             device=self.device,
             autocast=self._autocast,
             store_on=self.device,
+            label=label,
         )
 
 
@@ -193,12 +212,19 @@ def _as_batch(images: Tensor) -> Tensor:
             "expected a uint8 or floating-point tensor of shape (3, H, W) or (B, 3, H, W), "
             f"got {batch.dtype} of shape {tuple(images.shape)}"
         )
+    if 0 in batch.shape[2:]:
+        raise InputError(f"images: the shape {tuple(images.shape)} has no pixels; leave empty crops out")
     return batch
+
+
+def _check_pixels(array: NDArray[Any], name: str) -> None:
+    if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
+        raise InputError(f"{name}: expected uint8 pixels of shape (H, W, 3), got {array.dtype} of shape {array.shape}")
+    if 0 in array.shape:
+        raise InputError(f"{name}: the shape {array.shape} has no pixels; leave empty crops out")
 
 
 def _resized(array: NDArray[np.uint8], *, size: tuple[int, int], interpolation: Interpolation) -> NDArray[np.uint8]:
     """(height, width, 3) pixels of an (H, W, 3) image."""
-    if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
-        raise InputError(f"expected uint8 pixels of shape (H, W, 3), got {array.dtype} of shape {array.shape}")
     resampling = Image.Resampling[interpolation.upper()]
     return np.asarray(Image.fromarray(array).resize((size[1], size[0]), resampling))

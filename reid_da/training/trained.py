@@ -8,6 +8,7 @@ from torch import nn
 from reid_da.config import ExperimentSettings
 from reid_da.device import choose_device
 from reid_da.errors import InputError
+from reid_da.finite import check_weights
 from reid_da.methods import METHODS
 from reid_da.models.backbones import BACKBONE_NAMES, create_backbone, is_backbone_name
 from reid_da.training.checkpoint import Checkpoint, load_checkpoint
@@ -65,6 +66,7 @@ def load_trained(
         )
     size = image_size or (256, 128)
     network = create_backbone(name, last_stride=last_stride, weights=source, image_size=size).to(chosen).eval()
+    check_weights(network, str(model))
     return TrainedModel(network=network, image_size=size)
 
 
