@@ -108,11 +108,11 @@ def require_same(settings: ExperimentSettings, folder: Path) -> None:
     if not run.config_file.exists():
         return
     noted = run.settings()
+    old, new = noted.model_dump(mode="json"), settings.model_dump(mode="json")
+    different: dict[str, tuple[Any, Any]] = differences(old, new, kind=type(settings))
     if noted.method != settings.method:
-        different: dict[str, tuple[Any, Any]] = {"method": (noted.method, settings.method)}
-    else:
-        old, new = noted.model_dump(mode="json"), settings.model_dump(mode="json")
-        different = differences(old, new, kind=type(settings))
+        # what only one of the methods has is no difference worth naming
+        different = {key: values for key, values in different.items() if None not in values}
     if not _is_same_start(noted.init_from, settings.init_from, folder):
         different["init_from"] = (noted.init_from, settings.init_from)
     if different:
