@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from reid_da.errors import InputError
-from reid_da.evaluation._features import Array
-from reid_da.evaluation._streaming import FeatureBlocks, whole_rows
+from reid_da.evaluation._streaming import whole_rows
+from reid_da.features import Array
+from reid_da.nearest import FeatureBlocks, best_columns
 
 
 class Neighbors(NamedTuple):
@@ -48,22 +49,7 @@ def search(
         )
     found = []
     for rows, values in whole_rows(blocks, "searching the gallery"):
-        nearest, columns = _nearest(values, num_neighbors)
+        nearest, columns = best_columns(values, num_neighbors, largest=False)
         found.append((blocks.distances(nearest, rows), columns))
     distances, indices = zip(*found, strict=True)
     return Neighbors(torch.cat(distances), torch.cat(indices))
-
-
-def _nearest(values: Tensor, num_neighbors: int) -> tuple[Tensor, Tensor]:
-    """The smallest ``values`` (q, G) of each row in increasing order and their columns, both (q, K)."""
-    found = values.topk(min(num_neighbors + 1, values.shape[1]), dim=1, largest=False)
-    nearest, columns = found.values[:, :num_neighbors], found.indices[:, :num_neighbors]
-    # which of several equal values topk returns is left open, and so is their order
-    undecided = (found.values[:, num_neighbors:] == nearest[:, -1:]).any(dim=1).nonzero().flatten()
-    if len(undecided):
-        ordered = values[undecided].sort(dim=1, stable=True)
-        nearest[undecided] = ordered.values[:, :num_neighbors]
-        columns[undecided] = ordered.indices[:, :num_neighbors]
-    columns, order = columns.sort(dim=1)
-    nearest, order = nearest.gather(1, order).sort(dim=1, stable=True)
-    return nearest, columns.gather(1, order)

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from reid_da.errors import InputError
-from reid_da.evaluation._features import Array, feature_tensor
-from reid_da.evaluation._streaming import FeatureBlocks, whole_rows
+from reid_da.evaluation._streaming import whole_rows
+from reid_da.features import Array, feature_tensor
+from reid_da.nearest import FeatureBlocks
 
 
 @dataclass(frozen=True, kw_only=True)
