@@ -20,7 +20,7 @@ from reid_da.progress import track
 Rows: TypeAlias = csr_array
 """(N, N) sparse matrix, one row per point."""
 
-_SPARE_CANDIDATES = 3
+SPARE_CANDIDATES = 3
 """Neighbours that are found beyond those wanted, so that the rounding of a matrix product decides about none."""
 _SPARSE_ROWS = 2**13
 """Rows of sparse matrices that are multiplied at a time."""
@@ -53,10 +53,18 @@ def nearest_neighbors(points: Tensor, num_neighbors: int, *, farthest: Distances
     return neighbors
 
 
-def smallest(values: Tensor, count: int) -> Indices:
-    """(B, count + a few) columns of the smallest values of each row in any order; fewer if the rows are shorter."""
-    found = values.topk(min(count + _SPARE_CANDIDATES, values.shape[1]), largest=False, sorted=False)
-    return found.indices.cpu().numpy()
+def smallest(values: Tensor, count: int, *, available: int | None = None) -> Indices:
+    """(B, count + a few) columns of the smallest values of each row in any order.
+
+    Args:
+        values: (B, M).
+        count: columns wanted.
+        available: most columns to return, M by default.
+    """
+    available = values.shape[1] if available is None else available
+    found = values.topk(min(count + SPARE_CANDIDATES, available), largest=False, sorted=False)
+    columns: Indices = found.indices.cpu().numpy()
+    return columns
 
 
 def expanded_sets(neighbors: Indices, half: Indices) -> Rows:
