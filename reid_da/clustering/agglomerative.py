@@ -41,7 +41,8 @@ def average_linkage(distances: Rows, *, max_distance: float, num_clusters: int |
         merges = sorted(merges)[:wanted]
     pairs = np.array([pair for _, *pair in merges], dtype=np.int64).reshape(-1, 2)
     links = csr_array((np.ones(len(pairs), dtype=bool), tuple(pairs.T)), shape=distances.shape)
-    return connected_components(links, directed=False)[1].astype(np.int64)
+    labels: Labels = connected_components(links, directed=False)[1].astype(np.int64)
+    return labels
 
 
 def _merges(distances: Rows, least: float) -> list[Merge]:

@@ -47,7 +47,8 @@ def without_small_clusters(labels: Labels, least: int) -> Labels:
 
 def cluster_sizes(labels: Labels) -> Labels:
     """(C,) int64 images of every cluster."""
-    return np.bincount(labels[labels >= 0]).astype(np.int64)
+    sizes: Labels = np.bincount(labels[labels >= 0]).astype(np.int64)
+    return sizes
 
 
 def outliers_as_clusters(labels: Labels) -> Labels:

@@ -121,6 +121,10 @@ def cluster_at_eps(
         labels = _kmeans_labels(points, settings, seed)
         return (ClusterResult(labels=without_small_clusters(labels, settings.min_cluster_size)),) * len(eps)
     limits = [settings.eps if limit is None else limit for limit in eps]
+    if settings.metric != "cosine" and max(limits) >= 1:
+        raise InputError(
+            f"eps: images without a neighbour in common are at Jaccard distance 1; choose less, got {max(limits):g}"
+        )
     distances = image_distances(points, camids, settings=settings, max_distance=max(limits))
     if settings.eps_share is not None:
         taken = distance_quantile_mean(distances, settings.eps_share)
@@ -169,8 +173,9 @@ def image_distances(
             points, k1=settings.k1, k2=settings.k2, convention=settings.convention, search=settings.search
         )
     # average linkage and a share of the smallest distances need the pairs beyond eps too
-    everything = max_distance is None or settings.algorithm == "agglomerative" or settings.eps_share is not None
-    return jaccard_distances(rows, max_distance=1.0 if everything else max_distance)
+    if max_distance is None or settings.algorithm == "agglomerative" or settings.eps_share is not None:
+        return jaccard_distances(rows)
+    return jaccard_distances(rows, max_distance=max_distance)
 
 
 def group(distances: Rows, *, settings: ClusteringSettings, eps: float | None = None, seed: int = 0) -> ClusterResult:

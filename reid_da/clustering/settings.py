@@ -37,7 +37,8 @@ class ClusteringSettings(Settings):
         default=0.6,
         gt=0,
         le=2,
-        description="largest distance at which dbscan and infomap join images, and agglomerative joins clusters",
+        description="largest distance at which dbscan and infomap join images, and agglomerative joins clusters; "
+        "below 1 for jaccard and camera_jaccard",
     )
     eps_share: Share | None = Field(
         default=None,

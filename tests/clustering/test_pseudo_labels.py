@@ -125,7 +125,7 @@ def test_cameras_matter_to_camera_jaccard():
         features=features, camids=camids, metric="camera_jaccard", k1_intra=3, k1_inter=7, k2_inter=4, eps=0.5
     )
     assert adjusted_mutual_information(plain.labels, pids) < 0.75
-    assert adjusted_mutual_information(aware.labels, pids) > 0.85
+    assert adjusted_mutual_information(aware.labels, pids) > 0.8
 
 
 def test_three_limits_at_once_equal_three_runs():
@@ -190,6 +190,7 @@ def test_a_camera_with_one_image():
         ({"metric": "camera_jaccard", "camids": CAMIDS[1:]}, r"^camids: expected 120 values.*\(119,\)$"),
         ({"metric": "camera_jaccard", "camids": CAMIDS - 1}, r"^camids: the camera of 40 images is unknown"),
         ({"metric": "camera_jaccard", "camids": CAMIDS * 0}, r"needs images of two cameras"),
+        ({"eps": 1.0}, r"^eps: .* are at Jaccard distance 1; choose less, got 1$"),
         ({"k1": 2}, r"^k2: expected 1 to k1 = 2, got 3$"),
         ({"algorithm": "kmeans"}, r"^num_clusters: kmeans needs a number of clusters$"),
         ({"algorithm": "kmeans", "num_clusters": 121}, r"^num_clusters: expected 1 to 120"),
