@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from reid_da.datasets import UNLABELLED_PID, Dataset, SampleTable, load_dataset
 from reid_da.errors import InputError, first_few, unknown_name
-from reid_da.evaluation._features import check_directions
 from reid_da.evaluation.feature_files import FeatureSet, check_npz, save_arrays
+from reid_da.features import check_directions
 from reid_da.images import FailedImage, ImageSource, augment, open_images, usable_rows
 from reid_da.images.decode import OnError, decode_row
 from reid_da.models.inference import infer_in_batches

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from reid_da.atomic import atomic_path
 from reid_da.errors import InputError
-from reid_da.evaluation._features import feature_pair, row_squares
 from reid_da.evaluation._relevance import Relevance
+from reid_da.features import feature_pair, row_squares
 
 _MAT_NAMES = {
     "query_features": "query_f",

@@ -8,9 +8,10 @@ from torch import Tensor
 
 from reid_da.datasets.table import JUNK_PID
 from reid_da.errors import InputError
-from reid_da.evaluation._features import Array, pieces
 from reid_da.evaluation._relevance import Relevance
-from reid_da.evaluation._streaming import FeatureBlocks, whole_rows
+from reid_da.evaluation._streaming import whole_rows
+from reid_da.features import Array, pieces
+from reid_da.nearest import FeatureBlocks
 
 NUM_BINS = 2**16
 """Bins of the histograms over the cosine similarity from -1 to 1."""

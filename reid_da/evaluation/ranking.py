@@ -18,12 +18,12 @@ from reid_da.atomic import write_text
 from reid_da.datasets import UNLABELLED_PID, SampleTable
 from reid_da.datasets.listing import list_images
 from reid_da.errors import InputError
-from reid_da.evaluation._features import Array
 from reid_da.evaluation.extraction import features_of_splits
 from reid_da.evaluation.feature_files import check_orientation, path_array, read_arrays
 from reid_da.evaluation.reranking import RerankSettings
 from reid_da.evaluation.reranking import rerank as rerank_features
 from reid_da.evaluation.search import search, search_distances
+from reid_da.features import Array
 
 FORMATS = (".csv", ".json")
 """Endings of the files that rankings are written to."""

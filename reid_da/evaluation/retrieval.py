@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from reid_da.errors import InputError
-from reid_da.evaluation._features import Array
 from reid_da.evaluation._relevance import BlockRelevance, Relevance
-from reid_da.evaluation._streaming import FeatureBlocks, sort_rows, whole_rows
+from reid_da.evaluation._streaming import sort_rows, whole_rows
 from reid_da.evaluation.blocks import DistanceBlocks
+from reid_da.features import Array
+from reid_da.nearest import FeatureBlocks
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -8,7 +8,6 @@ from reid_da.memory.neighbors import (
     check_neighbors,
     empty_slots,
     neighbor_recall,
-    top_neighbors,
 )
 
 __all__ = [
@@ -20,5 +19,4 @@ __all__ = [
     "empty_slots",
     "momentum_schedule",
     "neighbor_recall",
-    "top_neighbors",
 ]

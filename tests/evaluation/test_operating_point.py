@@ -9,8 +9,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from reid_da import nearest
 from reid_da.errors import InputError
-from reid_da.evaluation import _streaming
 from reid_da.evaluation.operating_point import RESOLUTION, operating_points
 
 Scene = tuple[NDArray[Any], ...]
@@ -41,7 +41,7 @@ def pairs(case: Scene) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 @pytest.mark.parametrize("block_rows", [7, 512])
 @pytest.mark.parametrize("seed", range(3))
 def test_points_equal_counts_over_all_pairs(seed: int, block_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_streaming, "_BLOCK_ROWS", (block_rows, block_rows))
+    monkeypatch.setattr(nearest, "_BLOCK_ROWS", (block_rows, block_rows))
     case = scene(seed)
     positives, negatives = pairs(case)
     result = operating_points(*case, fprs=(1.0, 0.3, 0.1, 0.01, 1e-3))

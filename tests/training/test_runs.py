@@ -155,7 +155,10 @@ def test_a_sweep_is_refused_before_it_trains(small_settings, tmp_path, key, valu
 
 def test_an_ablation_is_refused_before_it_trains(small_settings, tmp_path):
     run = RunFolder.create(tmp_path / "table" / "supervised-seed1", changed(small_settings, loss_weight=0.5))
-    with pytest.raises(InputError, match=r"seed1: holds .*\((seed was 0 and is 1, method was ecn and is|method was ecn and is supervised, seed was 0)"):
+    with pytest.raises(
+        InputError,
+        match=r"seed1: holds .*seed was 0 and is 1, .*method was ecn",
+    ):
         ablate(small_settings, tmp_path / "table", rows=("e", "supervised"), seeds=2)
     assert RunFolder(tmp_path / "table").runs_inside == [run.path]
     with pytest.raises(InputError, match="nowhere: no such file"):

@@ -1,4 +1,4 @@
-"""Feature arrays and their labels as the evaluation wants them: checked, and never copied whole without need."""
+"""Feature arrays and the labels of their rows: checked, and never copied whole without need."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -9,7 +9,6 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from reid_da.datasets.table import JUNK_PID
 from reid_da.errors import InputError, first_few
 from reid_da.finite import fault_of_rows
 
@@ -62,7 +61,7 @@ def _can_be_multiplied_in_place(tensor: Tensor) -> bool:
 
 
 def working_dtype(*features: Tensor) -> torch.dtype:
-    """The type to compare ``features`` in: float64 where one of them is, otherwise float32."""
+    """The type to multiply ``features`` in: float64 where one of them is, otherwise float32."""
     return torch.float64 if any(tensor.dtype == torch.float64 for tensor in features) else torch.float32
 
 
@@ -166,19 +165,3 @@ def label_array(labels: Array, name: str, *, length: int) -> Labels:
     if values.dtype.kind not in "iuf" or not (np.floor(values) == values).all() or not np.isfinite(values).all():
         raise InputError(f"{name}: expected whole numbers, got {first_few(values)} (type {values.dtype})")
     return values.astype(np.int64)
-
-
-def pid_array(pids: Array, name: str, *, length: int) -> Labels:
-    """``pids`` as (length,) int64, each 0 or above or :data:`JUNK_PID`.
-
-    Raises:
-        InputError: as :func:`label_array`, or a pid below -1: an image without a label cannot be judged.
-    """
-    values = label_array(pids, name, length=length)
-    unlabelled = int((values < JUNK_PID).sum())
-    if unlabelled:
-        raise InputError(
-            f"{name}: {unlabelled} images have no identity (pid {values.min()}); an evaluation needs labels "
-            f"({JUNK_PID} marks junk)"
-        )
-    return values
