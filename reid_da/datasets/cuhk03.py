@@ -24,8 +24,9 @@ NAME = re.compile(r"\d+_\d+_(?P<view>[12])_")
 
 
 def has_layout(folder: Path) -> bool:
-    """Whether CUHK03-NP lies in the folder, in either layout and with either kind of boxes."""
-    return any(_box_folder(folder, boxes) or _config(folder, boxes) for boxes in SPELLINGS)
+    """Whether CUHK03 lies in the folder, in either layout and with either kind of boxes; its config may be missing."""
+    extracted = any((folder / f"images_{spelling}").is_dir() for names in SPELLINGS.values() for spelling in names)
+    return extracted or any(_box_folder(folder, boxes) for boxes in SPELLINGS)
 
 
 def read_cuhk03np(root: Path, *, boxes: Boxes = "detected") -> Dataset:
@@ -48,6 +49,14 @@ def read_cuhk03np(root: Path, *, boxes: Boxes = "detected") -> Dataset:
     config = _config(root, boxes)
     if config is None:
         spellings = " or ".join(SPELLINGS[boxes])
+        images = next((f"images_{name}" for name in SPELLINGS[boxes] if (root / f"images_{name}").is_dir()), None)
+        if images:
+            raise InputError(
+                f"{root}: {images}/ without cuhk03_new_protocol_config_{images.removeprefix('images_')}.mat, which tells "
+                "training images from test images; copy it beside the folder (CUHK03-NP of the authors of re-ranking), or "
+                "read all images as training images of two cameras: --pattern "
+                r"'(?P<pid>\d+_\d+)_(?P<camera>[12])_'"
+            )
         raise InputError(
             f"{root}: looked for {spellings}/ with {market_layout.TRAIN}/, or images_... ({spellings}) beside "
             f"cuhk03_new_protocol_config_... .mat, found {describe_folder(root)}"
@@ -101,4 +110,5 @@ def _read_extracted(root: Path, file: Path, folder: str, *, name: str) -> Datase
         query=tables["query"],
         gallery=tables["gallery"],
         camera_names=market_layout.numbered_cameras(*tables.values()),
+        layout=f"{folder}/ with {file.name}",
     )

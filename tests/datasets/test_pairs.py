@@ -82,7 +82,7 @@ def test_files_as_spreadsheets_write_them(folder, name, text):
         ("pairs.csv", "path1,path2,same\n\nx,y\n", "line 3: expected 3 fields, path1,path2,same, found 2"),
         ("pairs.csv", "path1,path2,same\nx,y,1,2\n", "line 2: expected 3 fields, path1,path2,same, found 4"),
         ("pairs.csv", "path1,path2,same\nx, ,1\n", "line 2: path2 is empty"),
-        ("pairs.csv", "path1,path2,same,fold\nx,y,1,\n", "line 2: fold should be a number, found ''"),
+        ("pairs.csv", "path1,path2,same,fold\nx,y,1,\n", "line 2: fold should be a number or a name, found ''"),
         (
             "pairs.csv",
             'path1,path2,same\nx,y,1\nx,"y,1\n' + "x,y,1\n" * 99,
@@ -146,7 +146,7 @@ def test_every_pair_of_two_persons_can_be_drawn(tmp_path):
     dataset = Dataset(
         name="d", format="folders", root=tmp_path, train=query, query=query, gallery=gallery, camera_names=tuple("abc")
     )
-    found = _draw(query, gallery, 100, same=False, distractor=None, rng=np.random.default_rng(0))
+    found = _draw(dataset, 100, same=False, rng=np.random.default_rng(0))
     expected = [
         (q, g)
         for q in range(3)
@@ -154,7 +154,7 @@ def test_every_pair_of_two_persons_can_be_drawn(tmp_path):
         if query.pids[q] != gallery.pids[g] and query.camids[q] != gallery.camids[g]
     ]
     assert sorted(map(tuple, found.tolist())) == expected
-    enough = _draw(query, gallery, len(expected), same=False, distractor=None, rng=np.random.default_rng(0))
+    enough = _draw(dataset, len(expected), same=False, rng=np.random.default_rng(0))
     assert len(enough) == len(expected)
     with pytest.raises(InputError, match="has 3 pairs of one person from different cameras, too few for 10 folds"):
         draw_pairs(dataset)
