@@ -7,6 +7,13 @@ import typer
 
 from reid_da.errors import InputError
 
+SameCamera = Annotated[
+    str | None,
+    typer.Option(
+        help="'exclude' gallery images of the query's identity and camera, as papers do, or 'include' them; by default "
+        "exclude, unless all images are by one camera or cameras are not known."
+    ),
+]
 Size = Annotated[str | None, typer.Option(help="Height and width of the images, e.g. 256x128.")]
 
 

@@ -146,8 +146,8 @@ def import_(
         _print(f"{persons_file(manifest)}: which person has which pid")
     if dataset.same_camera == "include" and len(dataset.query):
         _print(
-            "there is one camera, or none is known: evaluations count matches by the same camera, and their figures cannot "
-            "be compared with those of papers"
+            "there is one camera, or none is known: evaluations count matches by the same camera, and their figures "
+            "cannot be compared with those of papers"
         )
 
 

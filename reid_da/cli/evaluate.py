@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from reid_da.cli.arguments import Size, check_data_given, parse_size
+from reid_da.cli.arguments import SameCamera, Size, check_data_given, parse_size
 from reid_da.cli.output import check_output, print_json, show_log
 from reid_da.errors import InputError
 
@@ -37,6 +37,7 @@ def evaluate_features(
 
     An .npz file has the arrays query_features, query_pids, query_camids, gallery_features, gallery_pids and
     gallery_camids; a .mat file those of the Market-1501 scripts: query_f, query_label, query_cam and so on.
+    Identities and cameras are numbers or text; without cameras give --same-camera include.
 
     Example: reid-da evaluate-features features.npz --rerank --operating-point 1e-3
     """
@@ -62,6 +63,7 @@ def evaluate(
     data: Annotated[Path | None, typer.Option(help="Data set; that of a run is its target.")] = None,
     rerank: Rerank = False,
     operating_point: OperatingPoint = None,
+    same_camera: SameCamera = None,
     flip: Annotated[bool, typer.Option("--flip", help="Average with the features of mirror images.")] = False,
     backbone: BackboneName = "resnet50",
     last_stride: LastStride = 2,
@@ -91,8 +93,11 @@ def evaluate(
     path = data or (trained.settings.data.target if trained.settings else None)
     if path is None:
         raise InputError(f"{model}: give the data set to evaluate on, --data PATH")
-    features = features_of_test_images(load_dataset(path), trained.network, image_size=trained.image_size, flip=flip)
-    result = evaluate_feature_set(features, rerank=rerank, operating_point=operating_point)
+    dataset = load_dataset(path)
+    features = features_of_test_images(dataset, trained.network, image_size=trained.image_size, flip=flip)
+    result = evaluate_feature_set(
+        features, same_camera=same_camera or dataset.same_camera, rerank=rerank, operating_point=operating_point
+    )
     if as_json:
         print_json(result.to_json())
     else:

@@ -256,8 +256,8 @@ def _test_pids(dataset: Dataset) -> NDArray[np.int64]:
 def _camera_findings(dataset: Dataset, cameras: Sequence[CameraCounts]) -> list[Finding]:
     """Cameras that show nobody or one person, and cameras that only one half knows."""
     consequence = (
-        "matches by the same camera count in evaluations, whose figures cannot be compared with those of papers; camera "
-        "styles and the camera term of a loss need several"
+        "matches by the same camera count in evaluations, whose figures cannot be compared with those of papers; "
+        "camera styles and the camera term of a loss need several"
     )
     if not dataset.has_cameras:
         message = f"cameras are not known: {consequence}"

@@ -243,7 +243,8 @@ def _question(root: Path, paths: Sequence[str]) -> str:
 
 def _crops_of_pattern(root: Path, paths: Sequence[str], compiled: re.Pattern[str], pattern: str) -> list[Crop]:
     names = paths if "/" in pattern else [path.rpartition("/")[2] for path in paths]
-    return _crops(root, paths, match_names(compiled, names, folder=root))
+    advice = "" if "/" in pattern else "without a slash in it the pattern is matched with the file name alone"
+    return _crops(root, paths, match_names(compiled, names, folder=root, advice=advice))
 
 
 def _crops(root: Path, paths: Sequence[str], matches: Sequence[re.Match[str]]) -> list[Crop]:

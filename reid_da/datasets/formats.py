@@ -26,7 +26,7 @@ class Format:
     """A layout on disk.
 
     Attributes:
-        read: reads a folder (or file); takes the ``options`` by keyword. A folder that does not hold the layout is an error.
+        read: reads a folder (or file); takes the ``options`` by keyword.
         fits: whether a folder (or file) is recognised as this data set, where no format is named.
         holds: whether a folder can be read so, where the format is named; ``fits`` if None.
         layout: what it looks like, for messages.
@@ -58,7 +58,11 @@ def _market_format(naming: market_layout.MarketNaming, *aliases: str) -> Format:
 
 
 def _trial_format(
-    read: Callable[..., Dataset], fits: Callable[[Path], bool], layout: str, *aliases: str, options: tuple[str, ...] = ()
+    read: Callable[..., Dataset],
+    fits: Callable[[Path], bool],
+    layout: str,
+    *aliases: str,
+    options: tuple[str, ...] = (),
 ) -> Format:
     return Format(
         read=read, fits=fits, layout=layout, aliases=aliases, options=frozenset({"trial", *options}), holds=Path.is_dir

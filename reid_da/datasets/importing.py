@@ -107,9 +107,10 @@ def _home(path: Path) -> Path:
 def split_identities(pids: NDArray[np.int64], cameras: Sequence[str], *, test_share: float, seed: int = 0) -> list[str]:
     """Split of each image (``train``, ``query`` or ``gallery``) such that no identity is in training and test.
 
-    A test identity gives at most one query for each of its cameras, and only queries that keep a true match in another
-    camera; the rest of its images is gallery. Where all images are by one camera, or by unknown ones, each test identity
-    with two images gives one query, whose matches are by the same camera. Junk (pid -1) goes to the gallery.
+    A test identity gives at most one query for each of its cameras, and only queries that keep a true match in
+    another camera; the rest of its images is gallery. Where all images are by one camera, or by unknown ones, each
+    test identity with two images gives one query, whose matches are by the same camera. Junk (pid -1) goes to the
+    gallery.
 
     Args:
         pids: (N,) identities.

@@ -14,10 +14,11 @@ IMAGE_SUFFIXES = frozenset(
 """Suffixes, in lower case, of the files that count as images; of an animated one the first picture counts."""
 
 UNREAD_SUFFIXES = frozenset(
-    (
-        ".avif .heic .heif .jxl .jp2 .j2k .jpx .apng .mpo .tga .psd .svg .qoi .pcx .ico .dds .exr .hdr .raw .dng .cr2 .nef"
-        " .arw .mp4 .avi .mov .mkv .webm .m4v .mpg .mpeg .mjpeg .wmv"
-    ).split()
+    {
+        *(".avif", ".heic", ".heif", ".jxl", ".jp2", ".j2k", ".jpx", ".apng", ".mpo", ".tga", ".psd", ".svg", ".qoi"),
+        *(".pcx", ".ico", ".dds", ".exr", ".hdr", ".raw", ".dng", ".cr2", ".nef", ".arw"),
+        *(".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".mjpeg", ".wmv"),
+    }
 )
 """Suffixes of pictures and films that are not read, but counted and named, so that nobody misses them unawares."""
 
@@ -72,29 +73,25 @@ def is_utf8(text: str) -> bool:
 
 def _files(folder: Path, *, recursive: bool) -> Iterator[str]:
     """Relative paths of all files, with forward slashes, in any order."""
-    top = os.path.realpath(folder)
-    linked: set[str] = set()
+    top = folder.resolve()
+    linked: set[Path] = set()
     for current, folders, files in os.walk(folder, followlinks=True):
         prefix = Path(current).relative_to(folder).as_posix()
         prefix = "" if prefix == "." else prefix + "/"
         yield from (prefix + name for name in files)
         wanted = sorted(filter(_may_hold_images, folders)) if recursive else []
-        folders[:] = [name for name in wanted if _is_new(os.path.join(current, name), top, linked)]
+        folders[:] = [name for name in wanted if _is_new(Path(current, name), top, linked)]
 
 
-def _is_new(path: str, top: str, linked: set[str]) -> bool:
-    """Whether a folder is none that is listed anyway: a link into the tree, around it, or to where another one leads."""
-    if not os.path.islink(path):
+def _is_new(folder: Path, top: Path, linked: set[Path]) -> bool:
+    """Whether a folder is not listed anyway: it is no link into the tree, around it, or to where another one leads."""
+    if not folder.is_symlink():
         return True
-    target = os.path.realpath(path)
-    if _contains(top, target) or _contains(target, top) or any(_contains(other, target) for other in linked):
+    target = folder.resolve()
+    if target.is_relative_to(top) or top.is_relative_to(target) or any(target.is_relative_to(seen) for seen in linked):
         return False
     linked.add(target)
     return True
-
-
-def _contains(folder: str, path: str) -> bool:
-    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
 
 
 def _may_hold_images(folder: str) -> bool:
@@ -158,9 +155,7 @@ def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:
     """Sorting key that reads digits as numbers: ``cam2`` comes before ``cam10``."""
     parts = re.findall(r"\d+|\D+", text)
     # a number by its length and digits: int() refuses thousands of them
-    return tuple(
-        (0, len(part.lstrip("0")), part.lstrip("0")) if part.isdecimal() else (1, 0, part) for part in parts
-    )
+    return tuple((0, len(part.lstrip("0")), part.lstrip("0")) if part.isdecimal() else (1, 0, part) for part in parts)
 
 
 def _plural(count: int, noun: str) -> str:

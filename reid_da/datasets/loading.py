@@ -102,7 +102,9 @@ def _written_options(text: str, tail: str) -> dict[str, str]:
     for part in re.split(rf",(?=(?:{names})=)", tail):
         key, is_set, value = part.partition("=")
         if not is_set or not value:
-            raise InputError(f"{text}: expected option=value behind the #, such as #layout=person-folders, got {part!r}")
+            raise InputError(
+                f"{text}: expected option=value behind the #, such as #layout=person-folders, got {part!r}"
+            )
         if key not in OPTIONS | {"format"}:
             raise unknown_name("option", key, OPTIONS | {"format"})
         options[key] = value
@@ -130,7 +132,8 @@ def find_format(path: Path) -> tuple[str, Path]:
     if below:
         return below[0]
     partial_layout = [name for name in market_layout.MARKET_FOLDERS if (path / name).is_dir()]
-    if partial_layout and not market_layout.has_layout(path):
+    # a folder called query may be part of any layout
+    if partial_layout and partial_layout != [market_layout.QUERY] and not market_layout.has_layout(path):
         raise InputError(
             f"{path}: found {', '.join(partial_layout)}, but the layout of Market-1501 needs {market_layout.TRAIN}/, "
             f"{market_layout.QUERY}/ and {market_layout.GALLERY}/, each with images; "

@@ -29,8 +29,8 @@ def read_manifest(file: Path) -> Dataset:
 
     ``path`` is relative to the manifest's folder, or absolute. ``camid`` is a number or a name; cameras are numbered
     in natural order. It is empty in all rows, or the column is missing, if cameras are not known. ``pid`` is a number
-    from 0 or a name, -1 for junk, or empty for an unknown person; names are numbered from 1 in sorted order. ``split`` is
-    train (also where it is empty), query or gallery.
+    from 0 or a name, -1 for junk, or empty for an unknown person; names are numbered from 1 in sorted order.
+    ``split`` is train (also where it is empty), query or gallery.
 
     Raises:
         InputError: the file cannot be read, lacks a column, or a row is at fault (row 1 is the first below the header).
@@ -103,7 +103,8 @@ def _crop(row: Mapping[str, str], *, file: Path, number: int, has_cameras: bool)
         raise InputError(f"{file}: row {number} has no camid, and others have; give every row one, or none")
     if pid.lower() == "nan" or (pid.startswith("-") and not is_junk(pid)):
         raise InputError(
-            f"{file}: row {number}: pid should be a number from 0, a name, -1 for junk or empty if not known, got {pid!r}"
+            f"{file}: row {number}: pid should be a number from 0, a name, -1 for junk or empty if not known, "
+            f"got {pid!r}"
         )
     if split not in SPLITS:
         raise InputError(f"{file}: row {number}: split should be one of {', '.join(SPLITS)}, got {split!r}")

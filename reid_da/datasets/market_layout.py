@@ -1,8 +1,9 @@
 """Data sets in the folders of Market-1501: ``bounding_box_train``, ``query``, ``bounding_box_test``.
 
-Market-1501 (Zheng et al., ICCV 2015), DukeMTMC-reID (Zheng et al., ICCV 2017), Occluded-DukeMTMC (Miao et al., ICCV 2019),
-MSMT17 reformatted in this way, and CUHK03-NP (Zhong et al., CVPR 2017) come so, and so do many people's own sets. VeRi-776
-(Liu et al., ECCV 2016) has the same names in folders of other names, and so do the sets of several toolkits.
+Market-1501 (Zheng et al., ICCV 2015), DukeMTMC-reID (Zheng et al., ICCV 2017), Occluded-DukeMTMC (Miao et al., ICCV
+2019), MSMT17 reformatted in this way, and CUHK03-NP (Zhong et al., CVPR 2017) come so, and so do many people's own
+sets. VeRi-776 (Liu et al., ECCV 2016) has the same names in folders of other names, and so do the sets of several
+toolkits.
 """
 
 import re
@@ -58,29 +59,27 @@ class MarketNaming:
     distractor_pid: int | None = None
 
 
-def _is_called(folder: Path, word: re.Pattern[str]) -> bool:
-    """Whether a folder, or the one that it lies in, has a word in its name."""
-    names = folder.absolute().parts[-2:]
-    return any(word.search(name) for name in names)
+def _is_called(word: re.Pattern[str], *folders: Path) -> bool:
+    """Whether one of the folders has a word in its name."""
+    return any(word.search(folder.absolute().name) for folder in folders)
 
 
-MARKET1501 = MarketNaming(
-    name="market1501", recognises=lambda folder, name: MARKET_NAME.match(name), distractor_pid=0
-)
-DUKEMTMCREID = MarketNaming(name="dukemtmcreid", recognises=lambda folder, name: DUKE_NAME.match(name))
+MARKET1501 = MarketNaming(name="market1501", recognises=lambda _, name: MARKET_NAME.match(name), distractor_pid=0)
+DUKEMTMCREID = MarketNaming(name="dukemtmcreid", recognises=lambda _, name: DUKE_NAME.match(name))
 OCCLUDED_DUKE = MarketNaming(
-    name="occluded-duke", recognises=lambda folder, name: DUKE_NAME.match(name) and _is_called(folder, _OCCLUDED_DUKE)
+    name="occluded-duke", recognises=lambda folder, name: DUKE_NAME.match(name) and _is_called(_OCCLUDED_DUKE, folder)
 )
 MSMT17_REFORMATTED = MarketNaming(
     name="msmt17-market",
     # the short names, which are passed around too, might be anybody's
     recognises=lambda folder, name: (
-        MSMT17_NAME.match(name) or (MSMT17_SHORT_NAME.match(name) and _is_called(folder, _MSMT17))
+        MSMT17_NAME.match(name)
+        or (MSMT17_SHORT_NAME.match(name) and _is_called(_MSMT17, folder, folder.absolute().parent))
     ),
 )
-CUHK03NP = MarketNaming(name="cuhk03np", recognises=lambda folder, name: CUHK03_NAME.match(name))
-VERI = MarketNaming(name="veri776", recognises=lambda folder, name: VERI_NAME.match(name), folders=VERI_FOLDERS)
-OTHER = MarketNaming(name="market-style", recognises=lambda folder, name: NAME.match(name), folders=None)
+CUHK03NP = MarketNaming(name="cuhk03np", recognises=lambda _, name: CUHK03_NAME.match(name))
+VERI = MarketNaming(name="veri776", recognises=lambda _, name: VERI_NAME.match(name), folders=VERI_FOLDERS)
+OTHER = MarketNaming(name="market-style", recognises=lambda _, name: NAME.match(name), folders=None)
 
 
 def has_layout(folder: Path, folders: Folders | None = MARKET_FOLDERS) -> bool:
@@ -100,8 +99,8 @@ def uses_naming(folder: Path, naming: MarketNaming) -> bool:
 def read_market_layout(root: Path, naming: MarketNaming, *, name: str | None = None) -> Dataset:
     """Data set under ``root``, which holds a folder each of training, query and gallery images.
 
-    Junk images (pid -1) are left out of the training images and kept in the gallery, where every evaluation
-    passes them over. Cameras are numbered 1, 2, ... in file names and 0, 1, ... here. The pid of distractors means nobody
+    Junk images (pid -1) are left out of the training images and kept in the gallery, where every evaluation passes
+    them over. Cameras are numbered 1, 2, ... in file names and 0, 1, ... here. The pid of distractors means nobody
     only if no query and no training image has it: in own data with these names it is somebody's number.
 
     Args:

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.io import loadmat
 
 from reid_da.datasets.listing import describe_folder, list_images, match_names
+from reid_da.datasets.matlab import read_variable
 from reid_da.datasets.persons import number_persons
 from reid_da.datasets.table import JUNK_PID, Dataset
 from reid_da.datasets.trials import Row, TrialSet
@@ -29,8 +29,9 @@ def read_mars(root: Path) -> Dataset:
     """MARS: ``bbox_train/0001/0001C1T0001F001.jpg``, every frame an image; junk is ``00-1``, distractors are ``0000``.
 
     Which test tracklets are queries is told by ``info/`` of the authors' evaluation code. The first frame of each of
-    these is a query here, its other frames are left out, and the frames of all other test tracklets are the gallery. That is
-    not the protocol of the paper, which pools the features of a tracklet. Without ``info/`` the test images are all gallery.
+    these is a query here, its other frames are left out, and the frames of all other test tracklets are the gallery.
+    That is not the protocol of the paper, which pools the features of a tracklet. Without ``info/`` the test images
+    are all gallery.
 
     Args:
         root: folder that holds ``bbox_train`` and ``bbox_test``.
@@ -77,9 +78,11 @@ def _tracklet_splits(root: Path, test: list[Row]) -> dict[str, list[Row]]:
     if not names_file.is_file():
         raise InputError(f"{names_file}: no such file; copy info/ of the authors' evaluation code again")
     names = names_file.read_text(encoding="utf-8", errors="replace").split()
-    tracks = _matrix(root / "info" / "tracks_test_info.mat", "track_test_info").reshape(-1, 4)
+    tracks = _matrix(root / "info" / "tracks_test_info.mat", "track_test_info")
     queries = set((_matrix(root / "info" / "query_IDX.mat", "query_IDX").ravel() - 1).tolist())
-    if tracks.max(initial=0) > len(names) or max(queries, default=0) >= len(tracks):
+    if tracks.ndim != 2 or tracks.shape[1] != 4:
+        raise InputError(f"{root / 'info'}: tracks_test_info.mat should have four columns, has {tracks.shape}")
+    if tracks[:, :2].max(initial=0) > len(names) or max(queries, default=0) >= len(tracks):
         raise InputError(f"{root / 'info'}: its files do not fit together; copy them again")
     rows = {row[0].rpartition("/")[2]: row for row in test}
     splits: dict[str, list[Row]] = {"query": [], "gallery": []}
@@ -93,12 +96,7 @@ def _tracklet_splits(root: Path, test: list[Row]) -> dict[str, list[Row]]:
 
 
 def _matrix(file: Path, name: str) -> NDArray[np.int64]:
-    if not file.is_file():
-        raise InputError(f"{file}: no such file; copy info/ of the authors' evaluation code again")
-    try:
-        matrix: NDArray[Any] = loadmat(file)[name]
-        return matrix.astype(np.int64)
-    # a file that is none may fail in any of these ways
-    except (ValueError, LookupError, TypeError, NotImplementedError, OSError) as error:
-        reason = str(error).partition("\n")[0]
-        raise InputError(f"{file}: no matrix {name} in it ({reason}); copy the file again") from error
+    values: NDArray[Any] = np.asarray(read_variable(file, name))
+    if values.dtype.kind not in "iuf":
+        raise InputError(f"{file}: {name} should be numbers, got the type {values.dtype}; copy the file again")
+    return values.astype(np.int64)

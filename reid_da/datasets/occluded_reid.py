@@ -19,8 +19,8 @@ def has_layout(folder: Path) -> bool:
 def read_occluded_reid(root: Path) -> Dataset:
     """Occluded-REID: ``occluded_body_images/001/001_01.tif``, 200 persons, five images each occluded and whole.
 
-    The files do not tell the cameras. As its users do, all queries count as of one camera and the gallery as of another,
-    so that every gallery image of the person is a match.
+    The files do not tell the cameras. As its users do, all queries count as of one camera and the gallery as of
+    another, so that every gallery image of the person is a match.
 
     Args:
         root: folder that holds the two folders.

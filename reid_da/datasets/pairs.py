@@ -61,10 +61,11 @@ class _Pair:
 def read_pairs(file: Path, images: Path | None = None) -> ImagePairs:
     """Pairs of a file.
 
-    A file whose name ends in ``.csv`` has the columns ``path1``, ``path2``, ``same`` (0 or 1, false or true) and, if it
-    likes, ``fold``, a number or a name; without, the pairs of each kind are dealt out to ten folds in their order. Any other file has the
-    format of LFW: a line ``FOLDS PAIRS`` (or ``PAIRS`` for one fold), then for each fold as many lines ``NAME N M`` of
-    one person and as many lines ``NAME N OTHER M`` of two, where image N of NAME is ``NAME/NAME_000N.jpg``.
+    A file whose name ends in ``.csv`` has the columns ``path1``, ``path2``, ``same`` (0 or 1, false or true) and, if
+    it likes, ``fold``, a number or a name; without, the pairs of each kind are dealt out to ten folds in their order.
+    Any other file has the format of LFW: a line ``FOLDS PAIRS`` (or ``PAIRS`` for one fold), then for each fold as
+    many lines ``NAME N M`` of one person and as many lines ``NAME N OTHER M`` of two, where image N of NAME is
+    ``NAME/NAME_000N.jpg``.
 
     Args:
         file: the file.

@@ -18,7 +18,7 @@ def number_persons(persons: Sequence[str | None]) -> NDArray[np.int64]:
     """(N,) int64 identity numbers of persons given as text.
 
     Numbers stay as they are, also behind a common word (``person0007`` is 7, ``12.0`` is 12); other names are numbered
-    from 1 in sorted order. None or an empty text is :data:`UNLABELLED_PID`; ``-1``, also with zeros (MARS writes
+    from 1 in sorted order. Of a plain number the value counts, so that ``07`` and ``7`` are one person. None or an empty text is :data:`UNLABELLED_PID`; ``-1``, also with zeros (MARS writes
     ``00-1``), is :data:`JUNK_PID`.
 
     Raises:
@@ -58,9 +58,9 @@ def _known(persons: Sequence[str | None]) -> list[str]:
 
 
 def _normal(person: str) -> str:
-    """``12.0``, as tables with gaps have it, is ``12``."""
-    number = re.fullmatch(r"(-?\d+)\.0+", person)
-    return number[1] if number else person
+    """``12.0``, as tables with gaps have it, is ``12``, and so is ``0012``."""
+    number = re.fullmatch(r"(-?)0*(\d{1,18})(?:\.0+)?", person)
+    return number[1] + number[2] if number else person
 
 
 def _plain_numbers(known: Sequence[str]) -> dict[str, int] | None:

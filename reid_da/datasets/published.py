@@ -17,8 +17,8 @@ class PublishedCounts:
     Attributes:
         name: name of the data set for programs.
         title: name in print.
-        counts: published numbers by what they count, e.g. ``train images``, as far as there are any. Gallery images are counted without
-            junk (pid -1) and with distractors, identities without both.
+        counts: published numbers by what they count, e.g. ``train images``, as far as there are any. Gallery images
+            are counted without junk (pid -1) and with distractors, identities without both.
         causes: known causes of other numbers: ``(what is counted, number): cause``.
     """
 
@@ -93,10 +93,10 @@ PUBLISHED: dict[str, tuple[PublishedCounts, ...]] = {
     "ilids": _drawn("ilids", "QMUL i-LIDS", 59, None, 60, None, 60),
     "caviar4reid": _drawn("caviar4reid", "CAVIAR4REID", 36, None, 36, None, 36),
 }
-"""Counts by name of the format (Zheng et al., ICCV 2015; Zheng et al., ICCV 2017; Miao et al., ICCV 2019; Wei et al., CVPR
-2018, both versions of MSMT17; Zhong et al., CVPR 2017; Liu et al., ECCV 2016; Liu et al., CVPR 2016; Zheng et al., ECCV 2016;
-Zhuo et al., ICME 2018; of the small sets what follows from their identities and the protocol). A data set that comes in
-several kinds has an entry for each."""
+"""Counts by name of the format (Zheng et al., ICCV 2015; Zheng et al., ICCV 2017; Miao et al., ICCV 2019; Wei et al.,
+CVPR 2018, both versions of MSMT17; Zhong et al., CVPR 2017; Liu et al., ECCV 2016; Liu et al., CVPR 2016; Zheng et
+al., ECCV 2016; Zhuo et al., ICME 2018; of the small sets what follows from their identities and the protocol). A data
+set that comes in several kinds has an entry for each."""
 
 
 def published_findings(data_format: str, splits: Mapping[str, SplitCounts]) -> list[Finding]:

@@ -1,16 +1,16 @@
 """Small data sets of the field's first years: VIPeR, PRID2011, CUHK01, GRID, QMUL i-LIDS, CAVIAR4REID.
 
-Their protocols are random splits; see :mod:`reid_da.datasets.trials`. Folders and names are those that the archives of their
-authors unpack to.
+Their protocols are random splits; see :mod:`reid_da.datasets.trials`. Folders and names are those that the archives
+of their authors unpack to.
 """
 
 import re
 from pathlib import Path
 
 import numpy as np
-from scipy.io import loadmat
 
 from reid_da.datasets.listing import list_images
+from reid_da.datasets.matlab import MAT_ERRORS, read_variable, reason
 from reid_da.datasets.table import Dataset
 from reid_da.datasets.trials import (
     TrialSet,
@@ -74,8 +74,8 @@ def has_prid2011(folder: Path) -> bool:
 def read_prid2011(root: Path, *, trial: str = "0") -> Dataset:
     """PRID2011 (Hirzer et al., SCIA 2011): the single-shot version if it is there, else the frames of the other.
 
-    Half of the 200 persons who are in both views is for training; of the others view a is the query, and view b with its
-    549 further persons the gallery. View a of further persons is not used.
+    Half of the 200 persons who are in both views is for training; of the others view a is the query, and view b with
+    its 549 further persons the gallery. View a of further persons is not used.
 
     Args:
         root: folder that holds ``single_shot`` or ``multi_shot``, or one of them.
@@ -224,15 +224,13 @@ def _read_numbers(root: Path, folder: str, *, name: str, trial: str) -> Dataset:
 
 def _grid_partition(file: Path, trial: int) -> set[int]:
     """Training identities of one of the published partitions."""
+    partitions = read_variable(file, "trainIdxAll")
     try:
-        partitions = loadmat(file)["trainIdxAll"].ravel()
         # a MATLAB structure in a cell: its third field lists the identities
-        fields = partitions[trial].ravel()[0]
+        fields = partitions.ravel()[trial].ravel()[0]
         train = {int(pid) for pid in np.asarray(fields[2]).ravel()}
-    # a file that is none, or of another structure, may fail in any of these ways
-    except (ValueError, LookupError, TypeError, NotImplementedError, OSError, AttributeError) as error:
-        reason = str(error).partition("\n")[0]
-        raise InputError(f"{file}: no partition {trial} in it ({reason}); copy the file again") from error
+    except MAT_ERRORS as error:
+        raise InputError(f"{file}: no partition {trial} in it ({reason(error)}); copy the file again") from error
     if not train:
         raise InputError(f"{file}: partition {trial} has no training identities; copy the file again")
     return train

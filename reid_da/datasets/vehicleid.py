@@ -22,8 +22,8 @@ def has_layout(folder: Path) -> bool:
 def read_vehicleid(root: Path, *, test_list: TestList = "800", trial: str = "0") -> Dataset:
     """VehicleID: ``image/0000001.jpg``, lists with lines ``0000001 42`` of image and vehicle; cameras not told.
 
-    Of each test vehicle one image is the gallery, and the rest are queries. The paper draws it at random ten times; trial
-    ``t`` here is the same for everybody, see :mod:`reid_da.datasets.trials`.
+    Of each test vehicle one image is the gallery, and the rest are queries. The paper draws it at random ten times;
+    trial ``t`` here is the same for everybody, see :mod:`reid_da.datasets.trials`.
 
     Args:
         root: folder that holds ``image`` and ``train_test_split``.
@@ -34,9 +34,7 @@ def read_vehicleid(root: Path, *, test_list: TestList = "800", trial: str = "0")
         InputError: a folder or list is missing, or a list is empty, malformed or names a missing image.
     """
     if not has_layout(root):
-        raise InputError(
-            f"{root}: looked for {IMAGES}/ and {LISTS}/{TRAIN_LIST}, found {describe_folder(root)}"
-        )
+        raise InputError(f"{root}: looked for {IMAGES}/ and {LISTS}/{TRAIN_LIST}, found {describe_folder(root)}")
     present = frozenset(list_images(root / IMAGES))
     train = _read_list(root, TRAIN_LIST, present)
     test = _read_list(root, f"test_list_{test_list}.txt", present)
@@ -52,8 +50,8 @@ def read_vehicleid(root: Path, *, test_list: TestList = "800", trial: str = "0")
         camera_names=unknown_cameras(),
         layout=f"{TRAIN_LIST} and test_list_{test_list}.txt",
         notes=(
-            f"trial {trial} of 10: one image of each test vehicle, drawn by this program, is the gallery; papers average "
-            "over ten draws",
+            f"trial {trial} of 10: one image of each test vehicle, drawn by this program, is the gallery; papers "
+            "average over ten draws",
             "cameras are not told: gallery images of the query's own camera count too",
         ),
     ).dataset(root)

@@ -43,6 +43,12 @@ def test_a_csv_file_with_and_without_folds(folder, tmp_path_factory):
     assert np.bincount(pairs.folds[pairs.same]).tolist() == [2] * 10
     (elsewhere / "folds.csv").write_text("same,path2,path1,fold\n1,Bob/Bob_0002.jpg,Bob/Bob_0001.jpg,7\n")
     assert listed(read_pairs(elsewhere / "folds.csv", folder)) == [("Bob/Bob_0001.jpg", "Bob/Bob_0002.jpg", True, 7)]
+    rows = "Bob/Bob_0001.jpg,Bob/Bob_0002.jpg,1.0,b\nBob/Bob_0001.jpg,Ann_A/Ann_A_0001.jpg,0.0,a\n"
+    (elsewhere / "names.csv").write_text(f"path1,path2,same,fold\n{rows}")
+    named = read_pairs(elsewhere / "names.csv", folder)
+    assert (named.same.tolist(), named.folds.tolist()) == ([True, False], [1, 0])
+    (elsewhere / "floats.csv").write_text(f"path1,path2,same,fold\n{rows}".replace(",b", ",2.0").replace(",a", ",10"))
+    assert read_pairs(elsewhere / "floats.csv", folder).folds.tolist() == [2, 10]
 
 
 @pytest.mark.parametrize(
