@@ -148,7 +148,8 @@ def dataset_of_crops(
     """
     persons = [crop.person for crop in crops]
     pids, names = number_persons(persons), person_names(persons)
-    cameras = sorted({camera_name(crop.camera) for crop in crops}, key=lambda text: (natural_key(text), text))
+    spelled = camera_names([crop.camera for crop in crops])
+    cameras = sorted(set(spelled.values()), key=lambda text: (natural_key(text), text))
     if len(cameras) > 1 and any(crop.camera is None for crop in crops):
         unknown = [crop.path for crop in crops if crop.camera is None]
         raise InputError(
@@ -157,7 +158,7 @@ def dataset_of_crops(
     camids = {camera: number for number, camera in enumerate(cameras)}
     rows: dict[str, list[tuple[str, int, int]]] = {split: [] for split in SPLITS}
     for crop, pid in zip(crops, pids, strict=True):
-        rows[crop.split].append((crop.path, int(pid), camids[camera_name(crop.camera)]))
+        rows[crop.split].append((crop.path, int(pid), camids[spelled[crop.camera]]))
     train, query, gallery = (SampleTable.from_rows(f"{name}/{split}", root, rows[split]) for split in SPLITS)
     if names:
         notes += (f"persons are named, not numbered: pid 1 to {len(names)} in the order of their names",)
@@ -173,6 +174,18 @@ def dataset_of_crops(
         layout=layout,
         person_names=names,
     )
+
+
+def camera_names(cameras: Iterable[str | None]) -> dict[str | None, str]:
+    """The name of each camera: as it is spelled, or its plain number where the same one is spelled in two ways."""
+    spellings: dict[str, set[str]] = defaultdict(set)
+    texts = set(cameras)
+    for text in texts:
+        spellings[camera_name(text)].add(re.sub(r"(?<=^\d)(\d*)\.0+$", r"\1", text or UNKNOWN_CAMERA))
+    return {
+        text: next(iter(spellings[key])) if len(spellings[key]) == 1 else key
+        for text, key in ((text, camera_name(text)) for text in texts)
+    }
 
 
 def camera_name(text: str | None) -> str:

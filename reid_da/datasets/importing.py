@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reid_da.atomic import write_text
-from reid_da.datasets.folders import camera_name, dataset_of_crops, list_crops
+from reid_da.datasets.folders import camera_names, dataset_of_crops, list_crops
 from reid_da.datasets.manifest import write_manifest
 from reid_da.datasets.persons import number_persons
 from reid_da.datasets.table import JUNK_PID, UNLABELLED_PID
@@ -58,10 +58,11 @@ def import_folder(
         raise InputError(f"{root}: no such folder")
     crops, _ = list_crops(root, pattern, layout)
     pids = number_persons([crop.person for crop in crops])
+    spelled = camera_names([crop.camera for crop in crops])
     if test_share is not None:
         if any(crop.split != "train" for crop in crops):
             raise InputError(f"{root}: the pattern tells the split already; leave the share of the test half out")
-        splits = split_identities(pids, [camera_name(crop.camera) for crop in crops], test_share=test_share, seed=seed)
+        splits = split_identities(pids, [spelled[crop.camera] for crop in crops], test_share=test_share, seed=seed)
         crops = [replace(crop, split=split) for crop, split in zip(crops, splits, strict=True)]
     # whatever would make the manifest unreadable is found here
     names = dataset_of_crops(crops, root=root, name=root.name, format="folder").person_names
@@ -71,7 +72,7 @@ def import_folder(
             crop,
             path=prefix + crop.path,
             person=None if pid == UNLABELLED_PID else str(pid),
-            camera=None if crop.camera is None else camera_name(crop.camera),
+            camera=None if crop.camera is None else spelled[crop.camera],
         )
         for crop, pid in zip(crops, pids, strict=True)
     )

@@ -52,13 +52,13 @@ def list_images(folder: Path, *, recursive: bool = False) -> list[str]:
 
 def list_unread(folder: Path) -> list[str]:
     """Sorted paths of the pictures and films at any depth whose kind is not read (:data:`UNREAD_SUFFIXES`)."""
-    names = (path for path in _files(folder, recursive=True) if Path(path).suffix.lower() in UNREAD_SUFFIXES)
+    names = (path for path in _files(folder, recursive=True) if _suffix(path) in UNREAD_SUFFIXES)
     return sorted(path for path in names if not path.rpartition("/")[2].startswith("."))
 
 
 def count_suffixes(paths: Iterable[str]) -> str:
     """How many of the paths have which suffix, as text: ``.avif 2, .heic 1``."""
-    counts = Counter(Path(path).suffix.lower() for path in paths)
+    counts = Counter(_suffix(path) for path in paths)
     return ", ".join(f"{suffix} {count}" for suffix, count in sorted(counts.items()))
 
 
@@ -100,7 +100,13 @@ def _may_hold_images(folder: str) -> bool:
 
 def is_image_name(name: str) -> bool:
     """Whether a file of this name counts as an image."""
-    return not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES
+    return not name.startswith(".") and _suffix(name) in IMAGE_SUFFIXES
+
+
+def _suffix(path: str) -> str:
+    # as pathlib has it, which takes twenty times as long
+    stem, _, suffix = path.rpartition("/")[2].rpartition(".")
+    return f".{suffix.lower()}" if stem else ""
 
 
 def match_names(

@@ -18,8 +18,8 @@ def number_persons(persons: Sequence[str | None]) -> NDArray[np.int64]:
     """(N,) int64 identity numbers of persons given as text.
 
     Numbers stay as they are, also behind a common word (``person0007`` is 7, ``12.0`` is 12); other names are numbered
-    from 1 in sorted order. Of a plain number the value counts, so that ``07`` and ``7`` are one person. None or an empty text is :data:`UNLABELLED_PID`; ``-1``, also with zeros (MARS writes
-    ``00-1``), is :data:`JUNK_PID`.
+    from 1 in sorted order. Of a plain number the value counts, so that ``07`` and ``7`` are one person. None or an
+    empty text is :data:`UNLABELLED_PID`; ``-1``, also with zeros (MARS writes ``00-1``), is :data:`JUNK_PID`.
 
     Raises:
         InputError: a person is another negative number.

@@ -56,7 +56,7 @@ def read_viper(root: Path, *, trial: str = "0") -> Dataset:
     """
     views = [rows_of(root, view, VIPER_NAME, camid=camid) for camid, view in enumerate(("cam_a", "cam_b"))]
     train = training_half("viper", trial, (row[1] for row in views[0]))
-    rows = split_two_views(*views, train)
+    rows = split_two_views(views[0], views[1], train)
     layout = "cam_a/ and cam_b/, names like 000_45.bmp"
     return TrialSet(
         name="viper", rows=rows, camera_names=("cam_a", "cam_b"), layout=layout, notes=(_drawn(trial),)
@@ -127,7 +127,7 @@ def read_cuhk01(root: Path, *, trial: str = "0") -> Dataset:
         if not 1 <= number <= 4:
             raise InputError(f"{root / path}: the last three digits of CUHK01's names are 001 to 004, got {number:03}")
         views[number > 2].append((path, pid, int(number > 2)))
-    splits = split_two_views(*views, training_half("cuhk01", trial, (row[1] for row in rows)))
+    splits = split_two_views(views[0], views[1], training_half("cuhk01", trial, (row[1] for row in rows)))
     layout = "names like 0001001.png: identity and number of the image"
     return TrialSet(
         name="cuhk01", rows=splits, camera_names=("view 1", "view 2"), layout=layout, notes=(_drawn(trial),)

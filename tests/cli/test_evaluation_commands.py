@@ -181,7 +181,7 @@ def test_identities_without_cameras_are_evaluated(run, persons, caplog):
     assert "within cameras too" in outcome.out
     assert f"{persons}: read as manifest (manifest.csv)" in caplog.text
     same = run("evaluate", *MODEL, "--data", persons, "--same-camera", "include", "--operating-point", "0.5")
-    assert same.out == outcome.out
+    assert "4 of 4 queries have a true match and count" in same.out
     refused = run("evaluate", *MODEL, "--data", persons, "--same-camera", "exclude")
     assert refused.status == 2
     assert "count such matches: same_camera='include' (--same-camera include)" in refused.err

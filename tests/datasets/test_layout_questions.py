@@ -225,6 +225,19 @@ def test_names_of_persons_and_cameras_in_a_manifest(tmp_path, make_images):
     assert dataset.person_names == {1: "adam", 2: "zoe"}
 
 
+@pytest.mark.parametrize(
+    ("folders", "names"),
+    [(("01", "02"), ("01", "02")), (("01", "1", "2"), ("1", "2")), (("Door [1]", "²"), ("Door [1]", "²"))],
+)
+def test_cameras_keep_their_names(tmp_path, make_images, folders, names):
+    root = make_images(tmp_path, [f"{folder}/a.jpg" for folder in folders])
+    assert load_dataset(root, layout="camera-folders").camera_names == names
+    import_folder(root, layout="camera-folders")
+    assert load_dataset(root).camera_names == names
+    report = check_dataset(load_dataset(root))
+    assert tuple(camera.name for camera in report.cameras) == names
+
+
 def test_numbers_of_named_persons_are_kept_beside_the_manifest(tmp_path, make_images):
     root = make_images(tmp_path, PERSONS)
     manifest = import_folder(root, layout="person-folders")
