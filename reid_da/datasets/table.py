@@ -194,7 +194,7 @@ class Dataset:
         """One line that says how the data set was read: layout, images of each split, identities, cameras."""
         how = f" ({self.layout})" if self.layout else ""
         images = ", ".join(f"{name} {len(table):,}" for name, table in self.splits.items() if len(table))
-        people = [name for name, table in self.splits.items() if len(table) and not (table.pids >= 0).any()]
+        people = [name for name, table in self.splits.items() if len(table) and (table.pids == UNLABELLED_PID).all()]
         labelled = f"; identities of {', '.join(people)} unknown" if people else ""
         cameras = _plural(self.num_cameras, "camera") if self.has_cameras else "cameras unknown"
         return f"{self.root}: read as {self.format}{how}: {images or 'no images'}; {cameras}{labelled}"
