@@ -142,7 +142,7 @@ def describe_folder(folder: Path) -> str:
     images = [entry.name for entry in entries if entry.is_file() and is_image_name(entry.name)]
     others = [entry.name for entry in entries if entry.is_file() and not is_image_name(entry.name)]
     parts = [first_few(folders)] if folders else []
-    parts += [_plural(len(images), "image")] if images else []
+    parts += [f"{len(images)} images"] if images else []
     parts += [first_few(others)] if others else []
     return ", ".join(parts) or "nothing"
 
