@@ -7,11 +7,21 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from reid_da.cli.arguments import SameCamera, Size, check_data_given, parse_size
+from reid_da.cli.arguments import (
+    K1,
+    K2,
+    Distance,
+    Lambda,
+    Rerank,
+    SameCamera,
+    Size,
+    check_data_given,
+    parse_size,
+    rerank_settings,
+)
 from reid_da.cli.output import check_output, print_json, show_log
 from reid_da.errors import InputError
 
-Rerank = Annotated[bool, typer.Option("--rerank", help="Also after k-reciprocal re-ranking.")]
 OperatingPoint = Annotated[
     float | None, typer.Option(help="False positive rate, e.g. 1e-3: also thresholds and true positive rates.")
 ]
@@ -26,8 +36,11 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a ta
 def evaluate_features(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Features of any model: .npz, or .mat.")],
     rerank: Rerank = False,
+    k1: K1 = 20,
+    k2: K2 = 6,
+    lambda_value: Lambda = 0.3,
     operating_point: OperatingPoint = None,
-    distance: Annotated[str, typer.Option(help="'cosine' or 'euclidean'.")] = "cosine",
+    distance: Distance = "cosine",
     same_camera: Annotated[
         str, typer.Option(help="'exclude' (as papers do) or 'include' gallery images of the query's camera.")
     ] = "exclude",
@@ -36,7 +49,8 @@ def evaluate_features(
     """CMC, mAP and mINP of features in a file.
 
     An .npz file has the arrays query_features, query_pids, query_camids, gallery_features, gallery_pids and
-    gallery_camids; a .mat file those of the Market-1501 scripts: query_f, query_label, query_cam and so on.
+    gallery_camids, with one row of features per image; a .mat file those of the Market-1501 scripts: query_f,
+    query_label, query_cam and so on (version 7.3 needs h5py: the extra 'matlab').
     Identities and cameras are numbers or text; without cameras give --same-camera include.
 
     Example: reid-da evaluate-features features.npz --rerank --operating-point 1e-3
@@ -49,7 +63,7 @@ def evaluate_features(
         load_feature_file(file),
         distance=distance,
         same_camera=same_camera,
-        rerank=rerank,
+        rerank=rerank_settings(rerank, k1, k2, lambda_value),
         operating_point=operating_point,
     )
     if as_json:
@@ -62,6 +76,9 @@ def evaluate(
     model: Model,
     data: Annotated[Path | None, typer.Option(help="Data set; that of a run is its target.")] = None,
     rerank: Rerank = False,
+    k1: K1 = 20,
+    k2: K2 = 6,
+    lambda_value: Lambda = 0.3,
     operating_point: OperatingPoint = None,
     same_camera: SameCamera = None,
     flip: Annotated[bool, typer.Option("--flip", help="Average with the features of mirror images.")] = False,
@@ -76,7 +93,7 @@ def evaluate(
 
     Example: reid-da evaluate runs/rendered-a2b-seed0 --data data/rendered/site-b --rerank
     """
-    from reid_da.datasets import load_dataset
+    from reid_da.datasets import load_datasets
     from reid_da.evaluation.extraction import features_of_test_images
     from reid_da.evaluation.feature_evaluation import evaluate_feature_set
     from reid_da.evaluation.operating_point import check_rates
@@ -93,10 +110,13 @@ def evaluate(
     path = data or (trained.settings.data.target if trained.settings else None)
     if path is None:
         raise InputError(f"{model}: give the data set to evaluate on, --data PATH")
-    dataset = load_dataset(path)
+    dataset = load_datasets(path)
     features = features_of_test_images(dataset, trained.network, image_size=trained.image_size, flip=flip)
     result = evaluate_feature_set(
-        features, same_camera=same_camera or dataset.same_camera, rerank=rerank, operating_point=operating_point
+        features,
+        same_camera=same_camera or dataset.same_camera,
+        rerank=rerank_settings(rerank, k1, k2, lambda_value),
+        operating_point=operating_point,
     )
     if as_json:
         print_json(result.to_json())
@@ -108,6 +128,10 @@ def extract(
     model: Model,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Image files, or one data set.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The .npz file to write.")],
+    split: Annotated[
+        list[str] | None,
+        typer.Option(help="Of a data set: query, gallery, train; may be given several times. Default: the test split."),
+    ] = None,
     flip: Annotated[bool, typer.Option("--flip", help="Average with the features of mirror images.")] = False,
     backbone: BackboneName = "resnet50",
     last_stride: LastStride = 2,
@@ -117,8 +141,9 @@ def extract(
 ) -> None:
     """Write the features of images to a file.
 
-    For a data set the file has its query and gallery, as evaluate-features reads it; for image files the arrays
-    `features` and `paths`.
+    For a data set the file has its query and gallery, as evaluate-features reads it, or its training images where it
+    has no test split: for each split the arrays SPLIT_features, SPLIT_paths, SPLIT_camids and, where known, SPLIT_pids,
+    without junk. For image files it has the arrays features and paths.
 
     Example: reid-da extract resnet18 --weights none data/rendered/site-b -o features.npz
     """
@@ -130,7 +155,9 @@ def extract(
     trained = load_trained(
         model, backbone=backbone, last_stride=last_stride, weights=weights, image_size=parse_size(size), device=device
     )
-    text = extract_to_file(trained.network, images, output, image_size=trained.image_size, flip=flip)
+    text = extract_to_file(
+        trained.network, images, output, image_size=trained.image_size, flip=flip, splits=split or ()
+    )
     Console().print(f"{output}: {text}", soft_wrap=True)
 
 
@@ -148,7 +175,7 @@ def angles(
     Example: reid-da angles runs/arcface --data data/rendered/site-b -o angles.png
     """
     from reid_da.reporting.angle_tables import angle_table, draw_angle_histograms
-    from reid_da.training.inspection import angles_of_run
+    from reid_da.studies.inspection import angles_of_run
 
     show_log()
     check_output(output)
@@ -190,18 +217,18 @@ def verify(
 
     Example: reid-da verify runs/arcface --from data/rendered/site-b --pairs 2000 -o roc.png
     """
-    from reid_da.datasets import load_dataset
+    from reid_da.datasets import load_datasets
     from reid_da.datasets.pairs import draw_pairs, read_pairs
     from reid_da.evaluation.verification import check_pairs
     from reid_da.reporting.verification_tables import draw_roc, verification_table
-    from reid_da.training.inspection import identification, verify_pairs
+    from reid_da.studies.inspection import identification, verify_pairs
     from reid_da.training.trained import load_trained
 
     show_log()
     if (pairs is None) == (source is None):
         raise InputError("give either PAIRS, a file, or --from DATA to draw them")
     check_output(output)
-    dataset = load_dataset(source) if source is not None else None
+    dataset = load_datasets(source) if source is not None else None
     if dataset is not None:
         listed = draw_pairs(dataset, count, seed=seed)
     else:
@@ -239,7 +266,7 @@ def calibrate(
     """
     from reid_da.evaluation.calibration import save_calibration
     from reid_da.reporting.calibration import calibration_table, draw_calibration
-    from reid_da.training.inspection import calibrate_run
+    from reid_da.studies.inspection import calibrate_run
 
     show_log()
     for name in ("calibration.json", "calibration.png"):

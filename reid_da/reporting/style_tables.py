@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from reid_da.atomic import atomic_path
-from reid_da.training.style_check import StyleCheck, StyleScores
+from reid_da.styles.check import StyleCheck, StyleScores
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,12 +6,13 @@ from pathlib import Path
 from torch import nn
 
 from reid_da.config import ExperimentSettings
+from reid_da.device import choose_device
 from reid_da.errors import InputError
-from reid_da.models.backbones import BACKBONE_NAMES, create_backbone
+from reid_da.finite import check_weights
+from reid_da.methods import METHODS
+from reid_da.models.backbones import BACKBONE_NAMES, create_backbone, is_backbone_name
 from reid_da.training.checkpoint import Checkpoint, load_checkpoint
-from reid_da.training.device import choose_device
 from reid_da.training.run_folder import RunFolder
-from reid_da.training.setup import build_network
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,14 +58,16 @@ def load_trained(
         return _from_run(path, image_size=image_size, device=chosen)
     if path.exists():
         name, source = backbone, str(path)
-    elif str(model) in BACKBONE_NAMES:
+    elif is_backbone_name(str(model)):
         name, source = str(model), weights
     else:
         raise InputError(
             f"{model}: no such run or file of weights, and no backbone of this name ({', '.join(BACKBONE_NAMES)})"
         )
-    network = create_backbone(name, last_stride=last_stride, weights=source).to(chosen).eval()
-    return TrainedModel(network=network, image_size=image_size or (256, 128))
+    size = image_size or (256, 128)
+    network = create_backbone(name, last_stride=last_stride, weights=source, image_size=size).to(chosen).eval()
+    check_weights(network, str(model))
+    return TrainedModel(network=network, image_size=size)
 
 
 def _from_run(path: Path, *, image_size: tuple[int, int] | None, device: str) -> TrainedModel:
@@ -86,15 +89,10 @@ def _network(settings: ExperimentSettings, checkpoint: Checkpoint, run: RunFolde
     Raises:
         InputError: the settings are not those that the checkpoint was made with.
     """
-    # its own weights replace those that it started from, which need not be there any more
-    bare = settings.model_copy(
-        update={"init_from": None, "model": settings.model.model_copy(update={"weights": "none"})}
-    )
+    run.check_settings(checkpoint, settings)
     try:
-        network = build_network(bare, num_classes=len(checkpoint.weights["classifier.weight"]))
-        network.load_state_dict(dict(checkpoint.weights))
+        return METHODS[settings.method].restore(settings, checkpoint.weights)
     except (KeyError, RuntimeError) as error:
         raise InputError(
             f"{run.config_file}: describes another network than the one in its checkpoints; undo the change"
         ) from error
-    return network
