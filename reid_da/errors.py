@@ -8,8 +8,13 @@ class InputError(ValueError):
     """A mistake in what the user gave: a path, a file, a key, an argument.
 
     The message is one line: it names the thing at fault, says what was expected and what to do. The command
-    line prints it and exits with status 2; as a library error it is an ordinary ``ValueError``.
+    line prints it and exits with status 2; as a library error it is an ordinary ``ValueError``. Names of files may hold
+    anything: what cannot be printed, and line breaks, are written as escapes.
     """
+
+    def __init__(self, message: object = "") -> None:
+        text = str(message).encode("utf-8", "backslashreplace").decode()
+        super().__init__("\\n".join(text.splitlines()))
 
 
 def unknown_name(kind: str, name: str, valid: Iterable[str]) -> InputError:

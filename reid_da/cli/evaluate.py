@@ -13,6 +13,7 @@ from reid_da.cli.arguments import (
     Distance,
     Lambda,
     Rerank,
+    SameCamera,
     Size,
     check_data_given,
     parse_size,
@@ -50,6 +51,7 @@ def evaluate_features(
     An .npz file has the arrays query_features, query_pids, query_camids, gallery_features, gallery_pids and
     gallery_camids, with one row of features per image; a .mat file those of the Market-1501 scripts: query_f,
     query_label, query_cam and so on (version 7.3 needs h5py: the extra 'matlab').
+    Identities and cameras are numbers or text; without cameras give --same-camera include.
 
     Example: reid-da evaluate-features features.npz --rerank --operating-point 1e-3
     """
@@ -78,6 +80,7 @@ def evaluate(
     k2: K2 = 6,
     lambda_value: Lambda = 0.3,
     operating_point: OperatingPoint = None,
+    same_camera: SameCamera = None,
     flip: Annotated[bool, typer.Option("--flip", help="Average with the features of mirror images.")] = False,
     backbone: BackboneName = "resnet50",
     last_stride: LastStride = 2,
@@ -107,9 +110,13 @@ def evaluate(
     path = data or (trained.settings.data.target if trained.settings else None)
     if path is None:
         raise InputError(f"{model}: give the data set to evaluate on, --data PATH")
-    features = features_of_test_images(load_datasets(path), trained.network, image_size=trained.image_size, flip=flip)
+    dataset = load_datasets(path)
+    features = features_of_test_images(dataset, trained.network, image_size=trained.image_size, flip=flip)
     result = evaluate_feature_set(
-        features, rerank=rerank_settings(rerank, k1, k2, lambda_value), operating_point=operating_point
+        features,
+        same_camera=same_camera or dataset.same_camera,
+        rerank=rerank_settings(rerank, k1, k2, lambda_value),
+        operating_point=operating_point,
     )
     if as_json:
         print_json(result.to_json())

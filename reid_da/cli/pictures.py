@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from reid_da.cli.arguments import check_data_given
+from reid_da.cli.arguments import SameCamera, check_data_given
 from reid_da.cli.output import check_output, show_log
 from reid_da.errors import InputError
 
@@ -38,6 +38,7 @@ def ranked_lists(
     data: Annotated[Path | None, typer.Option(help="Data set; that of the first run is its target.")] = None,
     num_queries: Annotated[int, typer.Option(min=1, help="Queries to show, of different people.")] = 8,
     num: Annotated[int, typer.Option(min=1, help="Gallery images in each list.")] = 10,
+    same_camera: SameCamera = None,
     output: Picture = None,
 ) -> None:
     """Draw what models find for the same queries, right and wrong.
@@ -73,12 +74,13 @@ def ranked_lists(
         for name, model in trained.items()
     }
     query, gallery = dataset.query.without_junk(), dataset.gallery.without_junk()
-    result = evaluate_retrieval(*features[models[0]].arrays)
+    same_camera = same_camera or dataset.same_camera
+    result = evaluate_retrieval(*features[models[0]].arrays, same_camera=same_camera)
     rows = pick_queries(query, result.per_query.first_match_rank > 0, num=num_queries)
     lists = {
         name: rank(
             torch.from_numpy(found.query_features), torch.from_numpy(found.gallery_features), query, gallery,
-            rows=rows, num=num,
+            rows=rows, num=num, same_camera=same_camera,
         )
         for name, found in features.items()
     }  # fmt: skip

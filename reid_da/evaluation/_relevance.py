@@ -124,7 +124,7 @@ class Relevance:
             )
         else:
             advice = (
-                "use same_camera='include' (reid-da evaluate-features --same-camera include)"
+                "count such matches: same_camera='include' (--same-camera include)"
                 if is_choice
                 else "give images that at least two cameras took of the same people"
             )

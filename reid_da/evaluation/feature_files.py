@@ -1,7 +1,7 @@
 """Features of any model in a file: ``.npz``, or ``.mat`` as the Market-1501 evaluation scripts write it."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,8 @@ import scipy.io
 from numpy.typing import NDArray
 
 from reid_da.atomic import atomic_path
+from reid_da.datasets.folders import camera_name
+from reid_da.datasets.persons import number_persons
 from reid_da.errors import InputError
 from reid_da.evaluation._relevance import Relevance
 from reid_da.features import feature_pair, row_squares
@@ -63,19 +65,24 @@ def load_feature_file(path: str | os.PathLike[str]) -> FeatureSet:
         path: ``.npz`` with the arrays that :class:`FeatureSet` names, or ``.mat`` with ``query_f, query_label,
             query_cam, gallery_f, gallery_label, gallery_cam``, labels as rows or columns. Version 7.3 of ``.mat``
             takes h5py (extra ``matlab``).
+            Identities and cameras are numbers, also as floats or text, or names, which are numbered in sorted order
+            over query and gallery together; ``-1`` is junk. Both arrays of cameras may be missing: then all images
+            count as of one camera, and only ``same_camera="include"`` can evaluate them.
 
     Raises:
         InputError: the file cannot be read, an array is missing, the arrays do not fit together, rows of features
             are NaN, infinite or all zero, or no query has its identity in the gallery.
     """
     found, names = read_arrays(path)
-    missing = [name for name in names.values() if name not in found]
+    cameras = [names[name] for name in ("query_camids", "gallery_camids")]
+    optional = cameras if not any(name in found for name in cameras) else []
+    missing = [name for name in names.values() if name not in found and name not in optional]
     if missing:
         raise InputError(f"{path}: no {', '.join(missing)} (found: {', '.join(sorted(found)) or 'nothing'})")
     try:
         for side in ("query", "gallery"):
             check_orientation(found[names[f"{side}_features"]], found[names[f"{side}_pids"]], names[f"{side}_features"])
-        checked = _checked({ours: found[theirs] for ours, theirs in names.items()})
+        checked = _checked({ours: found[theirs] for ours, theirs in names.items() if theirs in found})
         return replace(
             checked,
             query_paths=path_array(found, "query_paths", length=len(checked.query_features)),
@@ -210,8 +217,16 @@ def _checked(arrays: dict[str, NDArray[Any]]) -> FeatureSet:
     query, gallery, dtype = feature_pair(arrays["query_features"], arrays["gallery_features"])
     row_squares(query, "query_features", dtype=dtype)
     row_squares(gallery, "gallery_features", dtype=dtype)
+    query_pids, gallery_pids = _numbered(arrays, "query_pids", "gallery_pids", number_persons)
+    if "query_camids" in arrays:
+        query_camids, gallery_camids = _numbered(arrays, "query_camids", "gallery_camids", _number_cameras)
+    else:
+        query_camids, gallery_camids = np.zeros(len(query), np.int64), np.zeros(len(gallery), np.int64)
     relevance = Relevance(
-        *(_flat(arrays[name]) for name in ("query_pids", "query_camids", "gallery_pids", "gallery_camids")),
+        query_pids,
+        query_camids,
+        gallery_pids,
+        gallery_camids,
         shape=(len(query), len(gallery)),
         # the cameras matter only where the evaluation leaves the same camera out, and it checks that itself
         same_camera="include",
@@ -224,6 +239,40 @@ def _checked(arrays: dict[str, NDArray[Any]]) -> FeatureSet:
         gallery_pids=relevance.gallery_pids,
         gallery_camids=relevance.gallery_camids,
     )
+
+
+def _numbered(
+    arrays: Mapping[str, NDArray[Any]], query: str, gallery: str, number: Callable[[list[str]], NDArray[np.int64]]
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Labels of query and gallery in one dimension; text is numbered over both, numbers stay as they are."""
+    values = [_flat(arrays[name]) for name in (query, gallery)]
+    if not any(value.dtype.kind in "USO" for value in values):
+        return values[0], values[1]
+    texts = [_texts(value, name) for value, name in zip(values, (query, gallery), strict=True)]
+    numbers = number([*texts[0], *texts[1]])
+    return numbers[: len(texts[0])], numbers[len(texts[0]) :]
+
+
+def _number_cameras(names: list[str]) -> NDArray[np.int64]:
+    known = [camera_name(name) for name in names]
+    if all(name.isdecimal() and len(name) < 19 for name in known):
+        return np.array([int(name) for name in known], dtype=np.int64)
+    return np.unique(np.array(known), return_inverse=True)[1].astype(np.int64)
+
+
+def _texts(values: NDArray[Any], name: str) -> list[str]:
+    """The labels as text; MATLAB has text in cells, each an array of its own."""
+    if values.ndim != 1:
+        raise InputError(f"{name}: expected one label for each image, got the shape {values.shape}")
+    texts = []
+    for value in values.tolist():
+        while isinstance(value, np.ndarray) and value.size == 1:
+            value = value.item()
+        text = value.decode(errors="replace") if isinstance(value, bytes) else value
+        if isinstance(text, np.ndarray) or text is None or not str(text).strip():
+            raise InputError(f"{name}: a label is empty or no text or number; write -1 for junk")
+        texts.append(str(text).strip())
+    return texts
 
 
 def _flat(labels: NDArray[Any]) -> NDArray[Any]:

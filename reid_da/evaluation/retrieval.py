@@ -253,9 +253,9 @@ def _result(per_query: QueryScores, *, ranks: tuple[int, ...], max_rank: int, co
 
 
 def _convention(distance: str, same_camera: str) -> str:
-    left_out = "junk (pid -1)"
-    if same_camera == "exclude":
-        left_out = f"gallery images of the query's identity and camera, and {left_out}"
+    left_out = "gallery images of the query's identity and camera, and junk (pid -1)"
+    if same_camera == "include":
+        left_out = "junk (pid -1); matches by the query's own camera count, which papers leave out"
     return (
         f"distance: {distance}; left out: {left_out}; queries without a true match are skipped; a wrong image at the "
         "distance of a match ranks before it; mAP averages the precisions at the matches, mAP_trapezoid takes the "

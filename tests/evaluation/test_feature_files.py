@@ -61,6 +61,48 @@ def test_mat(tmp_path: Path) -> None:
     assert evaluate_retrieval(*features.arrays).to_json() == evaluate_retrieval(*FEATURES.arrays).to_json()
 
 
+NAMES = {".npz": list(NPZ), ".mat": list(MAT)}
+
+
+def with_labels(folder: Path, suffix: str, labels: list[list[str]]) -> FeatureSet:
+    """The set with other pids and cameras of the query, then of the gallery, as text, read back from a file."""
+    known = NPZ if suffix == ".npz" else MAT
+    names = [name for number, name in enumerate(NAMES[suffix]) if number % 3]
+    # text in a .mat file is a cell array, an array of objects here
+    arrays = {
+        name: np.array(of, dtype=str if suffix == ".npz" else object) for name, of in zip(names, labels, strict=True)
+    }
+    return load_feature_file(write(folder / f"f{suffix}", {**known, **arrays}))
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".mat"])
+def test_labels_may_be_text(tmp_path: Path, suffix: str) -> None:
+    query = [["1.0", "2", "03", "-1"], ["0", "0", "1.0", "1"]]
+    gallery = [["1", "2.0", "3", "00-1", "0", "2"], ["1", "1", "0", "0", "2", "3"]]
+    assert_equal(with_labels(tmp_path, suffix, query + gallery), FEATURES)
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".mat"])
+def test_names_are_numbered_over_query_and_gallery_together(tmp_path: Path, suffix: str) -> None:
+    query = [["bob", "cy", "dan", "-1"], ["yard", "yard", "door", "door"]]
+    gallery = [["bob", "cy", "dan", "-1", "ann", "cy"], ["door", "door", "yard", "yard", "²", "x"]]
+    features = with_labels(tmp_path, suffix, query + gallery)
+    assert features.query_pids.tolist() == [2, 3, 4, -1]
+    assert features.gallery_pids.tolist() == [2, 3, 4, -1, 1, 3]
+    assert features.query_camids.tolist() == [2, 2, 0, 0]
+    assert features.gallery_camids.tolist() == [0, 0, 2, 2, 3, 1]
+
+
+def test_files_without_cameras_are_evaluated_with_matches_by_the_same(tmp_path: Path) -> None:
+    features = load_feature_file(write(tmp_path / "f.npz", without(NPZ, "query_camids", "gallery_camids")))
+    assert features.query_camids.tolist() == [0] * 4
+    with pytest.raises(InputError, match="--same-camera include"):
+        evaluate_retrieval(*features.arrays)
+    assert evaluate_retrieval(*features.arrays, same_camera="include").num_valid_queries == 3
+    with pytest.raises(InputError, match="no gallery_camids .found"):
+        load_feature_file(write(tmp_path / "f.npz", without(NPZ, "gallery_camids")))
+
+
 def test_more_arrays_than_needed(tmp_path: Path) -> None:
     assert_equal(load_feature_file(write(tmp_path / "f.npz", {**NPZ, "paths": np.array(["a"])})), FEATURES)
 
