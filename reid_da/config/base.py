@@ -168,8 +168,10 @@ class Family(Generic[S]):
         if owner is None:
             raise self._unknown(keys, where)
         if where == COMMAND_LINE:
-            other = owner.model_fields["method"].default
-            raise InputError(f"{where}: {'.'.join(keys)} is a setting of method {other}; method {method} has none")
+            other, key = owner.model_fields["method"].default, ".".join(keys)
+            same = sorted(".".join(name) for name in setting_keys(self.kinds[method]) if name[-1] == keys[-1])
+            hint = f"has {same[0]}" if same else "has none"
+            raise InputError(f"{where}: {key} is a setting of method {other}; method {method} {hint}")
         validated(owner, [(where, tree_of({keys: value}))])
 
     def _owner(self, keys: tuple[str, ...]) -> type[S] | None:

@@ -44,8 +44,13 @@ def _lines(settings: Settings, indent: str = "") -> Iterator[str]:
             yield from _lines(value, indent + "  ")
             continue
         yield from _comment("; ".join(text for text in (field.description, _range(field)) if text), indent)
-        dumped = yaml.safe_dump({name: values[name]}, default_flow_style=None, sort_keys=False, width=10_000)
-        yield textwrap.indent(dumped.rstrip(), indent)
+        yield f"{indent}{name}: {_inline(values[name])}"
+
+
+def _inline(value: Any) -> str:
+    """A value as YAML in one line."""
+    text: str = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10_000)
+    return text.removesuffix("\n").removesuffix("\n...")
 
 
 def _comment(text: str, indent: str) -> list[str]:
@@ -59,7 +64,7 @@ def _range(field: FieldInfo) -> str:
         choices = get_args(field.annotation)
         return f"one of {', '.join(map(str, choices))}" if len(choices) > 1 else ""
     limits = [text for rule in _rules(field) if (text := _limit(rule))]
-    return " and ".join(limits)
+    return " and ".join(dict.fromkeys(limits))
 
 
 def _rules(field: FieldInfo) -> Iterator[Any]:

@@ -1,11 +1,12 @@
 """Everything that the evaluating commands report of one set of features."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from reid_da.errors import InputError
 from reid_da.evaluation.feature_files import FeatureSet
 from reid_da.evaluation.operating_point import OperatingPoints, operating_points
+from reid_da.evaluation.reranking import RerankSettings
 from reid_da.evaluation.reranking import rerank as rerank_features
 from reid_da.evaluation.retrieval import RetrievalResult, evaluate_distances, evaluate_retrieval
 
@@ -43,7 +44,7 @@ def evaluate_feature_set(
     *,
     distance: str = "cosine",
     same_camera: str = "exclude",
-    rerank: bool = False,
+    rerank: RerankSettings | None = None,
     operating_point: float | None = None,
 ) -> FeatureEvaluation:
     """CMC, mAP and mINP of a set of features, with re-ranking and operating points if asked for.
@@ -52,7 +53,7 @@ def evaluate_feature_set(
         features: of query and gallery.
         distance: ``cosine`` or ``euclidean``.
         same_camera: ``exclude`` leaves out gallery images of the query's identity and camera, ``include`` counts them.
-        rerank: also evaluate after k-reciprocal re-ranking with the paper's settings.
+        rerank: also evaluate after k-reciprocal re-ranking with these settings; None for no re-ranking.
         operating_point: a false positive rate to report beside those of :data:`FPRS`; None for no report.
 
     Raises:
@@ -63,10 +64,13 @@ def evaluate_feature_set(
         raise InputError(
             f"operating point: expected a false positive rate above 0 and at most 1, got {operating_point}"
         )
+    if rerank is not None:
+        # before the work, which may take minutes
+        rerank.check(num_points=len(query_features) + len(gallery_features))
     plain = evaluate_retrieval(*features.arrays, distance=distance, same_camera=same_camera)
     reranked = points = None
-    if rerank:
-        blocks = rerank_features(query_features, gallery_features, distance=distance)
+    if rerank is not None:
+        blocks = rerank_features(query_features, gallery_features, distance=distance, **asdict(rerank))
         reranked = evaluate_distances(
             blocks, query_pids, query_camids, gallery_pids, gallery_camids, same_camera=same_camera
         )

@@ -1,5 +1,6 @@
 """k-reciprocal re-ranking without a matrix over all pairs (Zhong et al., CVPR 2017, arXiv 1701.08398)."""
 
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -15,6 +16,39 @@ from reid_da.evaluation._streaming import FeatureBlocks
 
 _OVERLAP_ELEMENTS = 2**22
 """Pairs of sparse entries compared at a time in :func:`_sums_of_minima` (16 bytes each)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RerankSettings:
+    """Settings of :func:`rerank`, those of the paper by default.
+
+    Attributes:
+        k1: number of neighbours among which reciprocity is asked for.
+        k2: number of neighbours of the local query expansion, the image itself counted.
+        lambda_value: share of the original distance, 0 to 1.
+    """
+
+    k1: int = 20
+    k2: int = 6
+    lambda_value: float = 0.3
+
+    def check(self, *, num_points: int) -> None:
+        """Refuse settings that do not fit the number of images, queries and gallery together.
+
+        Raises:
+            InputError: a setting is out of its range; says what to do.
+        """
+        if not 1 <= self.k1 < num_points:
+            few = "; there are few images: lower k1 (--k1), or leave re-ranking out" if self.k1 >= num_points else ""
+            raise InputError(
+                f"k1: expected 1 to {num_points - 1}, fewer than the {num_points} images of query and gallery "
+                f"together, got {self.k1}{few}"
+            )
+        if not 1 <= self.k2 <= self.k1:
+            lower = "; lower k2 too (--k2)" if self.k2 > self.k1 else ""
+            raise InputError(f"k2: expected 1 to k1 = {self.k1}, got {self.k2}{lower}")
+        if not 0 <= self.lambda_value <= 1:
+            raise InputError(f"lambda_value: expected a share from 0 to 1, got {self.lambda_value}")
 
 
 def rerank(
@@ -59,7 +93,7 @@ def rerank(
     # refuses features that do not fit together or cannot be compared
     original = FeatureBlocks(query_features, gallery_features, distance=distance)
     num_queries, num_points = original.num_queries, original.num_queries + original.num_gallery
-    _check_settings(k1, k2, lambda_value, num_points=num_points)
+    RerankSettings(k1=k1, k2=k2, lambda_value=lambda_value).check(num_points=num_points)
     points = _points(query_features, gallery_features, unit=distance == "cosine")
     neighbors, farthest = nearest_neighbors(points, k1 + 1)
     # where all images coincide, their distances are 0 rather than 0 / 0
@@ -144,12 +178,3 @@ def _points(query_features: Array, gallery_features: Array, *, unit: bool) -> Te
     queries, gallery, dtype = feature_pair(query_features, gallery_features)
     points = torch.cat([queries.to(dtype), gallery.to(dtype)])
     return points.div_(points.norm(dim=1, keepdim=True)) if unit else points
-
-
-def _check_settings(k1: int, k2: int, lambda_value: float, *, num_points: int) -> None:
-    if not 1 <= k1 < num_points:
-        raise InputError(f"k1: expected 1 to {num_points - 1}, fewer than the {num_points} images, got {k1}")
-    if not 1 <= k2 <= k1:
-        raise InputError(f"k2: expected 1 to k1 = {k1}, got {k2}")
-    if not 0 <= lambda_value <= 1:
-        raise InputError(f"lambda_value: expected a share from 0 to 1, got {lambda_value}")

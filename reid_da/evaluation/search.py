@@ -8,6 +8,7 @@ from torch import Tensor
 from reid_da.errors import InputError
 from reid_da.evaluation._features import Array
 from reid_da.evaluation._streaming import FeatureBlocks, whole_rows
+from reid_da.evaluation.blocks import DistanceBlocks
 
 
 class Neighbors(NamedTuple):
@@ -42,16 +43,30 @@ def search(
             distance, or more neighbours than the gallery has images.
     """
     blocks = FeatureBlocks(query_features, gallery_features, distance=distance)
-    if not 1 <= num_neighbors <= blocks.num_gallery:
-        raise InputError(
-            f"num_neighbors: expected 1 to {blocks.num_gallery}, the size of the gallery, got {num_neighbors}"
-        )
+    _check_number(num_neighbors, blocks.num_gallery)
     found = []
     for rows, values in whole_rows(blocks, "searching the gallery"):
         nearest, columns = _nearest(values, num_neighbors)
         found.append((blocks.distances(nearest, rows), columns))
     distances, indices = zip(*found, strict=True)
     return Neighbors(torch.cat(distances), torch.cat(indices))
+
+
+def search_distances(blocks: DistanceBlocks, *, num_neighbors: int) -> Neighbors:
+    """The same for any distances that come block by block, such as re-ranked ones; see :func:`search`.
+
+    Raises:
+        InputError: more neighbours than the gallery has images.
+    """
+    _check_number(num_neighbors, blocks.num_gallery)
+    found = [_nearest(values, num_neighbors) for _, values in whole_rows(blocks, "searching the gallery")]
+    distances, indices = zip(*found, strict=True)
+    return Neighbors(torch.cat(distances), torch.cat(indices))
+
+
+def _check_number(num_neighbors: int, num_gallery: int) -> None:
+    if not 1 <= num_neighbors <= num_gallery:
+        raise InputError(f"num_neighbors: expected 1 to {num_gallery}, the size of the gallery, got {num_neighbors}")
 
 
 def _nearest(values: Tensor, num_neighbors: int) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,7 @@ from reid_da.memory.neighbors import (
     FaissNeighbors,
     NeighborIndex,
     check_neighbors,
+    empty_slots,
     neighbor_recall,
     top_neighbors,
 )
@@ -16,6 +17,7 @@ __all__ = [
     "FaissNeighbors",
     "NeighborIndex",
     "check_neighbors",
+    "empty_slots",
     "momentum_schedule",
     "neighbor_recall",
     "top_neighbors",

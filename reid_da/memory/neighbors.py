@@ -21,8 +21,18 @@ DEFAULT_CHUNK_SIZE = 16384
 """Memory slots that are compared with a batch at a time."""
 
 
+NO_NEIGHBOR = -1
+"""Stands in a list of neighbours where there are too few: an empty slot is nobody's neighbour."""
+
+
 class NeighborIndex(Protocol):
-    """Search for the memory slots nearest to a batch of features, by inner product."""
+    """Search for the memory slots nearest to a batch of features, by inner product.
+
+    A slot that is still empty (all zeros) is nobody's neighbour, and a feature of zeros has none: they are equally
+    near to everything, and the slots with the lowest numbers would become everybody's neighbours. Lists that are too
+    short for that reason end with :data:`NO_NEIGHBOR`. Departure: the authors' code takes empty slots where fewer than
+    K others have a positive inner product, which happens at the start alone, or with a far too small memory.
+    """
 
     @property
     def is_exact(self) -> bool:
@@ -34,7 +44,7 @@ class NeighborIndex(Protocol):
         ...
 
     def search(self, features: Tensor, memory: Tensor, num_neighbors: int, *, exclude: Tensor | None = None) -> Tensor:
-        """Slots nearest to each feature, (B, num_neighbors) int64, nearest first.
+        """Slots nearest to each feature, (B, num_neighbors) int64, nearest first, then :data:`NO_NEIGHBOR`.
 
         Args:
             features: (B, D) float.
@@ -64,10 +74,18 @@ class RunningNeighbors:
         self._num_seen = 0
         self._best: tuple[Tensor, Tensor] | None = None
 
-    def add(self, similarity: Tensor) -> None:
-        """Take in the similarity (B, c), higher is nearer, of the c slots that follow those already seen."""
+    def add(self, similarity: Tensor, *, empty: Tensor | None = None) -> None:
+        """Take in the similarity (B, c), higher is nearer, of the c slots that follow those already seen.
+
+        Args:
+            similarity: (B, c).
+            empty: (c,) bool, slots that are nobody's neighbours; None for none.
+        """
         length = self._num_neighbors + (self._exclude is not None)
-        values, columns = _highest(similarity.detach(), length)
+        similarity = similarity.detach()
+        if empty is not None and bool(empty.any()):
+            similarity = similarity.masked_fill(empty, -torch.inf)
+        values, columns = _highest(similarity, length)
         slots = columns + self._num_seen
         self._num_seen += similarity.shape[1]
         if self._best is not None:
@@ -77,7 +95,7 @@ class RunningNeighbors:
         self._best = values, slots
 
     def slots(self) -> Tensor:
-        """The nearest slots, (B, num_neighbors) int64, nearest first.
+        """The nearest slots, (B, num_neighbors) int64, nearest first, then :data:`NO_NEIGHBOR`.
 
         Raises:
             InputError: there were too few slots.
@@ -85,22 +103,45 @@ class RunningNeighbors:
         _require_slots(self._num_seen, self._num_neighbors, self._exclude)
         if self._best is None:
             raise ValueError("no similarities were added")
-        return _without(self._best[1], self._exclude)
+        values, slots = self._best
+        return _without(slots.masked_fill(values == -torch.inf, NO_NEIGHBOR), self._exclude)
 
 
-def top_neighbors(logits: Tensor, num_neighbors: int, *, exclude: Tensor | None = None) -> Tensor:
+def empty_slots(memory: Tensor) -> Tensor:
+    """(M,) bool, which slots of a memory (M, D) are all zeros: never written."""
+    lengths: Tensor = torch.linalg.vector_norm(memory, torch.inf, dim=1)
+    return lengths == 0
+
+
+def empty_in_block(rows: Tensor, similarity: Tensor) -> Tensor:
+    """(c,) bool, which of the slots ``rows`` (c, D) are empty, at hardly any cost beside their ``similarity`` (B, c).
+
+    An empty slot has a similarity of exactly 0 to the first feature, which few others have: only those are looked at.
+    """
+    is_empty = similarity.detach()[:1].eq(0).any(dim=0)
+    suspects = is_empty.nonzero().flatten()
+    if len(suspects):
+        is_empty[suspects] = empty_slots(rows[suspects])
+    return is_empty
+
+
+def top_neighbors(
+    logits: Tensor, num_neighbors: int, *, exclude: Tensor | None = None, empty: Tensor | None = None
+) -> Tensor:
     """Slots of the highest logits, (B, num_neighbors) int64, highest first, equal ones by slot number.
 
     Args:
         logits: (B, M) float, similarity of every feature to every slot; no gradient flows through the choice.
         num_neighbors: slots per row.
         exclude: (B,) int64, a slot per row that is left out, such as its own; None leaves out nothing.
+        empty: (M,) bool, slots that are nobody's neighbours, from :func:`empty_slots`; where too few are left a list
+            ends with :data:`NO_NEIGHBOR`.
 
     Raises:
         InputError: there are too few slots.
     """
     nearest = RunningNeighbors(num_neighbors, exclude=exclude)
-    nearest.add(logits)
+    nearest.add(logits, empty=empty)
     return nearest.slots()
 
 
@@ -140,9 +181,9 @@ class ExactNeighbors:
         nearest = RunningNeighbors(num_neighbors, exclude=exclude)
         with torch.autocast(features.device.type, enabled=False):
             features = features.to(product_dtype(features, memory))
-            for _, similarity in similarity_blocks(features, memory, chunk_size=self.chunk_size):
-                nearest.add(similarity)
-        return nearest.slots()
+            for rows, similarity in similarity_blocks(features, memory, chunk_size=self.chunk_size):
+                nearest.add(similarity, empty=empty_in_block(rows, similarity))
+        return nearest.slots().masked_fill(empty_slots(features)[:, None], NO_NEIGHBOR)
 
 
 class FaissNeighbors:
@@ -179,8 +220,9 @@ class FaissNeighbors:
         for name, value, valid in (("kind", kind, get_args(FaissKind)), ("refresh", refresh, get_args(Refresh))):
             if value not in valid:
                 raise unknown_name(f"FAISS {name}", value, valid)
-        self._faiss = _import_faiss()
+        _import_faiss()
         self._index: Any = None
+        self._is_empty = torch.zeros(0, dtype=torch.bool)
         self.kind = kind
         self.refresh = refresh
         self.ivf_lists = ivf_lists
@@ -192,6 +234,11 @@ class FaissNeighbors:
         }[kind]
 
     @property
+    def _faiss(self) -> Any:
+        # not an attribute: a module cannot be copied with the method that uses the index
+        return _import_faiss()
+
+    @property
     def is_exact(self) -> bool:
         """Whether a search right after :meth:`rebuild` has to find the true neighbours."""
         return self.kind == "flat"
@@ -199,6 +246,7 @@ class FaissNeighbors:
     def rebuild(self, memory: Tensor) -> None:
         """Build the index anew from ``memory`` (M, D)."""
         self._index = self._empty_index(memory)
+        self._is_empty = empty_slots(memory)
         if not self._index.is_trained:
             self._index.train(_to_numpy(memory))
         for start in range(0, len(memory), DEFAULT_CHUNK_SIZE):
@@ -207,13 +255,16 @@ class FaissNeighbors:
     def search(self, features: Tensor, memory: Tensor, num_neighbors: int, *, exclude: Tensor | None = None) -> Tensor:
         """Slots nearest to each feature; see :meth:`NeighborIndex.search`.
 
-        Where FAISS finds too few slots, because the clusters it looked into are small, the search is an exact one.
+        Where FAISS finds too few slots, because the clusters it looked into are small or because some of the slots
+        were empty when it took over the memory, the search is an exact one.
         """
         _require_slots(len(memory), num_neighbors, exclude)
         if self._index is None or self.refresh == "step":
             self.rebuild(memory)
         _, found = self._index.search(_to_numpy(features), num_neighbors + (exclude is not None))
-        slots = _without(torch.from_numpy(found).to(features.device), exclude)
+        slots = torch.from_numpy(found).to(features.device)
+        was_empty = self._is_empty.to(slots.device)[slots.clamp_min(0)]
+        slots = _without(slots.masked_fill(was_empty, NO_NEIGHBOR), exclude)
         short = (slots < 0).any(dim=1)
         if short.any():
             left_out = None if exclude is None else exclude[short]
@@ -240,8 +291,8 @@ def check_neighbors(
     """``index``, rebuilt, or an exact search in its place if it finds too few of the true neighbours of a sample.
 
     An index that claims to be exact must find all, an approximate one the share ``min_recall``; the fall-back is
-    logged as a warning. In an empty memory all slots are equally near and everything passes: check when the
-    neighbours are first needed, not when the memory is made.
+    logged as a warning. An empty memory has no neighbours and everything passes: check when they are first needed, not
+    when the memory is made.
 
     Args:
         index: the index to check.
@@ -267,6 +318,8 @@ def check_neighbors(
 def neighbor_recall(found: Tensor, features: Tensor, memory: Tensor, *, tolerance: float = 1e-5) -> float:
     """Share of the true nearest slots that are in ``found``, from 0 to 1; a slot equally near counts as true.
 
+    It is 1 where there are no neighbours, as in an empty memory.
+
     Args:
         found: (B, K) int64 slots; a slot that is named twice counts once, one that does not exist not at all.
         features: (B, D) float.
@@ -274,14 +327,19 @@ def neighbor_recall(found: Tensor, features: Tensor, memory: Tensor, *, toleranc
         tolerance: difference of similarity, relative to the norm of the feature, up to which slots are equally near.
     """
     exact = ExactNeighbors().search(features, memory, found.shape[1])
-    farthest = _similarity_of(exact, features, memory).amin(dim=1, keepdim=True)
+    is_true = exact >= 0
+    if not is_true.any():
+        return 1.0
+    similarity = _similarity_of(exact.where(is_true, 0), features, memory).masked_fill(~is_true, torch.inf)
+    farthest = similarity.amin(dim=1, keepdim=True)
     slots = found.sort(dim=1).values
     exists = (slots >= 0) & (slots < len(memory))
+    exists &= ~empty_slots(memory)[slots.where(exists, 0)]
     repeated = torch.zeros_like(exists)
     repeated[:, 1:] = slots[:, 1:] == slots[:, :-1]
     similarity = _similarity_of(slots.where(exists, 0), features, memory)
     near = similarity >= farthest - tolerance * features.norm(dim=1, keepdim=True)
-    return float((near & exists & ~repeated).double().mean())
+    return float((near & exists & ~repeated).sum() / is_true.sum())
 
 
 def _highest(similarity: Tensor, count: int) -> tuple[Tensor, Tensor]:

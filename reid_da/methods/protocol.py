@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -32,8 +32,18 @@ NO_LABEL = -1
 """Label of an image that belongs to no class, such as an outlier of a clustering."""
 
 
+T = TypeVar("T")
+
+
+class Shared:
+    """What steps only read: copies of a method have it in common, however large it is."""
+
+    def __deepcopy__(self: T, memo: dict[int, Any]) -> T:
+        return self
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Domain:
+class Domain(Shared):
     """Training images that belong together: one data set, or several that were joined.
 
     Attributes:
@@ -86,7 +96,7 @@ class Domain:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class StreamPlan:
+class StreamPlan(Shared):
     """One stream of batches of an epoch.
 
     Attributes:
@@ -129,7 +139,7 @@ class StreamPlan:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class EpochPlan:
+class EpochPlan(Shared):
     """What an epoch takes.
 
     Attributes:
@@ -146,7 +156,7 @@ class EpochPlan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunContext:
+class RunContext(Shared):
     """Where a run computes, and its random numbers.
 
     Attributes:
@@ -316,6 +326,7 @@ class Method(ABC):
         network = build_network(
             settings.model,
             num_classes=len(own["classifier.weight"]),
+            image_size=settings.data.image_size,
             head=getattr(settings, "head", None),
             weights="none",
         )

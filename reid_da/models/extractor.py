@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from reid_da.errors import InputError, unknown_name
+from reid_da.errors import InputError, first_few, unknown_name
 from reid_da.images.augment import IMAGENET_MEAN, IMAGENET_STD, normalize
 from reid_da.images.decode import ImageError, Interpolation, decode_image
 from reid_da.models.backbones import create_backbone
+from reid_da.models.heads import Pooling
 from reid_da.models.inference import infer_in_batches
 
 ImageItem = str | os.PathLike[str] | NDArray[np.uint8]
@@ -45,6 +46,7 @@ class FeatureExtractor:
         *,
         weights: NamedWeights | None = None,
         last_stride: int = 2,
+        pooling: Pooling = "default",
         image_size: tuple[int, int] = (256, 128),
         interpolation: Interpolation = "bicubic",
         pixel_mean: Sequence[float] = IMAGENET_MEAN,
@@ -62,6 +64,7 @@ class FeatureExtractor:
             model_path: weight file; may be empty only where ``weights`` says what to take instead.
             weights: ``imagenet`` or, for random weights, ``none``, in place of a file.
             last_stride: stride of the last stage that the weights were trained with; a file does not tell.
+            pooling: how maps become a vector; ``default``: the backbone's own way.
             image_size: height and width that images are resized to.
             interpolation: ``bicubic`` as the official ECN code tests, or ``bilinear`` as torchreid does.
             pixel_mean: mean of red, green and blue on the scale 0 to 1, subtracted from pixels.
@@ -71,7 +74,7 @@ class FeatureExtractor:
                 is 0 to 1 and is normalised here.
             device: where to compute.
             batch_size: number of images per forward pass.
-            autocast: compute in bfloat16 where torch holds that to be safe.
+            autocast: compute in bfloat16 where torch holds that to be safe and, on a CPU, where it agrees with float32.
 
         Raises:
             InputError: unknown model or option, a weight file that is absent, unreadable or does not fit, neither or
@@ -91,7 +94,9 @@ class FeatureExtractor:
                 raise unknown_name(option, value, get_args(choices))
         if min(image_size) < 1:
             raise InputError(f"image_size: expected a height and a width of at least 1, got {tuple(image_size)}")
-        model = create_backbone(model_name, last_stride=last_stride, weights=weights or model_path).eval()
+        model = create_backbone(
+            model_name, last_stride=last_stride, weights=weights or model_path, pooling=pooling, image_size=image_size
+        ).eval()
         try:
             self.device = torch.device(device)
             self.model = model.to(memory_format=torch.channels_last).to(self.device)
@@ -111,8 +116,8 @@ class FeatureExtractor:
                 of any sizes; or a (3, H, W) or (B, 3, H, W) tensor, uint8 pixels or floating point.
 
         Raises:
-            InputError: an image cannot be decoded, an array or tensor has a shape, type or range that is not one of
-                these, or there are no images.
+            InputError: an image cannot be decoded or has no pixels, an array or tensor has a shape, type or range that
+                is not one of these or holds NaN, there are no images, or the features are not finite.
             TypeError: something that is neither path, array nor tensor.
         """
         if not isinstance(images, Tensor):
@@ -123,15 +128,27 @@ class FeatureExtractor:
         return self._from_items(list(batch.permute(0, 2, 3, 1).cpu().numpy()))
 
     def _from_items(self, items: Sequence[ImageItem]) -> Tensor:
+        for number, item in enumerate(items):
+            if isinstance(item, np.ndarray):
+                _check_pixels(item, f"images[{number}]")
+
         def load(rows: slice) -> Tensor:
             return torch.from_numpy(np.stack([self._pixels(item) for item in items[rows]])).permute(0, 3, 1, 2)
 
         def prepare(pixels: Tensor) -> Tensor:
             return normalize(pixels, mean=self._mean, std=self._std)
 
-        return self._infer(load, prepare, len(items))
+        def label(row: int) -> str:
+            item = items[row]
+            return f"images[{row}]" if isinstance(item, np.ndarray) else os.fspath(item)
+
+        return self._infer(load, prepare, len(items), label)
 
     def _from_floats(self, batch: Tensor) -> Tensor:
+        faulty = (~batch.isfinite().flatten(1).all(dim=1)).nonzero().flatten().tolist()
+        if faulty:
+            raise InputError(f"images: {len(faulty)} of {len(batch)} hold NaN or infinite values ({first_few(faulty)})")
+
         def load(rows: slice) -> Tensor:
             values = batch[rows].float()
             return values.flip(1) if self._is_bgr else values
@@ -144,7 +161,7 @@ class FeatureExtractor:
                 raise InputError(f"float_tensors='unit': expected values from 0 to 1, got {lowest:g} to {highest:g}")
             return normalize(255 * values, mean=self._mean, std=self._std)
 
-        return self._infer(load, prepare, len(batch))
+        return self._infer(load, prepare, len(batch), "images[{}]".format)
 
     def _pixels(self, item: ImageItem) -> NDArray[np.uint8]:
         """(height, width, 3) pixels of an image in the size of the network's input, red first."""
@@ -158,7 +175,13 @@ class FeatureExtractor:
         except ImageError as error:
             raise InputError(f"{os.fspath(item)}: cannot be decoded as an image ({error})") from error
 
-    def _infer(self, load: Callable[[slice], Tensor], prepare: Callable[[Tensor], Tensor], count: int) -> Tensor:
+    def _infer(
+        self,
+        load: Callable[[slice], Tensor],
+        prepare: Callable[[Tensor], Tensor],
+        count: int,
+        label: Callable[[int], str],
+    ) -> Tensor:
         return infer_in_batches(
             self.model,
             load,
@@ -168,6 +191,7 @@ class FeatureExtractor:
             device=self.device,
             autocast=self._autocast,
             store_on=self.device,
+            label=label,
         )
 
 
@@ -188,12 +212,19 @@ def _as_batch(images: Tensor) -> Tensor:
             "expected a uint8 or floating-point tensor of shape (3, H, W) or (B, 3, H, W), "
             f"got {batch.dtype} of shape {tuple(images.shape)}"
         )
+    if 0 in batch.shape[2:]:
+        raise InputError(f"images: the shape {tuple(images.shape)} has no pixels; leave empty crops out")
     return batch
+
+
+def _check_pixels(array: NDArray[Any], name: str) -> None:
+    if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
+        raise InputError(f"{name}: expected uint8 pixels of shape (H, W, 3), got {array.dtype} of shape {array.shape}")
+    if 0 in array.shape:
+        raise InputError(f"{name}: the shape {array.shape} has no pixels; leave empty crops out")
 
 
 def _resized(array: NDArray[np.uint8], *, size: tuple[int, int], interpolation: Interpolation) -> NDArray[np.uint8]:
     """(height, width, 3) pixels of an (H, W, 3) image."""
-    if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
-        raise InputError(f"expected uint8 pixels of shape (H, W, 3), got {array.dtype} of shape {array.shape}")
     resampling = Image.Resampling[interpolation.upper()]
     return np.asarray(Image.fromarray(array).resize((size[1], size[0]), resampling))

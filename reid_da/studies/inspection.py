@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reid_da.config import ExperimentSettings
+from reid_da.config import ExperimentSettings, SourceLossSettings
 from reid_da.datasets import Dataset, SampleTable, load_datasets
 from reid_da.datasets.pairs import ImagePairs
 from reid_da.errors import InputError, first_few
@@ -23,10 +23,12 @@ from reid_da.evaluation.extraction import (
 )
 from reid_da.evaluation.operating_point import check_rates
 from reid_da.evaluation.verification import VerificationResult, check_pairs, identification_rates, verify
+from reid_da.finite import check_rows
 from reid_da.images import open_images
 from reid_da.images.augment import normalize
 from reid_da.images.decode import OnError
 from reid_da.losses.margin import MarginHead
+from reid_da.methods.ecn import ECNSettings
 from reid_da.models.reid_net import ReIDNetwork, Unscaled
 from reid_da.styles.check import StyleCheck, check_styles
 from reid_da.styles.open import check_cameras, kind_of_style, open_style, size_of_run, style_name
@@ -41,8 +43,8 @@ def angles_of_run(
 ) -> dict[str, AngleStatistics]:
     """Angles of the embeddings of a run, on its labelled training images and on the gallery of a data set.
 
-    The centres of the classifier count where the training compared the embeddings with them: with a margin-softmax
-    head, or with the linear classifier of a network without an embedding layer, which has no bias.
+    The centres of the classifier count where the training compared the embeddings with them; see
+    :func:`compares_with_centers`.
 
     Args:
         run: run folder or checkpoint.
@@ -59,7 +61,7 @@ def angles_of_run(
     assert isinstance(network, ReIDNetwork)
     assert settings is not None
     network.test_feature = "embedding"
-    is_compared = isinstance(network.classifier, MarginHead) or settings.model.embedding == "none"
+    is_compared = compares_with_centers(settings, has_margin_head=isinstance(network.classifier, MarginHead))
     people = _people_of_gallery(data, settings.data.target)
     statistics = {}
     labelled = settings.data.target if settings.method == "supervised" else settings.data.source
@@ -77,7 +79,26 @@ def angles_of_run(
     return statistics
 
 
-def _people_of_gallery(data: str | Path | None, target: str | Path | tuple[Path, ...] | None) -> tuple[str, SampleTable] | None:
+def compares_with_centers(settings: ExperimentSettings, *, has_margin_head: bool) -> bool:
+    """Whether a training compared the embeddings with the rows of the classifier, so that their angles mean something.
+
+    A classification does where the classifier is a margin-softmax head, or the linear one of a network without an
+    embedding layer, which has no bias; the intra loss always does. Where neither has a weight, as with triplets
+    alone, or with all of the weight on the target, the rows are the random ones of the start.
+    """
+    loss = getattr(settings, "source_loss", None)
+    if not isinstance(loss, SourceLossSettings):
+        return False
+    if isinstance(settings, ECNSettings) and settings.invariance.exemplar and settings.loss_weight == 1:
+        return False
+    has_logits = loss.classification_weight > 0 or settings.method == "camstyle"
+    has_angles = has_margin_head or settings.model.embedding == "none"
+    return (has_logits and has_angles) or loss.intra_weight > 0
+
+
+def _people_of_gallery(
+    data: str | Path | None, target: str | Path | tuple[Path, ...] | None
+) -> tuple[str, SampleTable] | None:
     """What to call a gallery, and its images of known people.
 
     Args:
@@ -113,7 +134,7 @@ def verify_pairs(model: TrainedModel, pairs: ImagePairs) -> VerificationResult:
         pairs: the pairs; an image that cannot be decoded is an error.
 
     Raises:
-        InputError: an image cannot be decoded, or there are too few pairs or folds.
+        InputError: an image cannot be decoded, features are not finite or zero, or there are too few pairs or folds.
     """
     check_pairs(pairs.same, pairs.folds, name=pairs.name)
     source = open_images(pairs.images, size=model.image_size, cache="never", interpolation="bicubic")
@@ -121,9 +142,10 @@ def verify_pairs(model: TrainedModel, pairs: ImagePairs) -> VerificationResult:
     with naming_undecodable(
         pairs.name, pairs.images, size=model.image_size, advice="repair them, or take their pairs out"
     ):
-        plain = extract_features(network, source, normalize=False)
+        plain = extract_features(network, source, normalize=False, label=pairs.images.path)
     mirrored = extract_features(network, source, normalize=False, transform=lambda x: normalize(x).flip(3))
     features = torch.cat([plain, mirrored], dim=1)
+    check_rows(features, pairs.name, label=pairs.images.path)
     return verify(features[pairs.first], features[pairs.second], pairs.same, pairs.folds, mirrored=True)
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from reid_da.atomic import atomic_folder
 from reid_da.errors import InputError
+from reid_da.finite import check_weights
 
 WEIGHTS, STATE, DESCRIPTION = "model.safetensors", "state.pt", "checkpoint.json"
 FORMAT = 1
@@ -69,7 +70,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     """Read a checkpoint and verify that it is whole.
 
     Raises:
-        InputError: a file is missing, cut off or changed.
+        InputError: a file is missing, cut off or changed, or weights are not finite.
     """
     try:
         description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
@@ -85,6 +86,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
             raise
         reason = " ".join(str(error).split())
         raise InputError(f"{folder}: not a checkpoint, or a damaged one: {reason}") from error
+    check_weights(weights, str(folder))
     return Checkpoint(weights=weights, state=state, description=description)
 
 

@@ -14,7 +14,7 @@ from reid_da.device import choose_device
 from reid_da.errors import InputError
 from reid_da.evaluation.extraction import TestImages, extract_features, open_test_images
 from reid_da.images import open_images
-from reid_da.methods.protocol import Domain, Role
+from reid_da.methods.protocol import Domain, Role, Shared
 from reid_da.models.building import build_network
 from reid_da.models.reid_net import ReIDNetwork
 from reid_da.models.weights import match_state_dict, read_state_dict
@@ -26,7 +26,7 @@ from reid_da.world import World
 logger = logging.getLogger(__name__)
 
 
-class ExperimentContext:
+class ExperimentContext(Shared):
     """Domains, networks and seeds of an experiment; every data set is read once, when it is first asked for.
 
     Args:
@@ -120,6 +120,7 @@ class ExperimentContext:
         network = build_network(
             settings.model,
             num_classes=num_classes,
+            image_size=settings.data.image_size,
             head=head,
             weights="none" if self._bare or start else None,
             generator=torch.Generator().manual_seed(self.seed(purpose)),

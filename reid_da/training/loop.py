@@ -18,6 +18,7 @@ from reid_da.progress import EpochProgress
 from reid_da.seeds import derived_seed
 from reid_da.training.checkpoint import Checkpoint
 from reid_da.training.events import TensorBoardEvents
+from reid_da.training.precision import Autocast, usable_autocast
 from reid_da.training.run_folder import RunFolder
 from reid_da.training.schedule import learning_rate_factor, optimizer_of
 from reid_da.training.streams import epoch_batches
@@ -49,6 +50,8 @@ class Trainer:
         world: the processes that train together.
         epoch: epochs done.
         steps: steps of the current epoch.
+        used_autocast: precision of the forward pass; None before the first batch has shown whether that of the settings
+            can be trusted.
     """
 
     settings: TrainingSettings
@@ -63,6 +66,7 @@ class Trainer:
     world: World = field(default_factory=World)
     epoch: int = field(default=0, init=False)
     steps: int = field(default=1, init=False)
+    used_autocast: Autocast | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         half = self.settings.precision.autocast == "float16"
@@ -93,7 +97,9 @@ class Trainer:
         while self.epoch < self.settings.epochs:
             figures = self.train_epoch()
             self.epoch += 1
-            self.run.log({"kind": "train", "epoch": self.epoch, **figures})
+            asked = self.settings.precision.autocast != "none"
+            used = {"autocast": self.used_autocast} if asked else {}
+            self.run.log({"kind": "train", "epoch": self.epoch, **figures, **used})
             self._report(figures)
             # before the evaluation, which may fail or be interrupted
             self.run.save(self.epoch, self._checkpoint(), keep=self.settings.keep_checkpoints)
@@ -200,6 +206,9 @@ class Trainer:
 
     def train_step(self, step: int, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
         """Train on the batches of step ``step`` of the epoch; () losses by name, on the device."""
+        if self.used_autocast is None:
+            asked = self.settings.precision.autocast
+            self.used_autocast = usable_autocast(asked, self.method, batches, device=self.device)
         settings = self.settings.optimizer
         factor = learning_rate_factor(self.epoch + step / self.steps, settings, epochs=self.settings.epochs)
         for group in self.optimizer.param_groups:
@@ -214,8 +223,8 @@ class Trainer:
         return {name: loss.detach() for name, loss in losses.items()}
 
     def autocast(self) -> AbstractContextManager[object]:
-        """The precision in which the settings ask for the forward pass."""
-        kind = self.settings.precision.autocast
+        """The precision of the forward pass."""
+        kind = self.used_autocast or self.settings.precision.autocast
         return nullcontext() if kind == "none" else torch.autocast(self.device.type, dtype=getattr(torch, kind))
 
     def _update_weights(self) -> None:

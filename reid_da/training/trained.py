@@ -8,8 +8,9 @@ from torch import nn
 from reid_da.config import ExperimentSettings
 from reid_da.device import choose_device
 from reid_da.errors import InputError
+from reid_da.finite import check_weights
 from reid_da.methods import METHODS
-from reid_da.models.backbones import BACKBONE_NAMES, create_backbone
+from reid_da.models.backbones import BACKBONE_NAMES, create_backbone, is_backbone_name
 from reid_da.training.checkpoint import Checkpoint, load_checkpoint
 from reid_da.training.run_folder import RunFolder
 
@@ -57,14 +58,16 @@ def load_trained(
         return _from_run(path, image_size=image_size, device=chosen)
     if path.exists():
         name, source = backbone, str(path)
-    elif str(model) in BACKBONE_NAMES:
+    elif is_backbone_name(str(model)):
         name, source = str(model), weights
     else:
         raise InputError(
             f"{model}: no such run or file of weights, and no backbone of this name ({', '.join(BACKBONE_NAMES)})"
         )
-    network = create_backbone(name, last_stride=last_stride, weights=source).to(chosen).eval()
-    return TrainedModel(network=network, image_size=image_size or (256, 128))
+    size = image_size or (256, 128)
+    network = create_backbone(name, last_stride=last_stride, weights=source, image_size=size).to(chosen).eval()
+    check_weights(network, str(model))
+    return TrainedModel(network=network, image_size=size)
 
 
 def _from_run(path: Path, *, image_size: tuple[int, int] | None, device: str) -> TrainedModel:

@@ -1,8 +1,11 @@
 """Feature files: what goes in comes out, and every fault is named in one line."""
 
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import scipy.io
@@ -21,7 +24,7 @@ FEATURES = FeatureSet(
     gallery_pids=np.array([1, 2, 3, -1, 0, 2]),
     gallery_camids=np.array([1, 1, 0, 0, 2, 3]),
 )
-NPZ = vars(FEATURES)
+NPZ = {name: array for name, array in vars(FEATURES).items() if array is not None}
 MAT = {
     "query_f": FEATURES.query_features,
     "query_label": FEATURES.query_pids,  # savemat writes them as (1, N)
@@ -132,5 +135,60 @@ def test_names_of_files(tmp_path: Path) -> None:
 def test_mat_of_version_7_3(tmp_path: Path) -> None:
     path = tmp_path / "f.mat"
     path.write_bytes(b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM" + bytes(500))
-    with pytest.raises(InputError, match=r"f.mat: cannot be read as .mat \(Please use HDF reader"):
+    with pytest.raises(InputError, match=r"f.mat: cannot be read as .mat \(.*; write the features again"):
         load_feature_file(path)
+
+
+def write_mat73(path: Path, arrays: dict[str, Any]) -> Path:
+    """A file as MATLAB writes it: 512 bytes of header before the HDF5, every axis in reverse, labels as (1, N)."""
+    with h5py.File(path, "w", userblock_size=512) as file:
+        for name, array in arrays.items():
+            file[name] = np.atleast_2d(np.asarray(array, dtype=np.float64)).T
+        file.create_group("#refs#")
+    with path.open("r+b") as stream:
+        stream.write(b"MATLAB 7.3 MAT-file, Platform: GLNXA64".ljust(124) + b"\x00\x02IM")
+    return path
+
+
+def test_mat_of_version_7_3_gives_the_same(tmp_path: Path) -> None:
+    features = load_feature_file(write_mat73(tmp_path / "f.mat", MAT))
+    np.testing.assert_array_equal(features.query_features, FEATURES.query_features)
+    np.testing.assert_array_equal(features.gallery_pids, FEATURES.gallery_pids)
+    assert evaluate_retrieval(*features.arrays).to_json() == evaluate_retrieval(*FEATURES.arrays).to_json()
+
+
+def test_mat_of_version_7_3_without_h5py(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_mat73(tmp_path / "f.mat", MAT)
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(
+        InputError, match=r"f.mat: is of version 7.3, which needs h5py: install reid-da\[matlab\], or .*-v7"
+    ):
+        load_feature_file(path)
+
+
+@pytest.mark.parametrize("name", ["f.npz", "f.mat"])
+def test_a_column_for_each_image(tmp_path: Path, name: str) -> None:
+    """Features of 3 dimensions and 4 or 6 images, transposed."""
+    arrays = NPZ if name == "f.npz" else MAT
+    query, gallery = ("query_features", "gallery_features") if name == "f.npz" else ("query_f", "gallery_f")
+    turned = {**arrays, query: arrays[query].T, gallery: arrays[gallery].T}
+    with pytest.raises(
+        InputError, match=rf"{name}: {query}: the shape \(3, 4\) with 4 labels has one column per image"
+    ):
+        load_feature_file(write(tmp_path / name, turned))
+    with pytest.raises(InputError, match="differ in dimensions: 4 and 6; both have 3 rows: .* transpose"):
+        evaluate_retrieval(turned[query], *FEATURES.arrays[1:3], turned[gallery], *FEATURES.arrays[4:])
+    with pytest.raises(InputError, match="query_pids: expected 3 values, .*one column per image have to be transposed"):
+        evaluate_retrieval(FEATURES.query_features.T, *FEATURES.arrays[1:3], np.ones((6, 4)), *FEATURES.arrays[4:])
+
+
+def test_names_of_images(tmp_path: Path) -> None:
+    named = replace(FEATURES, query_paths=np.array(list("abcd")), gallery_paths=np.array(list("efghij")))
+    save_feature_file(tmp_path / "f.npz", named)
+    found = load_feature_file(tmp_path / "f.npz")
+    assert found.query_paths is not None
+    assert found.query_paths.tolist() == list("abcd")
+    assert len(found.arrays) == 6
+    assert load_feature_file(write(tmp_path / "g.npz", NPZ)).gallery_paths is None
+    with pytest.raises(InputError, match=r"f.npz: query_paths: expected 4 texts, got the type <U1 and shape \(1,\)"):
+        load_feature_file(write(tmp_path / "f.npz", {**NPZ, "query_paths": np.array(["a"])}))

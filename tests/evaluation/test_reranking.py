@@ -269,9 +269,12 @@ GOOD = np.random.default_rng(0).normal(size=(4, 3))
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"k1": 8}, r"^k1: expected 1 to 7, fewer than the 8 images, got 8$"),
+        (
+            {"k1": 8},
+            r"^k1: expected 1 to 7, fewer than the 8 images .*, got 8; there are few images: lower k1 \(--k1\), or",
+        ),
         ({"k1": 0}, r"^k1: expected 1 to 7"),
-        ({"k1": 3, "k2": 4}, r"^k2: expected 1 to k1 = 3, got 4$"),
+        ({"k1": 3, "k2": 4}, r"^k2: expected 1 to k1 = 3, got 4; lower k2 too \(--k2\)$"),
         ({"k1": 3, "k2": 0}, r"^k2: expected 1 to k1 = 3, got 0$"),
         ({"k1": 3, "k2": 1, "lambda_value": 1.5}, r"^lambda_value: expected a share from 0 to 1, got 1.5$"),
         ({"k1": 3, "k2": 1, "lambda_value": float("nan")}, r"^lambda_value: .* got nan$"),

@@ -1,3 +1,4 @@
+import copy
 import logging
 import sys
 from types import SimpleNamespace
@@ -120,6 +121,17 @@ def test_approximate_search_finds_most(kind):
     index.rebuild(memory)
     assert not index.is_exact
     assert neighbor_recall(index.search(features, memory, 6), features, memory) > 0.8
+
+
+def test_a_copied_index_is_one_of_its_own():
+    features, memory = torch.randn(3, 8), torch.randn(60, 8)
+    index = FaissNeighbors()
+    index.rebuild(memory)
+    twin = copy.deepcopy(index)
+    twin.rebuild(-memory)
+    expected = ExactNeighbors().search(features, memory, 4)
+    assert torch.equal(index.search(features, memory, 4).sort().values, expected.sort().values)
+    assert not torch.equal(twin.search(features, memory, 4).sort().values, expected.sort().values)
 
 
 def test_search_settings_reach_faiss():
@@ -252,3 +264,39 @@ def test_recall_by_hand():
     for found, recall in (([0, 1], 1), ([2, 0], 1), ([0, 3], 0.5), ([0, 0], 0.5), ([-1, 0], 0.5), ([3, 4], 0)):
         assert neighbor_recall(torch.tensor([found]), feature, memory) == recall
     assert np.isclose(neighbor_recall(torch.tensor([[0, 1, 3]]), feature, memory), 2 / 3)
+
+
+def searches():
+    return [ExactNeighbors(chunk_size=7), *(FaissNeighbors(kind=kind) for kind in ("flat", "hnsw"))]
+
+
+@pytest.mark.parametrize("leave_out", [False, True])
+def test_empty_slots_are_nobodys_neighbours(leave_out):
+    memory, features = unit_vectors(60, 8), unit_vectors(5, 8, seed=1)
+    memory[torch.arange(60) % 10 != 3] = 0  # 3, 13, ..., 53 are written
+    exclude = torch.tensor([3, 13, 0, 1, 2]) if leave_out else None
+    written = [slot for slot in range(60) if slot % 10 == 3]
+    for index in searches():
+        found = index.search(features, memory, 8, exclude=exclude).tolist()
+        for row, slots in enumerate(found):
+            allowed = [slot for slot in written if exclude is None or slot != exclude[row]]
+            similarity = [float(features[row] @ memory[slot]) for slot in allowed]
+            expected = [slot for _, slot in sorted(zip(similarity, allowed, strict=True), reverse=True)]
+            assert slots == expected + [-1] * (8 - len(expected))
+        assert neighbor_recall(torch.tensor(found), features, memory) == 1 or leave_out
+
+
+def test_an_empty_memory_and_a_feature_of_zeros_have_no_neighbours():
+    memory, features = unit_vectors(50, 8), torch.zeros(2, 8)
+    for index in searches()[:2]:
+        assert (index.search(unit_vectors(3, 8), torch.zeros_like(memory), 6) == -1).all()
+    assert (ExactNeighbors().search(features, memory, 6) == -1).all()
+    assert neighbor_recall(torch.full((2, 6), -1), features, memory) == 1
+
+
+def test_slots_written_after_faiss_took_over_the_memory_are_found():
+    memory, features = torch.zeros(50, 8), unit_vectors(4, 8, seed=1)
+    index = FaissNeighbors(kind="flat", refresh="epoch")
+    index.rebuild(memory)
+    memory[:20] = unit_vectors(20, 8)
+    assert index.search(features, memory, 3).tolist() == ExactNeighbors().search(features, memory, 3).tolist()

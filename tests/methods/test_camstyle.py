@@ -9,10 +9,9 @@ from reid_da.datasets import load_dataset
 from reid_da.errors import InputError
 from reid_da.images import Batch
 from reid_da.methods import settings_of
-from reid_da.methods.camstyle import CamStyle
 from reid_da.training.run_folder import RunFolder
 from reid_da.training.runs import resume, train
-from reid_da.training.setup import build_network, build_trainer
+from reid_da.training.setup import build_trainer
 
 LABELS = torch.tensor([0, 0, 1, 1, 2, 2])
 
@@ -25,25 +24,29 @@ def trainer(settings, tmp_path):
     return build_trainer(settings, RunFolder(tmp_path / "unused"))
 
 
+def epoch(trainer):
+    return list(trainer.batches(trainer.method.begin_epoch(0)))
+
+
 def batches():
     images = torch.randn(7, 3, 32, 16, generator=torch.Generator().manual_seed(2))
+    rows = torch.tensor([5, 0, 3, 1, 4, 2, 0])
     return {
-        "source": Batch(index=torch.tensor([5, 0, 3, 1]), images=images[:4]),
-        "restyled": Batch(index=torch.tensor([4, 2, 0]), images=images[4:]),
+        name: Batch(rows=rows[part], images=images[part], labels=LABELS[rows[part]])
+        for name, part in (("source", slice(4)), ("restyled", slice(4, None)))
     }
 
 
-def test_restyled_images_have_smoothed_labels_and_statistics_of_their_own(small_settings):
-    settings = changed(small_settings, method="camstyle", model={"dropout": 0.0})
-    network = build_network(settings, num_classes=3).train()
-    losses = CamStyle(network, settings=settings, labels=LABELS).step(batches())
+def test_restyled_images_have_smoothed_labels_and_statistics_of_their_own(small_settings, tmp_path):
+    method = trainer(changed(small_settings, method="camstyle", model={"dropout": 0.0}), tmp_path).method
+    network = method.network.train()
+    losses = method.step(batches())
     assert set(losses) == {"cross_entropy", "restyled"}
     for name, smoothing in (("cross_entropy", 0.0), ("restyled", 0.1)):
         batch = batches()["source" if name == "cross_entropy" else "restyled"]
-        label = LABELS[batch.index]
-        log_p = network.source_logits(network.embed(network.backbone(batch.images)), label).double().log_softmax(1)
-        wanted = (1 - smoothing) * functional.one_hot(label, 3) + smoothing / 3
-        assert losses[name].item() == pytest.approx(-(wanted * log_p).sum(1).mean().item(), rel=1e-5)
+        logits = network.source_logits(network.embed(network.backbone(batch.images)), batch.labels).double()
+        wanted = (1 - smoothing) * functional.one_hot(batch.labels, logits.shape[1]) + smoothing / logits.shape[1]
+        assert losses[name].item() == pytest.approx(-(wanted * logits.log_softmax(1)).sum(1).mean().item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("cameras", ["target", "source"])
@@ -51,15 +54,15 @@ def test_streams_of_restyled_images(small_settings, tmp_path, cameras):
     settings = changed(
         small_settings, method="camstyle", camstyle={"cameras": cameras}, batch={"source": 8, "restyled": 5}
     )
-    method = trainer(settings, tmp_path)
+    made = trainer(settings, tmp_path)
     source = load_dataset(settings.data.source).train
-    seen = []
-    for step in method.batches.epoch(0):
-        assert {name: len(batch.index) for name, batch in step.items()} == {"source": 8, "restyled": 5}
-        assert step["restyled"].images.shape == (5, 3, 32, 16)
-        seen.append(step["restyled"].index)
-    assert torch.cat(seen).max() < len(source)
-    assert method.batches.fingerprints == {"source": source.fingerprint, "restyled": source.fingerprint}
+    for step in epoch(made):
+        assert {name: len(batch.rows) for name, batch in step.items()} == {"source": 8, "restyled": 5}
+        restyled = step["restyled"]
+        assert restyled.images.shape == (5, 3, 32, 16)
+        assert restyled.rows.max() < len(source)
+        assert torch.equal(restyled.labels, torch.from_numpy(source.labels())[restyled.rows])
+    assert made.fingerprints["source"] == source.content_fingerprint(labels=True)
 
 
 def test_a_killed_run_of_camstyle_goes_on(small_settings, tmp_path):
@@ -83,8 +86,8 @@ def test_source_images_in_target_styles_need_a_style_that_can(small_settings, tm
 def test_several_views_of_each_target_image(small_settings, tmp_path):
     settings = changed(small_settings, views={"per_image": 3}, batch={"target": 4}, augment={"flip": 0.0, "erase": 0.0})
     settings = changed(settings, augment={"crop": "none"})
-    for step in trainer(settings, tmp_path).batches.epoch(0):
-        index, images = step["target"].index, step["target"].images
+    for step in epoch(trainer(settings, tmp_path)):
+        index, images = step["target"].rows, step["target"].images
         assert torch.equal(index, index[::3].repeat_interleave(3))
         assert len(set(index.tolist())) == 4
         for views in images.split(3):
@@ -101,4 +104,4 @@ def test_training_with_several_views_fills_the_memory(small_settings, tmp_path):
 def test_more_views_than_cameras(small_settings, tmp_path):
     settings = changed(small_settings, views={"per_image": 30})
     with pytest.raises(InputError, match="views.per_image is 30, but an image has 6 different views; lower it"):
-        next(iter(trainer(settings, tmp_path).batches.epoch(0)))
+        trainer(settings, tmp_path)

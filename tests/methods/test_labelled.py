@@ -13,12 +13,13 @@ from reid_da.losses.margin import Margin, MarginHead
 from reid_da.methods import settings_of
 from reid_da.methods._labelled import LabelledLosses
 from reid_da.models.backbones import create_backbone
+from reid_da.models.building import head_margin
 from reid_da.models.reid_net import ReIDNetwork
 from reid_da.studies.ablation import compare
 from reid_da.studies.inspection import angles_of_run
 from reid_da.training.run_folder import RunFolder
 from reid_da.training.runs import resume, train
-from reid_da.training.setup import build_optimizer, head_margin
+from reid_da.training.setup import build_trainer
 
 EVERY_TERM = {
     "triplet_weight": 0.5,
@@ -47,35 +48,35 @@ def network(margin=None):
 
 def batch():
     images = torch.randn(6, 3, 32, 16, generator=torch.Generator().manual_seed(2))
-    return Batch(index=torch.tensor([5, 0, 3, 1, 4, 2]), images=images)
+    return Batch(rows=torch.tensor([5, 0, 3, 1, 4, 2]), images=images, labels=LABELS)
 
 
-LABELS = torch.tensor([0, 0, 1, 1, 2, 2])
+LABELS = torch.tensor([2, 0, 1, 0, 2, 1])
 
 
 def test_every_term_is_trained_logged_and_weighted():
     settings = SourceLossSettings(**EVERY_TERM)
-    method = LabelledLosses(network(Margin(m3=0.35)).train(), LABELS, settings=settings)
+    method = LabelledLosses(network(Margin(m3=0.35)).train(), settings=settings)
     losses = method.losses(batch())
     assert set(losses) == {"cross_entropy"} | {name.removesuffix("_weight") for name in EVERY_TERM}
     gradients = torch.autograd.grad(sum(losses.values()), list(method.network.parameters()), allow_unused=True)
     assert all(gradient is None or torch.isfinite(gradient).all() for gradient in gradients)
     doubled = SourceLossSettings(classification_weight=2, **{name: 2 * value for name, value in EVERY_TERM.items()})
-    twice = LabelledLosses(network(Margin(m3=0.35)).train(), LABELS, settings=doubled).losses(batch())
+    twice = LabelledLosses(network(Margin(m3=0.35)).train(), settings=doubled).losses(batch())
     for name, loss in losses.items():
         assert twice[name].item() == pytest.approx(2 * loss.item(), rel=1e-5)
 
 
-def test_labels_are_looked_up_by_the_index_of_the_batch():
+def test_labels_are_those_of_the_batch():
     model = network().eval()
-    loss = LabelledLosses(model, LABELS, settings=SourceLossSettings()).losses(batch())["cross_entropy"]
+    loss = LabelledLosses(model, settings=SourceLossSettings()).losses(batch())["cross_entropy"]
     logits = model.source_logits(model.embed(model.backbone(batch().images)))
-    expected = -logits.log_softmax(1)[range(6), LABELS[batch().index]].mean()
+    expected = -logits.log_softmax(1)[range(6), LABELS].mean()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_centres_move_after_the_backward_pass_only():
-    method = LabelledLosses(network().train(), LABELS, settings=SourceLossSettings(center_weight=0.1))
+    method = LabelledLosses(network().train(), settings=SourceLossSettings(center_weight=0.1))
     method.losses(batch())
     assert (method.centers.centers == 0).all()
     method.after_backward()
@@ -87,7 +88,7 @@ def test_centres_move_after_the_backward_pass_only():
 
 def test_nothing_to_train_on_is_an_error():
     with pytest.raises(InputError, match="source_loss: all weights are 0"):
-        LabelledLosses(network(), LABELS, settings=SourceLossSettings(classification_weight=0))
+        LabelledLosses(network(), settings=SourceLossSettings(classification_weight=0))
 
 
 def test_a_head_takes_its_kind_and_what_is_given():
@@ -144,9 +145,9 @@ def test_every_head_trains_and_resumes(small_settings, tmp_path, kind):
         assert expected.weights["classifier.steps"] == 6
 
 
-def test_adam_keeps_the_lower_rate_of_the_backbone(small_settings):
+def test_adam_keeps_the_lower_rate_of_the_backbone(small_settings, tmp_path):
     settings = supervised(small_settings, optimizer={"kind": "adam", "lr": 0.01, "backbone_lr_factor": 0.1})
-    optimizer = build_optimizer(network(), settings)
+    optimizer = build_trainer(settings, RunFolder(tmp_path / "unused")).optimizer
     assert isinstance(optimizer, torch.optim.Adam)
     assert {group["name"]: group["lr"] for group in optimizer.param_groups} == {"backbone": 0.001, "new": 0.01}
 

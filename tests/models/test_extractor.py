@@ -129,10 +129,27 @@ def test_features_can_be_changed_in_place(weight_file: Path, files: list[Path]) 
 
 
 def test_autocast_is_close(weight_file: Path, files: list[Path]) -> None:
-    exact, rough = extractor(weight_file)(files), extractor(weight_file, autocast=True)(files)
+    extract = extractor(weight_file)
+    exact, rough = extract(files), extractor(weight_file, autocast=True)(files)
     assert rough.dtype == torch.float32
+    pixels = torch.stack([transforms.functional.to_tensor(Image.open(path)) for path in files])
+    images = transforms.functional.normalize(pixels, MEAN, STD).contiguous(memory_format=torch.channels_last)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        unguarded = torch.nn.functional.cosine_similarity(extract.model(images), exact).min().nan_to_num(-1)
+    # bfloat16 is used where the processor computes it rightly, and float32 where it does not
+    assert torch.equal(exact, rough) == (unguarded < 0.999)
+    assert torch.nn.functional.cosine_similarity(exact, rough).min() > 0.999
+
+
+def test_autocast_with_right_and_wrong_kernels(weight_file: Path, files: list[Path], kernels: Any) -> None:
+    kernels.use(kernels.right)
+    exact, rough = extractor(weight_file)(files), extractor(weight_file, autocast=True)(files)
     assert not torch.equal(exact, rough)
     assert torch.nn.functional.cosine_similarity(exact, rough).min() > 0.999
+    kernels.spoil(lambda inputs, weight: weight.shape[:3] == (512, 256, 3), float("nan"))
+    guarded = extractor(weight_file, autocast=True)
+    for _ in range(2):
+        assert torch.equal(guarded(files), exact)
 
 
 def test_last_stride_is_passed_on(weight_file: Path, files: list[Path]) -> None:
@@ -204,3 +221,31 @@ def test_things_that_are_no_images(weight_file: Path) -> None:
         extractor(weight_file)(3)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="expected the path of an image or an array, got Tensor"):
         extractor(weight_file)([torch.zeros(3, 8, 8)])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("shape", [(0, 5, 3), (5, 0, 3)])
+def test_an_empty_crop_is_no_black_image(shape):
+    extractor = FeatureExtractor("resnet18", weights="none", image_size=(32, 16))
+    crops = [np.full((9, 5, 3), 200, dtype=np.uint8), np.zeros(shape, dtype=np.uint8)]
+    with pytest.raises(InputError, match=r"images\[1\]: the shape \(.*\) has no pixels; leave empty crops out"):
+        extractor(crops)
+    height, width, _ = shape
+    for dtype in (torch.uint8, torch.float32):
+        with pytest.raises(InputError, match="has no pixels"):
+            extractor(torch.zeros(2, 3, height, width, dtype=dtype))
+
+
+def test_pixels_that_are_no_numbers():
+    extractor = FeatureExtractor("resnet18", weights="none", image_size=(32, 16))
+    images = torch.rand(3, 3, 32, 16)
+    images[1, 0, 4, 4] = torch.nan
+    with pytest.raises(InputError, match=r"images: 1 of 3 hold NaN or infinite values \(1\)"):
+        extractor(images)
+
+
+def test_weights_that_are_no_numbers():
+    extractor = FeatureExtractor("resnet18", weights="none", image_size=(32, 16))
+    with torch.no_grad():
+        extractor.model.layer4[0].conv1.weight[3, 0, 0, 0] = torch.inf
+    with pytest.raises(InputError, match=r"weight tensors hold NaN or infinite values \(layer4.0.conv1.weight\)"):
+        extractor(np.zeros((9, 5, 3), dtype=np.uint8))

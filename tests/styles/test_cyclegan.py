@@ -7,31 +7,39 @@ import torch
 
 from reid_da.errors import InputError
 from reid_da.images import Batch
+from reid_da.methods.protocol import RunContext
 from reid_da.styles.cycle_networks import CycleGenerator
-from reid_da.styles.cyclegan import CycleGANTraining, CycleNetworks
+from reid_da.styles.cyclegan import CycleGAN
 from reid_da.styles.generator import PairTransfer
 from reid_da.styles.trained import load_style_settings
+from reid_da.styles.training_images import StyleImages
 
 SIZE = (16, 8)
 
 
 def settings(*overrides):
-    tiny = ["method=cyclegan", "data.image_size=[16, 8]", "channels=4", "num_blocks=1", "dropout=0", "pool_size=3"]
+    tiny = ["method=cyclegan", "pair=[1, 2]", "data.image_size=[16, 8]", "channels=4", "num_blocks=1"]
+    tiny += ["batch=2", "dropout=0", "pool_size=3"]
     return load_style_settings(None, [*tiny, *overrides])
 
 
-def training(*overrides):
-    torch.manual_seed(0)
-    chosen = settings(*overrides)
-    method = CycleGANTraining(CycleNetworks(chosen), settings=chosen, camids=(0, 1), num_cameras=2)
-    method.begin_epoch(0)
-    return method
+@pytest.fixture
+def training(flat):
+    def make(*overrides):
+        torch.manual_seed(0)
+        chosen = settings(f"data.dataset={flat}", *overrides)
+        context = RunContext(run_seed=chosen.seed, device=torch.device("cpu"))
+        method = CycleGAN(chosen, context, StyleImages.open(chosen))
+        method.begin_epoch(0)
+        return method
+
+    return make
 
 
 def batches(seed=1):
     generator = torch.Generator().manual_seed(seed)
     return {
-        name: Batch(index=torch.arange(2), images=torch.rand(2, 3, *SIZE, generator=generator) * 2 - 1)
+        name: Batch(rows=torch.arange(2), images=torch.rand(2, 3, *SIZE, generator=generator) * 2 - 1)
         for name in ("first", "second")
     }
 
@@ -40,9 +48,9 @@ def gradients(network):
     return {name: value.grad for name, value in network.named_parameters() if value.grad is not None}
 
 
-def test_losses_are_those_of_the_paper_one_by_one():
+def test_losses_are_those_of_the_paper_one_by_one(training):
     method = training("cycle_weight=3", "identity_weight=2")
-    network, given = copy.deepcopy(method.network), batches()
+    network, given = copy.deepcopy(method.networks), batches()
     losses = method.step(given)
     generator, discriminator = network.generator, network.discriminator
     first, second = given["first"].images, given["second"].images
@@ -89,18 +97,18 @@ def moved_in_turns(network, given):
     return network.state_dict()
 
 
-def test_one_step_moves_all_networks_as_the_published_order_does():
+def test_one_step_moves_all_networks_as_the_published_order_does(training):
     method = training()
-    expected = moved_in_turns(copy.deepcopy(method.network), batches())
-    optimizer = torch.optim.SGD(method.network.parameters(), lr=1.0)
+    expected = moved_in_turns(copy.deepcopy(method.networks), batches())
+    optimizer = torch.optim.SGD(method.networks.parameters(), lr=1.0)
     torch.stack(list(method.step(batches()).values())).sum().backward()
     optimizer.step()
-    for name, value in method.network.state_dict().items():
+    for name, value in method.networks.state_dict().items():
         assert torch.allclose(value, expected[name], atol=1e-4), name
 
 
 @pytest.mark.parametrize("autocast", [False, True])
-def test_no_loss_moves_the_networks_of_the_other_side(autocast):
+def test_no_loss_moves_the_networks_of_the_other_side(training, autocast):
     def losses():
         method = training()
         # its cache of weights must not lead to those that are frozen
@@ -110,15 +118,15 @@ def test_no_loss_moves_the_networks_of_the_other_side(autocast):
     for name in ("adversarial", "cycle", "identity"):
         method, given = losses()
         given[name].backward()
-        assert all(key.startswith("generator.") for key in gradients(method.network))
+        assert all(key.startswith("generator.") for key in gradients(method.networks))
     method, given = losses()
     given["discriminator"].backward()
-    names = gradients(method.network)
-    assert names.keys() == {name for name, _ in method.network.named_parameters() if name.startswith("discriminator.")}
+    names = gradients(method.networks)
+    assert names.keys() == {name for name, _ in method.networks.named_parameters() if name.startswith("discriminator.")}
 
 
 @pytest.mark.parametrize(("pool_size", "varies"), [(0, False), (2, True)])
-def test_the_discriminators_are_shown_former_fakes(pool_size, varies):
+def test_the_discriminators_are_shown_former_fakes(training, pool_size, varies):
     method = training(f"pool_size={pool_size}")
     method.step(batches(1))
     # nothing is trained, and the images are the same: the loss varies with what the pool gives
@@ -126,11 +134,11 @@ def test_the_discriminators_are_shown_former_fakes(pool_size, varies):
     assert (len(values) > 1) == varies
 
 
-def test_without_identity_loss_there_is_none():
+def test_without_identity_loss_there_is_none(training):
     assert training("identity_weight=0").step(batches()).keys() == {"adversarial", "cycle", "discriminator"}
 
 
-def test_the_state_holds_the_pools_and_the_cameras():
+def test_the_state_holds_the_pools_and_the_cameras(training):
     method, other = training(), training()
     for step in range(3):
         method.step(batches(step))
@@ -142,16 +150,15 @@ def test_the_state_holds_the_pools_and_the_cameras():
     assert method.step(batches(9))["discriminator"] == other.step(batches(9))["discriminator"]
 
 
-def test_the_running_mean_moves_once_for_each_step():
+def test_the_running_mean_moves_once_for_each_step(training):
     method = training("average=0.75")
-    begin = copy.deepcopy(method.network.average)
+    begin = copy.deepcopy(method.networks.average)
     method.step(batches())
     with torch.no_grad():
-        for value in method.network.generator.parameters():
+        for value in method.networks.generator.parameters():
             value += 1
-    method.end_epoch()
-    method.end_epoch()
-    for old, mean in zip(begin.parameters(), method.network.average.parameters(), strict=True):
+    method.after_update()
+    for old, mean in zip(begin.parameters(), method.networks.average.parameters(), strict=True):
         assert torch.allclose(mean - old, torch.full_like(old, 0.25), atol=1e-6)
 
 

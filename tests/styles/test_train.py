@@ -1,6 +1,7 @@
 """Training of camera styles from a data set to generators."""
 
 import shutil
+from functools import partial
 
 import pytest
 import torch
@@ -9,10 +10,12 @@ from reid_da.datasets import load_dataset
 from reid_da.errors import InputError
 from reid_da.images import open_images
 from reid_da.reporting.style_pictures import draw_views
+from reid_da.seeds import derived_seed
 from reid_da.styles.train import load_generator, resume_styles, train_styles
 from reid_da.styles.trained import load_style_settings
-from reid_da.styles.training_images import StyleImages, StyleStreams
+from reid_da.styles.training_images import StyleImages, style_plan
 from reid_da.training.run_folder import RunFolder
+from reid_da.training.streams import epoch_batches
 
 TINY = ["device=cpu", "data.image_size=[16, 8]", "channels=8", "num_blocks=1", "batch=8"]
 STARGAN = [*TINY, "method=stargan", "critic_steps=2"]
@@ -183,10 +186,16 @@ def test_a_smaller_camera_is_seen_again_in_an_order_of_its_own(flat):
     chosen = settings(flat, "flip=0", method=CYCLEGAN)
     images = StyleImages.open(chosen)
     rows = {"first": images.rows(0), "second": images.rows(1)[:8]}
-    streams = StyleStreams(chosen, images, rows, crop_area=1.0, device=torch.device("cpu"))
-    assert streams.steps_per_epoch == 8
-    epochs = [list(streams.epoch(epoch)) for epoch in (0, 0, 1)]
-    first, second = ([torch.cat([b[name].index for b in epoch]) for epoch in epochs] for name in ("first", "second"))
+    plan = style_plan(chosen, images, rows, crop_area=1.0)
+    assert plan.steps == 8
+
+    def batches(epoch):
+        seed = partial(derived_seed, chosen.seed)
+        size, device = chosen.data.image_size, torch.device("cpu")
+        return list(epoch_batches(plan, seed=lambda what: seed(what, epoch), image_size=size, device=device))
+
+    epochs = [batches(epoch) for epoch in (0, 0, 1)]
+    first, second = ([torch.cat([b[name].rows for b in epoch]) for epoch in epochs] for name in ("first", "second"))
     assert torch.equal(first[0].sort().values, rows["first"])
     # 32 images of the one are four times the 8 of the other, each time in another order
     assert all(torch.equal(part.sort().values, rows["second"]) for part in second[0].split(8))

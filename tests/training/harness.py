@@ -262,7 +262,9 @@ class _TensorContext(RunContext):
 
     def network(self, *, num_classes: int, head: HeadSettings | None = None) -> ReIDNetwork:
         generator = torch.Generator().manual_seed(self.seed("weights"))
-        network = build_network(self.settings.model, num_classes=num_classes, head=head, generator=generator)
+        network = build_network(
+            self.settings.model, num_classes=num_classes, image_size=(32, 16), head=head, generator=generator
+        )
         return network.double().train()
 
 
