@@ -53,8 +53,8 @@ def train_epoch(trainer, gpu, epoch, *, answer):
     ("name", "epoch", "expected"),
     [
         ("ecn", 0, [{}]),
-        # equally near neighbours: once for every 16,384 slots
-        ("ecn", 1, [ONE_LOOK] * 2),
+        # empty slots and equally near neighbours: once each for every 16,384 slots
+        ("ecn", 1, [{"nonzero": 1, **ONE_LOOK}] * 2),
         ("source", 0, [{}]),
         # that a batch holds several identities, for the triplet loss
         ("supervised", 0, [ONE_LOOK]),
@@ -98,19 +98,23 @@ def test_variants_of_ecn_train_on_a_gpu(sites, tmp_path, variant):
 
 
 @pytest.mark.parametrize(
-    "terms",
+    ("changes", "expected"),
     [
-        {"triplet_weight": 1.0, "triplet": "semi_hard"},
-        {"triplet_weight": 1.0, "triplet": "angular"},
-        {"contrastive_weight": 1.0, "marginal_weight": 1.0},
-        {"intra_weight": 1.0, "inter_weight": 1.0, "energy_weight": 1.0, "center_weight": 1.0},
+        ({"source_loss": {"center_weight": 1.0, "contrastive_weight": 1.0}}, {}),
+        ({"source_loss": {"intra_weight": 1.0, "inter_weight": 1.0, "energy_weight": 1.0}}, {}),
+        ({"source_loss": {"triplet_weight": 1.0, "triplet": "semi_hard"}}, {"nonzero": 2}),
+        ({"source_loss": {"triplet_weight": 1.0, "triplet": "angular"}}, {"nonzero": 2}),
+        ({"source_loss": {"circle_weight": 1.0}}, {"nonzero": 2}),
+        ({"source_loss": {"marginal_weight": 1.0}}, {"nonzero": 1}),
+        ({"head": {"kind": "sphereface", "scale": None}}, ONE_LOOK),
     ],
-    ids=lambda terms: " ".join(terms),
+    ids=str,
 )
-def test_terms_of_the_supervised_loss_train_on_a_gpu(sites, tmp_path, terms):
-    settings = loss_curves.settings("supervised", sites, {"steps_per_epoch": 1, "source_loss": terms})
+def test_terms_of_the_supervised_loss_train_on_a_gpu(sites, tmp_path, changes, expected):
+    alone = {"steps_per_epoch": 1, "source_loss": {"triplet_weight": 0.0, "center_weight": 0.0}}
+    settings = loss_curves.settings("supervised", sites, merge(alone, changes))
     with fake_gpu() as gpu, trainer_on_gpu(settings, tmp_path / "unused") as trainer:
-        train_epoch(trainer, gpu, 0, answer=False)
+        assert train_epoch(trainer, gpu, 0, answer=False) == [expected]
 
 
 def features(*shape):
@@ -135,8 +139,8 @@ def test_features_are_extracted_on_a_gpu():
             store_on=torch.device("cpu"),
         )
         assert found.shape == (10, backbone.feature_dim)
-        # three batches there and back, and two constants of the normalisation
-        assert gpu.waits == Counter({"copy to the GPU": 3 + 2, "copy to the CPU": 3})
+        # three batches there and back, two constants of the normalisation; whether the features are finite
+        assert gpu.waits == Counter({"copy to the GPU": 3 + 2, "copy to the CPU": 3, "_local_scalar_dense": 3})
 
 
 PIDS, CAMIDS = np.array([1, 2, 3]), np.array([0, 0, 1])
