@@ -1,7 +1,7 @@
 """reid-da: unsupervised domain adaptation for person re-identification.
 
-What most users need is here: :func:`load` a model, :func:`fit` one, put it into a tracker; see ``docs/api.md``. The names
-are imported when they are first used, so that ``import reid_da`` and ``reid-da --help`` do not wait for torch.
+What most users need is here: :func:`load` a model, :func:`fit` one, put it into a tracker; see ``docs/api.md``. The
+names are imported when they are first used, so that ``import reid_da`` and ``reid-da --help`` do not wait for torch.
 """
 
 from importlib import import_module

@@ -119,18 +119,17 @@ class Model(TrainedModel):
         """
         if top < 1:
             raise InputError(f"top: expected at least 1, got {top}")
-        query, gallery = (images if _is_features(images) else _items(images) for images in (query, gallery))
-        found_in = None if _is_features(gallery) else _paths(gallery)
+        sides = _items(query), _items(gallery)
         first, second = (
-            torch.as_tensor(images) if _is_features(images) else torch.from_numpy(self.embed(images))
-            for images in (query, gallery)
+            torch.as_tensor(items) if _is_features(items) else torch.from_numpy(self.embed(items)) for items in sides
         )
+        names = _paths(sides[1])
         distances, indices = search(first, second, num_neighbors=min(top, len(second)))
         rows = indices.cpu().numpy()
         return SearchResult(
             indices=rows,
             similarities=(1 - distances).float().cpu().numpy(),
-            paths=None if found_in is None else np.array(found_in, dtype=np.str_)[rows],
+            paths=None if names is None else np.array(names, dtype=np.str_)[rows],
         )
 
     def evaluate(

@@ -17,9 +17,9 @@ Boxes = Literal["xyxy", "ltwh"]
 class TrackerExtractor:
     """Appearance features for a tracker: BGR crops, or an image and boxes, to (N, D) float32 unit vectors.
 
-    ``extractor(crops)`` and ``extractor(image, boxes)``, the call of deep-sort's encoder; boxmot asks its ReID models for
-    ``get_features(boxes, image)``. A frame without boxes gives (0, D). A box or crop without a pixel, such as
-    one beside the image, gets a row of zeros, whose similarity to everything is 0.
+    The calls are ``extractor(crops)``, ``extractor(image, boxes)`` as of deep-sort's encoder, and
+    ``extractor.get_features(boxes, image)`` as of boxmot's ReID models. A frame without boxes gives (0, D). A box or
+    crop without a pixel, such as one beside the image, gets a row of zeros, whose similarity to everything is 0.
 
     Attributes:
         model: the model.
