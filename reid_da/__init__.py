@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 _MODULES = {
     "InputError": "errors",
     "Model": "api",
+    "RerankSettings": "evaluation",
     "Run": "api",
     "SearchResult": "api",
     "TrackerExtractor": "tracker",
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from reid_da.api import load as load
     from reid_da.datasets import load_dataset as load_dataset
     from reid_da.errors import InputError as InputError
+    from reid_da.evaluation import RerankSettings as RerankSettings
     from reid_da.evaluation import evaluate_retrieval as evaluate_retrieval
     from reid_da.tracker import TrackerExtractor as TrackerExtractor
 else:
