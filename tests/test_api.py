@@ -215,16 +215,16 @@ def test_thresholds_belong_to_a_checkpoint_and_an_image_size(trained):
 
 def test_tracker_calls_give_the_features_of_the_crops(model):
     frame = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
-    boxes = np.array([[3, 4, 23, 54], [-5.4, 10.4, 20.4, 70], [90, 0, 99, 9], [30, 20, 30, 40]])
-    crops = [frame[4:54, 3:23], frame[10:60, 0:20]]
+    boxes = np.array([[3, 4, 23, 54], [-5.4, 10.4, 20.4, 70], [62, 4, 78, 54], [90, 0, 99, 9], [30, 20, 30, 40]])
+    crops = [frame[4:54, 3:23], frame[10:60, 0:20], frame[4:54, 62:78]]
     expected = F.normalize(torch.from_numpy(model.embed([crop[..., ::-1] for crop in crops]))).numpy()
     extractor = reid_da.TrackerExtractor(model)
     ltwh = reid_da.TrackerExtractor(model, boxes="ltwh")
     sizes = np.hstack([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]])
     for found in (extractor(frame, boxes), extractor.get_features(boxes, frame), ltwh(frame, sizes)):
         assert found.dtype == np.float32
-        np.testing.assert_allclose(found[:2], expected, atol=1e-6)
-        assert not found[2:].any()
+        np.testing.assert_allclose(found[:3], expected, atol=1e-6)
+        assert not found[3:].any()
     assert np.abs(expected - model.embed(crops)).max() > 1e-4  # the order of the colours matters
     np.testing.assert_allclose(extractor(crops), expected, atol=1e-6)
     for nothing in (extractor([]), extractor(frame, []), extractor.get_features(np.empty((0, 4)), frame)):
