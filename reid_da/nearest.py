@@ -184,7 +184,7 @@ class RunningNeighbors:
         """
         length = self._num_neighbors + (self._exclude is not None)
         similarity = similarity.detach()
-        if empty is not None and bool(empty.any()):
+        if empty is not None:
             similarity = similarity.masked_fill(empty, -torch.inf)
         values, columns = best_columns(similarity, length, largest=True)
         slots = columns + self._num_seen
@@ -214,15 +214,17 @@ def empty_slots(memory: Tensor) -> Tensor:
     return lengths == 0
 
 
-def empty_in_block(rows: Tensor, similarity: Tensor) -> Tensor:
+def empty_in_block(rows: Tensor, similarity: Tensor) -> Tensor | None:
     """(c,) bool, which of the slots ``rows`` (c, D) are empty, at hardly any cost beside their ``similarity`` (B, c).
 
-    An empty slot has a similarity of exactly 0 to the first feature, which few others have: only those are looked at.
+    None where no slot can be: an empty slot has a similarity of exactly 0 to the first feature, which few others have,
+    and only those are looked at.
     """
     is_empty = similarity.detach()[:1].eq(0).any(dim=0)
     suspects = is_empty.nonzero().flatten()
-    if len(suspects):
-        is_empty[suspects] = empty_slots(rows[suspects])
+    if not len(suspects):
+        return None
+    is_empty[suspects] = empty_slots(rows[suspects])
     return is_empty
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reid_da.datasets import UNLABELLED_PID, Dataset, SampleTable, load_dataset
+from reid_da.datasets.loading import split_path
 from reid_da.errors import InputError, first_few, unknown_name
 from reid_da.evaluation.feature_files import FeatureSet, check_npz, save_arrays
 from reid_da.features import check_directions
@@ -269,7 +270,8 @@ def extract_to_file(
             does not end in ``.npz``.
     """
     check_npz(output)
-    if len(images) == 1 and (images[0].is_dir() or images[0].suffix in (".csv", ".parquet")):
+    bare = split_path(images[0])[0]
+    if len(images) == 1 and (bare.is_dir() or bare.suffix in (".csv", ".parquet")):
         dataset = load_dataset(images[0])
         tables = _chosen_splits(dataset, splits)
         arrays = features_of_splits(tables, model, name=str(dataset.root), image_size=image_size, flip=flip)

@@ -81,7 +81,7 @@ class ExperimentContext(Shared):
 
     def styled(self, domain: Domain, views: ViewSettings) -> Domain:
         """A domain with views in the styles of its own cameras; see :class:`reid_da.methods.protocol.Context`."""
-        if domain.num_cameras < 2:
+        if len(domain.table.cameras) < 2:
             raise InputError(
                 f"{domain.table.root}: has one camera, and camera styles need several; set invariance.camera=false,"
                 " or for method camstyle camstyle.cameras=target"
