@@ -110,7 +110,13 @@ class PseudoLabels:
         return cluster_means(features, self.labels[self.domain.rows].numpy()).to(self._context.device)
 
     def stream(
-        self, *, size: int, instances: int, augment: AugmentSettings, labels: Tensor | None = None
+        self,
+        *,
+        size: int,
+        instances: int,
+        augment: AugmentSettings,
+        labels: Tensor | None = None,
+        styled: Domain | None = None,
     ) -> StreamPlan:
         """Batches with several images of each cluster; with fewer clusters than a batch wants, of all there are.
 
@@ -119,6 +125,7 @@ class PseudoLabels:
             instances: images of each cluster.
             augment: random changes of the images.
             labels: (N,) int64 groups to draw from instead of the clusters, such as those of a camera.
+            styled: the domain with camera styles, of which each image is seen in a random one; None: as it is.
         """
         groups = self.labels if labels is None else labels
         assert groups is not None
@@ -127,7 +134,8 @@ class PseudoLabels:
         if count < wanted:
             logger.warning("batch.target asks for %d clusters, and there are %d: smaller batches", wanted, count)
         sampler = IdentitySampler(min(wanted, count), instances)
-        return StreamPlan(domain=self.domain, sampler=sampler, augment=augment, labels=groups)
+        domain, views = (self.domain, 0) if styled is None else (styled, 1)
+        return StreamPlan(domain=domain, sampler=sampler, augment=augment, labels=groups, views=views)
 
     def state_dict(self) -> dict[str, Any]:
         """The labels."""
