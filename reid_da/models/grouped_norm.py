@@ -21,7 +21,7 @@ class GroupedBatchNorm1d(nn.BatchNorm1d):
 
     samples = 0
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+    def forward(self, input: Tensor) -> Tensor:
         """(B, C) normalised features."""
         groups = _groups(self, input)
         return super().forward(input) if groups < 2 else _by_group(self, input, groups)
@@ -32,7 +32,7 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
 
     samples = 0
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+    def forward(self, input: Tensor) -> Tensor:
         """(B, C, H, W) normalised maps."""
         groups = _groups(self, input)
         return super().forward(input) if groups < 2 else _by_group(self, input, groups)
