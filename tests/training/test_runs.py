@@ -27,7 +27,7 @@ from reid_da.training.runs import final_result, resume, train, train_or_resume
 from reid_da.training.setup import build_trainer
 from reid_da.training.trained import load_trained
 
-TIMING = {"seconds", "images_per_second"}
+TIMING = {"seconds", "images_per_second", "peak_memory_mb"}
 
 
 def changed(settings, **changes):
@@ -35,7 +35,7 @@ def changed(settings, **changes):
 
 
 def numbers(run):
-    """All records of a run but for what depends on the clock."""
+    """All records of a run but for what depends on the machine."""
     return [{key: value for key, value in record.items() if key not in TIMING} for record in run.records()]
 
 
