@@ -244,9 +244,11 @@ class SpCL(Method):
         return StreamPlan(domain=domain, sampler=sampler, augment=self.settings.augment, labels=self._labels)
 
     def _source_features(self, images: Tensor) -> Tensor:
+        features: Tensor
         if self._source_norms is None:
-            return self.network(images, "target")
-        features: Tensor = functional_call(self.network, self._source_norms.named(), (images, "target"))
+            features = self.network(images, "target")
+            return features
+        features = functional_call(self.network, self._source_norms.named(), (images, "target"))
         return features
 
     def _loss(self, features: Tensor, slots: Tensor, classes: Tensor) -> Tensor:
