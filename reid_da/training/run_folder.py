@@ -5,18 +5,13 @@ import json
 import logging
 import math
 import os
-import platform
-import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-import torchvision
 import yaml
 
-import reid_da
 from reid_da.atomic import LOCK_FILE, missing_folders, own_folder, remove_empty, remove_leftovers, write_text
 from reid_da.config import ExperimentSettings, TrainingSettings, differences, dump_settings
 from reid_da.errors import InputError, first_few
@@ -29,6 +24,7 @@ from reid_da.training.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
+from reid_da.training.versions import software_versions
 
 logger = logging.getLogger(__name__)
 
@@ -329,32 +325,6 @@ def only_training(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             raise InputError(f"{folder}: is being trained by another process") from None
         yield
-
-
-def software_versions() -> dict[str, str | None]:
-    """Versions of what a result depends on."""
-    return {
-        "reid_da": reid_da.__version__,
-        "git": _git_revision(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "platform": platform.platform(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
-    }
-
-
-def _git_revision() -> str | None:
-    """Commit of the working copy that the package runs from, or None if it was installed without one."""
-    file = Path(__file__)
-    git = ["git", "-C", str(file.parent)]
-    try:
-        # an environment may lie in a working copy of something else, which does not know this file
-        subprocess.run([*git, "ls-files", "--error-unmatch", file.name], capture_output=True, check=True, timeout=10)
-        describe = [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-        return subprocess.run(describe, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
 
 
 def shown(value: object) -> str:
