@@ -244,9 +244,8 @@ class SpCL(Method):
         return StreamPlan(domain=domain, sampler=sampler, augment=self.settings.augment, labels=self._labels)
 
     def _source_features(self, images: Tensor) -> Tensor:
-        if self._source_norms is None:
-            return self.network(images, "target")
-        features: Tensor = functional_call(self.network, self._source_norms.named(), (images, "target"))
+        norms = {} if self._source_norms is None else self._source_norms.named()
+        features: Tensor = functional_call(self.network, norms, (images, "target"))
         return features
 
     def _loss(self, features: Tensor, slots: Tensor, classes: Tensor) -> Tensor:
