@@ -94,10 +94,12 @@ class IdentitySampler(Sampler):
     Attributes:
         num_identities: P.
         num_images: K.
+        once: let every identity make one group in a pass, however many images it has, so that all come equally often.
     """
 
     num_identities: int
     num_images: int
+    once: bool = False
 
     @property
     def batch_size(self) -> int:  # type: ignore[override]
@@ -114,7 +116,7 @@ class IdentitySampler(Sampler):
                 f"a batch of {self.num_identities} identities with {self.num_images} images each: there are"
                 f" {len(counts)} identities; lower the batch size, or raise the images of each identity"
             )
-        num_groups = (counts // self.num_images).clamp(min=1)
+        num_groups = (counts // self.num_images).clamp(min=1, max=1 if self.once else None)
         groups = self._draw_groups(identity, counts, num_groups, generator)
         left = num_groups.clone()
         following = left.cumsum(0) - left

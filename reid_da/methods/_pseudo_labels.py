@@ -16,7 +16,7 @@ from reid_da.clustering import (
     cluster_camera_entropy,
     cluster_means,
 )
-from reid_da.config import AugmentSettings
+from reid_da.config import AugmentSettings, ModelSettings
 from reid_da.errors import InputError
 from reid_da.features import Labels
 from reid_da.images import IdentitySampler
@@ -38,9 +38,14 @@ class PseudoLabels:
 
     Attributes:
         labels: (N,) int64 cluster of each image of the domain, -1 for outliers and images that cannot be decoded.
+
+    Raises:
+        InputError: the distance compares cameras, and there is one.
     """
 
     def __init__(self, domain: Domain, settings: ClusteringSettings, context: Context) -> None:
+        if settings.metric == "camera_jaccard":
+            require_cameras(domain, what="clustering.metric=camera_jaccard", instead="clustering.metric=jaccard")
         self.domain = domain
         self.settings = settings
         self.labels: Tensor | None = None
@@ -134,6 +139,7 @@ class PseudoLabels:
         augment: AugmentSettings,
         labels: Tensor | None = None,
         styled: Domain | None = None,
+        once: bool = False,
     ) -> StreamPlan:
         """Batches with several images of each cluster; with fewer clusters than a batch wants, of all there are.
 
@@ -143,6 +149,7 @@ class PseudoLabels:
             augment: random changes of the images.
             labels: (N,) int64 groups to draw from instead of the clusters, such as those of a camera.
             styled: the domain with camera styles, of which each image is seen in a random one; None: as it is.
+            once: let every cluster come once in a pass, however large it is.
         """
         groups = self.labels if labels is None else labels
         assert groups is not None
@@ -150,7 +157,7 @@ class PseudoLabels:
         wanted = size // instances
         if count < wanted:
             logger.warning("batch.target asks for %d clusters, and there are %d: smaller batches", wanted, count)
-        sampler = IdentitySampler(min(wanted, count), instances)
+        sampler = IdentitySampler(min(wanted, count), instances, once)
         domain, views = (self.domain, 0) if styled is None else (styled, 1)
         return StreamPlan(domain=domain, sampler=sampler, augment=augment, labels=groups, views=views)
 
@@ -161,6 +168,35 @@ class PseudoLabels:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a saved state."""
         self.labels = state.get("labels")
+
+
+def require_cameras(domain: Domain, *, what: str, instead: str) -> None:
+    """See to it that images are of several cameras, which are known.
+
+    Args:
+        domain: the images.
+        what: compares cameras, for the message.
+        instead: settings that do without.
+
+    Raises:
+        InputError: they are of one camera, or of unknown ones.
+    """
+    if len(domain.table.cameras) < 2:
+        raise InputError(
+            f"{domain.table.root}: has one camera or unknown ones, and {what} needs several; use {instead}"
+        )
+
+
+def require_embedding(model: ModelSettings) -> None:
+    """See to it that the features that are clustered, and tested, are those that the loss acts on.
+
+    Raises:
+        InputError: they are not.
+    """
+    if model.test_feature == "pooled" and model.embedding != "identity":
+        raise InputError(
+            "model.test_feature is pooled, but clusters must be made of what is trained; set model.test_feature=embedding"
+        )
 
 
 def check_instances(*, size: int, instances: int) -> None:

@@ -25,7 +25,7 @@ from reid_da.config import (
 )
 from reid_da.images import Batch
 from reid_da.memory.exemplar import ExemplarMemory
-from reid_da.methods._pseudo_labels import PseudoLabels, check_instances
+from reid_da.methods._pseudo_labels import PseudoLabels, check_instances, require_embedding
 from reid_da.methods._streams import labelled_stream
 from reid_da.methods.protocol import Context, EpochPlan, Method, Rows
 
@@ -98,6 +98,7 @@ class ClusterContrast(Method):
 
     def __init__(self, settings: ClusterContrastSettings, context: Context) -> None:
         check_instances(size=settings.batch.target, instances=settings.batch.instances)
+        require_embedding(settings.model)
         self.settings = settings
         self.context = context
         self.target = PseudoLabels(context.domain("target"), settings.clustering, context)
@@ -114,6 +115,8 @@ class ClusterContrast(Method):
                 instances=settings.batch.instances,
                 augment=settings.augment,
             )
+            # raises where there are fewer identities than a batch wants
+            self._source_stream.num_batches(context.seed("source order", 0))
 
     def begin_epoch(self, epoch: int) -> EpochPlan:
         """Cluster the target; one pass over the images that have a cluster."""

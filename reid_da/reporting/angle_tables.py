@@ -23,8 +23,8 @@ def angle_table(statistics: Mapping[str, AngleStatistics], *, title: str | None 
         title=title or "",
         columns=[Column(heading="degrees", align="left"), *columns],
         rows=[
-            Row(cells=[text, *(getattr(entry, key) for entry in statistics.values())], style=style)
-            for names, style in ((_ANGLES, ""), (_COUNTS, "dim"))
+            Row(cells=[text, *(getattr(entry, key) for entry in statistics.values())], style="dim" if is_count else "")
+            for names, is_count in ((_ANGLES, False), (_COUNTS, True))
             for key, text in names.items()
         ],
         notes=[
