@@ -11,7 +11,7 @@ from reid_da.training.runs import resume, train
 from reid_da.training.setup import build_trainer
 from reid_da.training.trained import load_trained
 
-TIMING = {"seconds", "images_per_second", "seconds_prepared"}
+TIMING = {"seconds", "images_per_second", "seconds_prepared", "peak_memory_mb"}
 METHODS = {
     "spcl": {"data": {"source": None}},
     "spcl-source": {"method": "spcl", "model": {"samples_per_norm": 4}},
