@@ -33,7 +33,7 @@ def open_regular(path: str | os.PathLike[str], *, limit: int) -> BinaryIO:
             raise UnsuitableFileError("is no regular file but a device, a pipe or the like")
         if status.st_size > limit:
             raise UnsuitableFileError(f"has {status.st_size:,} bytes, more than {limit:,}")
-        return open(descriptor, "rb")
+        return os.fdopen(descriptor, "rb")
     except BaseException:
         os.close(descriptor)
         raise
