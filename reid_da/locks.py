@@ -15,9 +15,10 @@ from pathlib import Path
 try:
     import fcntl
 except ImportError:  # Windows
+    HAS_FCNTL = False
     import msvcrt
-
-    fcntl = None  # type: ignore[assignment]
+else:
+    HAS_FCNTL = True
 
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EOPNOTSUPP}
 """Errors of file systems that have no locks; NFS says EBADF about a file that must not be written to."""
@@ -110,7 +111,7 @@ def link_error(path: str | os.PathLike[str]) -> OSError:
 def _lock(descriptor: int) -> bool | None:
     """Whether the file is locked now: False if somebody else has it, None where there are no locks."""
     try:
-        if fcntl is not None:
+        if HAS_FCNTL:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         else:
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]

@@ -7,6 +7,8 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from reid_da.text import markup
+
 T = TypeVar("T")
 
 
@@ -27,7 +29,7 @@ def track(items: Iterable[T], description: str, *, total: int | None = None, don
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(description, total=total, completed=done)
+        task = progress.add_task(markup(description), total=total, completed=done)
         for item in items:
             yield item
             progress.advance(task)

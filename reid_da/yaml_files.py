@@ -86,10 +86,12 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict[Hashable, Any]:
         lines: dict[Hashable, int] = {}
-        for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+        if not isinstance(node, yaml.MappingNode):
+            raise yaml.constructor.ConstructorError(None, None, "expected a mapping", node.start_mark)
+        for key_node, _ in node.value:
             # a merge key must not be constructed, and may stand beside another one no more than any key
             is_merge = key_node.tag == "tag:yaml.org,2002:merge"
-            key = (_Loader, "<<") if is_merge else self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            key = (_Loader, "<<") if is_merge else self.construct_object(key_node, deep=True)
             if not isinstance(key, Hashable):
                 break  # which the loader reports
             line = key_node.start_mark.line + 1
@@ -111,11 +113,11 @@ def _check_events(text: str) -> None:
     open_anchors: list[tuple[str | None, int]] = []  # anchor of each collection around, and the count before it
     count = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        line = event.start_mark.line + 1
+        line = event.start_mark.line + 1 if event.start_mark else 0
         if isinstance(event, AliasEvent):
             if any(anchor == event.anchor for anchor, _ in open_anchors):
                 raise _LimitError(f"line {line}: *{printable(event.anchor)} is within itself")
-            count += sizes.get(event.anchor, 0)
+            count += sizes.get(str(event.anchor), 0)
         elif isinstance(event, ScalarEvent):
             count += 1
             _check_scalar(event, line)
@@ -137,7 +139,7 @@ def _check_events(text: str) -> None:
 def _check_scalar(event: ScalarEvent, line: int) -> None:
     is_string = (event.tag is None and not event.implicit[0]) or event.tag == _STRING
     if len(event.value) > MAX_DIGITS and not is_string and not any(character.isspace() for character in event.value):
-        resolver = yaml.resolver.Resolver()  # type: ignore[no-untyped-call]
+        resolver = yaml.resolver.Resolver()
         tag = event.tag or resolver.resolve(yaml.ScalarNode, event.value, event.implicit)  # type: ignore[no-untyped-call]
         if tag != _STRING:
             raise _LimitError(

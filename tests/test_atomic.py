@@ -124,10 +124,14 @@ def test_an_error_in_flushing_the_second_leaves_both_as_they_were(tmp_path, monk
             raise OSError(errno.ENOSPC, "No space left on device")
         fsync(descriptor)
 
+    def write_both():
+        with atomic_paths(tmp_path / "a", tmp_path / "b") as paths:
+            for path in paths:
+                path.write_text("new")
+
     monkeypatch.setattr(os, "fsync", failing)
-    with pytest.raises(OSError, match="No space"), atomic_paths(tmp_path / "a", tmp_path / "b") as paths:
-        for path in paths:
-            path.write_text("new")
+    with pytest.raises(OSError, match="No space"):
+        write_both()
     assert [(tmp_path / name).read_text() for name in "ab"] == ["old", "old"]
 
 

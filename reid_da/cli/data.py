@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from reid_da.cli.output import print_json
+from reid_da.cli.output import print_json, say, show
 from reid_da.datasets import Dataset, import_folder, load_dataset
 
 app = typer.Typer(help="Check data sets, count what is in them, make manifests.", no_args_is_help=True)
@@ -50,7 +49,7 @@ def check(
     if as_json:
         print_json(report.to_json())
     else:
-        Console().print(format_report(report))
+        show(format_report(report))
     raise typer.Exit(0 if report.is_sound else 1)
 
 
@@ -76,10 +75,10 @@ def stats(
     if as_json:
         print_json(statistics.to_json())
     else:
-        Console().print(format_statistics(statistics))
+        show(format_statistics(statistics))
     if picture is not None:
         draw_statistics(statistics, picture)
-        Console(stderr=True).print(f"picture: {picture}", soft_wrap=True)
+        say(f"picture: {picture}", error=True)
 
 
 @app.command("import")
@@ -102,4 +101,4 @@ def import_(
     manifest = import_folder(path, output=output, pattern=pattern, test_share=split, seed=seed, overwrite=overwrite)
     dataset = load_dataset(manifest)
     counts = ", ".join(f"{name} {len(table)}" for name, table in dataset.splits.items() if len(table))
-    Console().print(f"{manifest}: {counts}; cameras {', '.join(dataset.camera_names)}", soft_wrap=True)
+    say(f"{manifest}: {counts}; cameras {', '.join(dataset.camera_names)}")

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
-from rich.console import Console
 
 from reid_da.atomic import write_text
-from reid_da.cli.output import print_json, show_log, stoppable
+from reid_da.cli.output import print_json, say, show, show_log, stoppable
 from reid_da.config import ExperimentSettings, dump_settings, load_settings
 from reid_da.errors import InputError
 
@@ -62,7 +61,7 @@ def train(
         return
     if result:
         _print_result(run, result)
-    Console().print(f"run: {run.path}", soft_wrap=True)
+    say(f"run: {run.path}")
 
 
 def _print_result(run: "RunFolder", result: Mapping[str, float]) -> None:
@@ -74,11 +73,9 @@ def _print_result(run: "RunFolder", result: Mapping[str, float]) -> None:
     stage = run.path / "pretrain"
     if stage.is_dir():
         before = runs.final_result(type(run).open(stage))
-        Console().print(before_after_table(before, result, title=f"{name}: on the target, before and after"))
+        show(before_after_table(before, result, title=f"{name}: on the target, before and after"))
     else:
-        Console().print(
-            ablation_table([ResultRow(name="last epoch", results=(result,))], title=f"{name}: on the target")
-        )
+        show(ablation_table([ResultRow(name="last epoch", results=(result,))], title=f"{name}: on the target"))
 
 
 def ablate(
@@ -117,8 +114,8 @@ def ablate(
     if as_json:
         print_json(to_json(results))
         return
-    Console().print(ablation_table(results, published=published, title=settings.name))
-    Console(stderr=True).print(f"table: {folder / 'table.md'}", soft_wrap=True)
+    show(ablation_table(results, published=published, title=settings.name))
+    say(f"table: {folder / 'table.md'}", error=True)
 
 
 def sweep(
@@ -155,8 +152,8 @@ def sweep(
     if as_json:
         print_json(to_json(rows))
         return
-    Console().print(sweep_table(key, values, results, published=published, title=settings.name))
-    Console(stderr=True).print(f"picture: {folder / 'sweep.png'}", soft_wrap=True)
+    show(sweep_table(key, values, results, published=published, title=settings.name))
+    say(f"picture: {folder / 'sweep.png'}", error=True)
 
 
 def compare(
@@ -191,8 +188,8 @@ def compare(
     if as_json:
         print_json(to_json(rows))
         return
-    Console().print(ablation_table(rows, heading="experiment"))
-    Console(stderr=True).print(f"table and picture: {folder}", soft_wrap=True)
+    show(ablation_table(rows, heading="experiment"))
+    say(f"table and picture: {folder}", error=True)
 
 
 def settings(

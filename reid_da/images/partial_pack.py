@@ -113,7 +113,8 @@ class PartialPack:
         """Lines of the log whose images are intact."""
         try:
             with open_own(self._log_path, "r", encoding="utf-8") as log:
-                header, *lines = log.read().splitlines()
+                text: str = log.read()
+            header, *lines = text.splitlines()
             if header != self._header:
                 return []
             pixels = open_own(self._pixels_path, "rb")

@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from rich.markup import escape
 from rich.table import Table
 
 from reid_da.atomic import atomic_path
 from reid_da.evaluation.angles import AngleStatistics
+from reid_da.text import markup, picture_text
 
 _ROWS = {"w_ec": "W-EC", "w_inter": "W-Inter", "intra": "Intra", "inter": "Inter"}
 
@@ -19,10 +19,10 @@ def angle_table(statistics: Mapping[str, AngleStatistics], *, title: str | None 
         statistics: of each set, by its name.
         title: above the table.
     """
-    table = Table(title=title and escape(title), title_justify="left", box=None, pad_edge=False, header_style="bold")
+    table = Table(title=title and markup(title), title_justify="left", box=None, pad_edge=False, header_style="bold")
     table.add_column("degrees")
     for name in statistics:
-        table.add_column(escape(name), justify="right")
+        table.add_column(markup(name), justify="right")
     for key, text in _ROWS.items():
         values = [getattr(entry, key) for entry in statistics.values()]
         table.add_row(text, *("-" if value is None else f"{value:.2f}" for value in values))
@@ -56,7 +56,7 @@ def draw_angle_histograms(statistics: Mapping[str, AngleStatistics], path: Path)
         ):
             share = counts.double() / counts.sum().clamp_min(1)
             axes.stairs(share.tolist(), range(len(counts) + 1), fill=True, alpha=0.5, color=colour, label=label)
-        axes.set_title(name)
+        axes.set_title(picture_text(name))
         axes.set_xlabel("angle between two images, degrees")
         axes.set_xlim(0, 120)
     panels[0].set_ylabel("share of the pairs")

@@ -3,16 +3,16 @@
 from pathlib import Path
 
 import numpy as np
-from rich.markup import escape
 from rich.table import Table
 
 from reid_da.atomic import atomic_path
 from reid_da.evaluation.calibration import NUM_COARSE_BINS, Calibration
+from reid_da.text import markup, picture_text
 
 
 def calibration_table(calibration: Calibration, *, title: str) -> Table:
     """Table of thresholds and what they let through."""
-    table = Table(title=escape(title), title_justify="left", box=None, pad_edge=False, header_style="bold")
+    table = Table(title=markup(title), title_justify="left", box=None, pad_edge=False, header_style="bold")
     for name in ("false positives", "threshold", "true positives", "measured false positives"):
         table.add_column(name, justify="right")
     for point in calibration.points:
@@ -52,7 +52,7 @@ def draw_calibration(calibration: Calibration, path: Path, *, title: str) -> Non
         if point.threshold is not None:
             axes.axvline(point.threshold, color="black", linewidth=0.8)
             axes.annotate(f"{point.fpr:g}", (point.threshold, 0.98), xycoords=("data", "axes fraction"), va="top")
-    axes.set_title(title, parse_math=False)
+    axes.set_title(picture_text(title))
     axes.set(xlabel="cosine similarity across cameras", ylabel="share of the pairs", xlim=(-1, 1))
     axes.legend(frameon=False, loc="upper left")
     with atomic_path(path) as temporary:

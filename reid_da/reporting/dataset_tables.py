@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from rich.console import Group, RenderableType
-from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -19,6 +18,7 @@ from reid_da.datasets.statistics import (
     Spread,
 )
 from reid_da.errors import first_few
+from reid_da.text import markup, printable
 
 _STYLES: dict[Severity, str] = {"problem": "bold red", "warning": "yellow", "note": "cyan"}
 
@@ -27,7 +27,7 @@ def format_report(report: CheckReport) -> RenderableType:
     """The report for a terminal: verdict, counts, and findings with their first examples, gravest first."""
     return Group(
         _verdict(report),
-        Text(f"{report.name} (format {report.format}) in {report.root}", style="dim"),
+        Text(printable(f"{report.name} (format {report.format}) in {report.root}"), style="dim"),
         *_apart(_split_table(report.splits), _camera_table(report.cameras), *map(_finding, report.findings)),
     )
 
@@ -36,7 +36,7 @@ def format_statistics(statistics: DatasetStatistics) -> RenderableType:
     """The statistics for a terminal: counts by split and camera, and how the identities spread."""
     tables = [_split_table(statistics.splits), _camera_table(statistics.cameras), _identity_table(statistics)]
     sizes = [] if statistics.sizes is None else [_sizes(statistics.sizes)]
-    return Group(Text(statistics.name, style="bold"), *_apart(*tables, *sizes))
+    return Group(Text(printable(statistics.name), style="bold"), *_apart(*tables, *sizes))
 
 
 def _apart(*blocks: RenderableType) -> list[RenderableType]:
@@ -71,7 +71,7 @@ def _finding(finding: Finding) -> RenderableType:
 
 
 def _indented(text: str, *, style: str = "") -> Padding:
-    return Padding(Text(text, style=style), (0, 0, 0, 4), expand=False)
+    return Padding(Text(printable(text), style=style), (0, 0, 0, 4), expand=False)
 
 
 def _split_table(splits: Sequence[SplitCounts]) -> Table:
@@ -93,7 +93,7 @@ def _camera_table(cameras: Sequence[CameraCounts]) -> Table:
             camera.gallery_images,
             camera.test_ids,
         )
-        table.add_row(escape(camera.name), *(_number(count) for count in counts))
+        table.add_row(markup(camera.name), *(_number(count) for count in counts))
     return table
 
 

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeAlias
 
-from rich.markup import escape
 from rich.table import Table
 
 from reid_da.reporting.published_results import PublishedRow
+from reid_da.text import markup
 
 Figures: TypeAlias = Mapping[str, float]
 """One evaluation under the names of :meth:`reid_da.evaluation.retrieval.RetrievalResult.to_json`.
@@ -148,7 +148,9 @@ def ablation_table(
     header, *lines = _lines(rows, published, heading=heading, plus_minus="\n±")
     table = _table(header.cells, title=title, notes=_notes(header, rows, published))
     for line in lines:
-        table.add_row(*map(escape, line.cells), style="dim" if line.is_published else None)
+        table.add_row(
+            *(markup(cell, keep_lines=True) for cell in line.cells), style="dim" if line.is_published else None
+        )
     return table
 
 
@@ -206,7 +208,7 @@ def before_after_table(
     counted = f"{before['num_valid_queries']:,.0f} of {before['num_queries']:,.0f} queries have a true match and count"
     table = _table(["", *_EVALUATION.values()], title=title, notes=[f"percent; {counted}", *_DEFINITIONS])
     for name, figures in zip(names, (before, after), strict=True):
-        table.add_row(escape(name), *(_percent(figures[key]) for key in _EVALUATION))
+        table.add_row(markup(name), *(_percent(figures[key]) for key in _EVALUATION))
     table.add_row("change", *(f"{100 * (after[key] - before[key]):+.1f}" for key in _EVALUATION), style="bold")
     return table
 
@@ -282,8 +284,8 @@ def _notes(header: _Line, rows: Sequence[ResultRow], published: Mapping[str, Pub
 
 def _table(header: Sequence[str], *, title: str | None, notes: Sequence[str]) -> Table:
     table = Table(
-        title=None if title is None else escape(title),
-        caption=escape("\n".join(notes)),
+        title=None if title is None else markup(title),
+        caption=markup("\n".join(notes), keep_lines=True),
         title_justify="left",
         caption_justify="left",
         show_edge=False,
@@ -294,5 +296,5 @@ def _table(header: Sequence[str], *, title: str | None, notes: Sequence[str]) ->
     )
     for number, name in enumerate(header):
         # the default for a narrow terminal cuts digits off
-        table.add_column(escape(name), justify="right" if number else "left", overflow="fold")
+        table.add_column(markup(name), justify="right" if number else "left", overflow="fold")
     return table

@@ -172,7 +172,7 @@ def test_right_and_wrong_differ_without_colour(tables: tuple[SampleTable, Sample
     widths = {colour: width for _, _, colour, width in frames(figure)}
     assert widths["#1a7f37"] > 2 * widths["#d32f2f"]
     cameras = [text for text in labels(figure) if text.startswith(("✔", "✗")) and "person" not in text]
-    assert cameras == ["✔ c$2$", "✗ the ent…", "✗ the ent…", "✔ c1", "✗ the ent…", "✗ the ent…"]
+    assert cameras == [r"✔ c\$2\$", "✗ the ent…", "✗ the ent…", "✔ c1", "✗ the ent…", "✗ the ent…"]
     assert not any(text.get_parse_math() for text in figure.axes[0].texts)
 
 
