@@ -37,6 +37,14 @@ def markup(text: object, *, keep_lines: bool = False) -> str:
     return escape(printable(text, keep_lines=keep_lines))
 
 
+def size_text(count: int) -> str:
+    """A number of bytes in the largest unit of which there is one: ``1.5 GB``."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} bytes"
+
+
 def picture_text(text: object) -> str:
     """:func:`printable` text for a picture: matplotlib takes what stands between two dollar signs for a formula."""
     return printable(text, keep_lines=True).replace("$", r"\$")

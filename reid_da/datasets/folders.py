@@ -57,7 +57,7 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
     """
     try:
         compiled = re.compile(pattern)
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError, MemoryError) as error:
         raise InputError(f"pattern {pattern!r} is not a regular expression: {error}") from error
     groups = set(compiled.groupindex)
     if "camera" not in groups or groups - GROUPS:

@@ -22,15 +22,27 @@ def list_images(folder: Path, *, recursive: bool = False) -> list[str]:
 
     Args:
         folder: the folder to list, whatever its own name.
-        recursive: look into sub-folders too.
+        recursive: look into sub-folders too; a link back to a folder around it is passed over.
+
+    Raises:
+        InputError: a folder cannot be listed; without its images the data set would be another one.
     """
     found: list[str] = []
-    for current, folders, files in os.walk(folder, followlinks=True):
+    for current, folders, files in os.walk(folder, followlinks=True, onerror=_refuse):
         folders[:] = sorted(filter(_may_hold_images, folders)) if recursive else []
+        folders[:] = [name for name in folders if not _leads_back(Path(current, name))]
         prefix = Path(current).relative_to(folder).as_posix()
         prefix = "" if prefix == "." else prefix + "/"
         found += [prefix + name for name in files if is_image_name(name)]
     return sorted(found)
+
+
+def _refuse(error: OSError) -> None:
+    raise InputError(f"{error.filename}: cannot be listed: {error.strerror}") from error
+
+
+def _leads_back(folder: Path) -> bool:
+    return folder.is_symlink() and any(folder.samefile(parent) for parent in folder.parents)
 
 
 def _may_hold_images(folder: str) -> bool:
@@ -79,4 +91,4 @@ def describe_folder(folder: Path) -> str:
 def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:
     """Sorting key that reads digits as numbers: ``cam2`` comes before ``cam10``."""
     parts = re.findall(r"\d+|\D+", text)
-    return tuple((0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts)
+    return tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts)

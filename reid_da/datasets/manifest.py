@@ -9,9 +9,14 @@ from reid_da.atomic import write_text
 from reid_da.datasets.folders import SPLITS, Crop, dataset_of_crops
 from reid_da.datasets.table import JUNK_PID, Dataset
 from reid_da.errors import InputError, first_few
+from reid_da.reading import UnsuitableFileError, open_regular
+from reid_da.text import csv_cell, from_csv_cell, printable, size_text
 
 COLUMNS = ("path", "pid", "camid", "split")
 SUFFIXES = frozenset({".csv", ".parquet"})
+_MAX_BYTES, _MAX_ROWS = 2**30, 10_000_000
+"""Size of a manifest, unpacked, and number of its rows beyond which it is not read."""
+_LONGEST_NAME = 255
 
 
 def read_manifest(file: Path) -> Dataset:
@@ -41,21 +46,35 @@ def read_manifest(file: Path) -> Dataset:
 
 
 def write_manifest(crops: Iterable[Crop], file: Path) -> None:
-    """Write a CSV manifest of the given crops, whole or not at all."""
+    """Write a CSV manifest of the given crops, all of it or nothing.
+
+    Values that a spreadsheet would take for formulas get an apostrophe in front, which :func:`read_manifest` drops.
+
+    Raises:
+        InputError: a name is not UTF-8.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
-    writer.writerows((crop.path, crop.person or "", crop.camera, crop.split) for crop in crops)
+    for crop in crops:
+        values = (crop.path, crop.person or "", crop.camera, crop.split)
+        try:
+            "".join(values).encode()
+        except UnicodeEncodeError as error:
+            raise InputError(f"{printable(crop.path)}: the name is not UTF-8; rename the file") from error
+        writer.writerow([csv_cell(value) for value in values])
     write_text(file, text.getvalue())
 
 
 def _csv_rows(file: Path) -> Iterator[Mapping[str, str]]:
     try:
-        with file.open(newline="", encoding="utf-8-sig") as stream:
+        with io.TextIOWrapper(open_regular(file, limit=_MAX_BYTES), newline="", encoding="utf-8-sig") as stream:
             for number, row in enumerate(csv.DictReader(stream, strict=True), start=1):
                 if None in row or None in row.values():
                     raise InputError(f"{file}: row {number} does not have as many fields as the header")
-                yield {key.strip(): value.strip() for key, value in row.items()}
+                yield {key.strip(): from_csv_cell(value.strip()) for key, value in row.items()}
+    except UnsuitableFileError as error:
+        raise InputError(f"{file}: {error}") from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{file}: cannot be read as CSV: {error}") from error
 
@@ -66,6 +85,10 @@ def _parquet_rows(file: Path) -> Iterator[Mapping[str, str]]:
     except ImportError as error:
         raise InputError(f"{file}: Parquet needs pyarrow: pip install 'reid-da[parquet]'") from error
     try:
+        metadata = parquet.read_metadata(file)
+        size = sum(metadata.row_group(number).total_byte_size for number in range(metadata.num_row_groups))
+        if size > _MAX_BYTES or metadata.num_rows > _MAX_ROWS:
+            raise InputError(f"{file}: has {metadata.num_rows:,} rows and {size_text(size)}, too many for a manifest")
         table = parquet.read_table(file)
     except (OSError, ArrowException) as error:
         raise InputError(f"{file}: cannot be read as Parquet: {str(error).splitlines()[0]}") from error
@@ -84,7 +107,9 @@ def _crop(row: Mapping[str, str], *, file: Path, number: int) -> Crop:
     pid, split = row.get("pid", ""), row.get("split", "") or "train"
     if not row["path"] or not row["camid"]:
         raise InputError(f"{file}: row {number} has no {'path' if not row['path'] else 'camid'}")
-    if pid and pid != str(JUNK_PID) and not (pid.isdecimal() and int(pid) < 2**63):
+    if len(row["camid"]) > _LONGEST_NAME:
+        raise InputError(f"{file}: row {number}: camid has more than {_LONGEST_NAME} characters")
+    if pid and pid != str(JUNK_PID) and not (pid.isdecimal() and len(pid) < 20 and int(pid) < 2**63):
         raise InputError(
             f"{file}: row {number}: pid should be an integer from 0, -1 for junk or empty if not known, got {pid!r}"
         )

@@ -1,6 +1,7 @@
 """The record of a data set: columns of paths, identities and cameras."""
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -118,7 +119,7 @@ class SampleTable:
         """
         digest = hashlib.sha256()
         for path in self.paths:
-            digest.update(path.encode() + b"\0")
+            digest.update(os.fsencode(path) + b"\0")
         return digest.hexdigest()[:16]
 
 

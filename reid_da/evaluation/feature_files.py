@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy.io
 from numpy.typing import NDArray
 
 from reid_da.atomic import atomic_path
-from reid_da.errors import InputError
+from reid_da.errors import InputError, first_few
 from reid_da.evaluation._features import feature_pair, row_squares
 from reid_da.evaluation._relevance import Relevance
+from reid_da.evaluation.array_files import read_arrays
 
 _MAT_NAMES = {
     "query_features": "query_f",
@@ -63,20 +63,13 @@ def load_feature_file(path: str | os.PathLike[str]) -> FeatureSet:
             are NaN, infinite or all zero, or no query has its identity in the gallery.
     """
     path = Path(path)
-    readers = {".npz": (_read_npz, {name: name for name in _MAT_NAMES}), ".mat": (_read_mat, _MAT_NAMES)}
-    if path.suffix not in readers:
+    if path.suffix not in (".npz", ".mat"):
         raise InputError(f"{path}: expected a feature file that ends in .npz or .mat")
-    read, names = readers[path.suffix]
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    try:
-        found = read(path)
-    except Exception as error:  # readers meet a damaged file with errors of any type
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{path}: cannot be read as {path.suffix} ({reason}); write the features again") from error
+    names = _MAT_NAMES if path.suffix == ".mat" else {name: name for name in _MAT_NAMES}
+    found, present = read_arrays(path, list(names.values()))
     missing = [name for name in names.values() if name not in found]
     if missing:
-        raise InputError(f"{path}: no {', '.join(missing)} (found: {', '.join(sorted(found)) or 'nothing'})")
+        raise InputError(f"{path}: no {', '.join(missing)} (found: {first_few(sorted(present), 20) or 'nothing'})")
     try:
         return _checked({ours: found[theirs] for ours, theirs in names.items()})
     except InputError as error:
@@ -84,7 +77,7 @@ def load_feature_file(path: str | os.PathLike[str]) -> FeatureSet:
 
 
 def save_feature_file(path: str | os.PathLike[str], features: FeatureSet) -> None:
-    """Write ``features`` to an ``.npz`` file, whole or not at all.
+    """Write ``features`` to an ``.npz`` file, all of it or nothing.
 
     Raises:
         InputError: ``path`` does not end in ``.npz``.
@@ -93,19 +86,6 @@ def save_feature_file(path: str | os.PathLike[str], features: FeatureSet) -> Non
         raise InputError(f"{path}: expected the name of a feature file to write to end in .npz")
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **{field.name: getattr(features, field.name) for field in fields(features)})
-
-
-def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
-    # numpy leaves a damaged file open unless somebody else closes it
-    with path.open("rb") as file:
-        archive = np.load(file, allow_pickle=False)
-        if isinstance(archive, np.ndarray):
-            raise ValueError("a single array without a name")
-        return {name: archive[name] for name in archive.files}
-
-
-def _read_mat(path: Path) -> dict[str, NDArray[Any]]:
-    return {name: array for name, array in scipy.io.loadmat(path).items() if not name.startswith("__")}
 
 
 def _checked(arrays: dict[str, NDArray[Any]]) -> FeatureSet:

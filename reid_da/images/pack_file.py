@@ -31,6 +31,7 @@ from reid_da.images.partial_pack import PartialPack
 from reid_da.images.source import FailedImage
 from reid_da.locks import lock_file
 from reid_da.progress import track
+from reid_da.text import size_text
 
 VERSION = 1
 
@@ -209,17 +210,9 @@ def _check_room(folder: Path, needed: int, *, max_disk_share: float, remedy: str
     free = shutil.disk_usage(folder).free
     if needed > max_disk_share * free:
         raise CacheUnavailableError(
-            f"{folder}: the cache of images needs {_size(needed)}, but may take {max_disk_share:.0%} of the"
-            f" {_size(free)} that are free; {remedy}"
+            f"{folder}: the cache of images needs {size_text(needed)}, but may take {max_disk_share:.0%} of the"
+            f" {size_text(free)} that are free; {remedy}"
         )
-
-
-def _size(count: int) -> str:
-    """Bytes in the largest unit that does not make a fraction of them."""
-    for unit, bytes_in_unit in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= bytes_in_unit:
-            return f"{count / bytes_in_unit:.1f} {unit}"
-    return f"{count} bytes"
 
 
 def write_pack(
