@@ -20,6 +20,7 @@ LOCK_FILE = ".lock"
 
 _WRITE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
 """Errors of ``write`` and ``fsync``, which do not say of which file."""
+_TEMPORARY = ".tmp"
 _NAME_CHARACTERS = 40
 """How much of a name is in that of a temporary file, so that long names stay within 255 bytes."""
 
@@ -73,7 +74,7 @@ def atomic_paths(*paths: str | os.PathLike[str]) -> Iterator[tuple[Path, ...]]:
 @contextmanager
 def _temporary_file(target: Path) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=_prefix(target), suffix=".tmp")
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=_prefix(target), suffix=_TEMPORARY)
     os.close(handle)
     try:
         yield Path(name)
@@ -103,7 +104,7 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(path)
     with naming(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=_prefix(target), suffix=".tmp"))
+        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=_prefix(target), suffix=_TEMPORARY))
         try:
             yield temporary
             for file in temporary.iterdir():
@@ -123,7 +124,8 @@ def remove_leftovers(folder: Path, *, of: str | None = None) -> None:
         folder: where they lie.
         of: name of the folder that they should have become; any by default.
     """
-    pattern = ".*.tmp" if of is None else f"{glob.escape(_prefix(Path(of)))}*.tmp"
+    prefix = ".*." if of is None else glob.escape(_prefix(Path(of)))
+    pattern = f"{prefix}*{_TEMPORARY}"
     for path in folder.glob(pattern):
         shutil.rmtree(path, ignore_errors=True)
 
@@ -132,8 +134,8 @@ def remove_leftovers(folder: Path, *, of: str | None = None) -> None:
 def naming(path: str | os.PathLike[str]) -> Iterator[None]:
     """Let errors of writing in the block say what was being written.
 
-    ``write`` and ``fsync`` do not name the file, and safetensors and torch wrap the system's error in one of their own;
-    see :func:`recording` for torch, which loses it.
+    ``write`` and ``fsync`` do not name the file, errors about a temporary file name one that nobody knows, and
+    safetensors and torch wrap the system's error in one of their own; see :func:`recording` for torch, which loses it.
 
     Raises:
         OSError: with the number of the system's error and ``path``.
@@ -141,8 +143,9 @@ def naming(path: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        number = _error_number(error)
-        if number not in _WRITE_ERRORS or getattr(error, "filename", None):
+        number, name = _error_number(error), getattr(error, "filename", None)
+        is_temporary = name is not None and os.fsdecode(name).endswith(_TEMPORARY)
+        if number is None or not (is_temporary or (name is None and number in _WRITE_ERRORS)):
             raise
         raise OSError(number, os.strerror(number), os.fspath(path)) from error
 

@@ -9,7 +9,16 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from reid_da.atomic import LOCK_FILE, atomic_folder, atomic_path, atomic_paths, open_own, own_folder, write_text
+from reid_da.atomic import (
+    LOCK_FILE,
+    atomic_folder,
+    atomic_path,
+    atomic_paths,
+    open_own,
+    own_folder,
+    remove_leftovers,
+    write_text,
+)
 from reid_da.errors import InputError
 
 
@@ -194,3 +203,20 @@ def test_our_own_files_are_opened_as_open_does(tmp_path):
     with open_own(tmp_path / "a", "wb"):
         pass
     assert (tmp_path / "a").read_bytes() == b""
+
+
+def test_errors_about_a_temporary_file_name_the_one_that_is_meant(tmp_path, monkeypatch):
+    def refuse(source, target):
+        raise OSError(errno.ENOSPC, "No space left on device", source, None, target)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(OSError, match="No space left on device: '[^']*/a.txt'$"):
+        write_text(tmp_path / "a.txt", "x")
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_folders_are_no_leftovers(tmp_path):
+    for name in (".epoch_0001.x_y1.tmp", ".tmp", "epoch_0001.tmp", ".epoch_0001.removed.tmp"):
+        (tmp_path / name).mkdir()
+    remove_leftovers(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".tmp", "epoch_0001.tmp"]
