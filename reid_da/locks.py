@@ -1,7 +1,7 @@
 """Locks between processes: one owner at a time, and the system lets go when the owner is killed.
 
 ``filelock`` is not used: it leaves its files behind, takes file systems without locks for contention or falls back to
-files that outlive a kill, and releases before 3.20.1 follow planted links and truncate what they point to.
+files that outlive a kill, and releases up to 3.20.0 follow planted links and truncate what they point to.
 """
 
 import errno
