@@ -5,6 +5,9 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
+MAX_LIST_BYTES = 2**28
+"""Largest size of a list of images; that of MSMT17 has 3 MB."""
+
 
 class UnsuitableFileError(Exception):
     """A file that is not worth reading whatever its content; the text says why, without the path."""
@@ -51,6 +54,17 @@ def read_regular(path: str | os.PathLike[str], *, limit: int) -> bytes:
     if len(content) > limit:
         raise UnsuitableFileError(f"has more than {limit:,} bytes")
     return content
+
+
+def read_list(path: str | os.PathLike[str], *, encoding: str = "utf-8-sig", errors: str = "strict") -> str:
+    """Text of a regular file of at most :data:`MAX_LIST_BYTES`, such as a list of images.
+
+    Raises:
+        OSError: it cannot be read.
+        UnicodeDecodeError: it is not in the encoding.
+        UnsuitableFileError: it is no regular file, or too large.
+    """
+    return read_regular(path, limit=MAX_LIST_BYTES).decode(encoding, errors)
 
 
 def read_error(path: str | os.PathLike[str], error: Exception) -> str:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from reid_da.cli.output import print_json, say, show
+from reid_da.cli.output import check_output, print_json, say, show
 from reid_da.datasets import Dataset, import_folder, load_dataset
 
 app = typer.Typer(help="Check data sets, count what is in them, make manifests.", no_args_is_help=True)
@@ -71,6 +71,7 @@ def stats(
     from reid_da.reporting.dataset_pictures import draw_statistics
     from reid_da.reporting.dataset_tables import format_statistics
 
+    check_output(picture)
     statistics = dataset_statistics(_load(path, format, boxes, train_lists, pattern))
     if as_json:
         print_json(statistics.to_json())

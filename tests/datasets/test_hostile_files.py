@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from reid_da.cli import main
 from reid_da.datasets import import_folder, load_dataset
 from reid_da.datasets.check import check_dataset
 from reid_da.datasets.folders import Crop, compile_pattern
 from reid_da.datasets.image_files import image_sizes, inspect_image
 from reid_da.datasets.listing import list_images, natural_key
 from reid_da.datasets.manifest import read_manifest, write_manifest
+from reid_da.datasets.pairs import read_pairs
 from reid_da.datasets.table import SampleTable
 from reid_da.errors import InputError
 
@@ -102,3 +104,15 @@ def test_parquet_bombs_are_not_unpacked(folder: Path) -> None:
     assert (folder / "m.parquet").stat().st_size < 2**20
     with pytest.raises(InputError, match="m.parquet: has 10,000,001 rows .* too many for a manifest"):
         read_manifest(folder / "m.parquet")
+
+
+def test_lists_that_are_devices(folder: Path) -> None:
+    (folder / "pairs.csv").symlink_to("/dev/zero")
+    with pytest.raises(InputError, match="pairs.csv: cannot be read as text: is no regular file"):
+        read_pairs(folder / "pairs.csv", None)
+
+
+def test_an_output_that_is_no_file_is_refused_before_the_work(folder: Path) -> None:
+    with pytest.raises(SystemExit):
+        main(["data", "stats", str(folder), "--picture", "/dev/null"])
+    assert Path("/dev/null").is_char_device()
