@@ -1,13 +1,18 @@
 """Shared settings of the tests: one thread each, quick property tests, small data sets."""
 
 import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
+from torch import Tensor
+from torch.nn import functional
 
-from reid_da.config import ExperimentSettings, settings_of
+from reid_da.config import ExperimentSettings
+from reid_da.methods import settings_of
+from reid_da.models.bfloat16 import forget_comparisons
 
 torch.set_num_threads(1)
 settings.register_profile("default", deadline=None, max_examples=50)
@@ -21,6 +26,44 @@ NUM_IDENTITIES = 5
 def same_random_weights() -> None:
     """Give every test the same global random numbers, in whatever order and on whatever worker it runs."""
     torch.manual_seed(0)
+
+
+class Kernels:
+    """Convolutions under bfloat16 autocast, made right or wrong whatever the processor makes of them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._monkeypatch = monkeypatch
+        self._conv2d = functional.conv2d
+
+    def right(self, inputs: Tensor, weight: Tensor, *options: object) -> Tensor:
+        """A convolution that under autocast rounds inputs, weights and result to bfloat16, and nothing between."""
+        if not torch.is_autocast_enabled("cpu"):
+            return self._conv2d(inputs, weight, *options)
+        with torch.autocast("cpu", enabled=False):
+            return self._conv2d(inputs.bfloat16().float(), weight.bfloat16().float(), *options).bfloat16()
+
+    def use(self, conv2d: Callable[..., Tensor]) -> None:
+        """Let all layers compute with ``conv2d``; what was found out about another one is forgotten."""
+        forget_comparisons()
+        self._monkeypatch.setattr(functional, "conv2d", conv2d)
+
+    def spoil(self, where: Callable[[Tensor, Tensor], bool], fault: float) -> None:
+        """Add ``fault`` to every second channel in bfloat16, for the inputs and weights that ``where`` says."""
+
+        def spoilt(inputs: Tensor, weight: Tensor, *options: object) -> Tensor:
+            maps = self.right(inputs, weight, *options)
+            if torch.is_autocast_enabled("cpu") and where(inputs, weight):
+                maps = maps + fault * (torch.arange(maps.shape[1]) % 2).view(-1, 1, 1)
+            return maps
+
+        self.use(spoilt)
+
+
+@pytest.fixture
+def kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[Kernels]:
+    """Convolutions to be made right or wrong in bfloat16, in this test alone."""
+    yield Kernels(monkeypatch)
+    forget_comparisons()
 
 
 @pytest.fixture(scope="session")

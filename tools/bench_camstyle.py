@@ -19,14 +19,14 @@ import numpy as np
 import torch
 from bench_memory import synchronize
 
-from reid_da.camstyle import TransferViews, create_views, pack_views, write_styled_images
-from reid_da.camstyle.generator import GeneratorTransfer, to_signed
-from reid_da.camstyle.stargan import StarGenerator
 from reid_da.cli.arguments import parse_size
 from reid_da.datasets import Dataset, SampleTable, load_dataset
+from reid_da.device import choose_device
 from reid_da.images import ImageSource, open_images
-from reid_da.training.device import choose_device
-from reid_da.training.styles import GENERATOR_BLOCK
+from reid_da.styles import TransferViews, create_views, pack_views, write_styled_images
+from reid_da.styles.generator import GeneratorTransfer, to_signed
+from reid_da.styles.open import GENERATOR_BLOCK
+from reid_da.styles.star_networks import StarGenerator
 
 SITE = Path(__file__).parent.parent / "data" / "rendered" / "site-b"
 BUDGET = 1.2

@@ -28,8 +28,8 @@ from torch.nn import functional
 from reid_da.config import ExperimentSettings, load_settings
 from reid_da.images import Batch
 from reid_da.memory.exemplar import ExemplarMemory
+from reid_da.methods.ecn import ECN
 from reid_da.training.loop import Trainer
-from reid_da.training.methods.ecn import ECN
 from reid_da.training.run_folder import RunFolder
 from reid_da.training.setup import build_trainer
 

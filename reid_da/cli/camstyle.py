@@ -7,11 +7,10 @@ import typer
 
 from reid_da.cli.arguments import Size, parse_size
 from reid_da.cli.output import check_output, print_json, say, show, show_log, stoppable
-from reid_da.config import dump_settings, load_style_settings
 from reid_da.errors import InputError, unknown_name
 
 if TYPE_CHECKING:
-    from reid_da.camstyle.export import Naming
+    from reid_da.styles.export import Naming
 
 app = typer.Typer(
     name="camstyle", help="Camera styles: how another camera would have taken a picture.", no_args_is_help=True
@@ -55,7 +54,8 @@ def train(
     Example: reid-da camstyle train data/rendered/site-b --method cyclegan data.image_size=[64,32] -o runs/pairs-b
     """
     from reid_da.reporting.style_pictures import draw_views
-    from reid_da.training.camera_styles import resume_styles, train_styles
+    from reid_da.styles.train import resume_styles, train_styles
+    from reid_da.styles.trained import load_style_settings
 
     show_log()
     if (data is None) == (resume is None):
@@ -91,7 +91,11 @@ def settings(
 
     Example: reid-da camstyle settings --method cyclegan batch=4
     """
-    typer.echo(dump_settings(load_style_settings(config, [f"method={method}", *(overrides or ())])), nl=False)
+    from reid_da.config.describe import describe_settings
+    from reid_da.styles.trained import load_style_settings
+
+    given = load_style_settings(config, [f"method={method}", *(overrides or ())])
+    typer.echo(describe_settings(given), nl=False)
 
 
 @app.command()
@@ -117,10 +121,10 @@ def generate(
 
     reid-da camstyle generate data/rendered/site-b --method statistics --size 64x32 --jpeg --folder runs/fakes
     """
-    from reid_da.camstyle import check_export, write_styled_images
-    from reid_da.camstyle.files import NAMES, default_folder
     from reid_da.datasets import load_dataset
-    from reid_da.training.styles import generate_styles
+    from reid_da.styles import check_export, write_styled_images
+    from reid_da.styles.files import NAMES, default_folder
+    from reid_da.styles.open import generate_styles
 
     show_log()
     if (model is None) == (method is None):
@@ -172,7 +176,7 @@ def import_(
     Example: reid-da camstyle import data/Market-1501-v15.09.15/bounding_box_train_camstyle
     """
     from reid_da.datasets import load_dataset
-    from reid_da.training.styles import generate_styles
+    from reid_da.styles.open import generate_styles
 
     show_log()
     if not folder.is_dir():
@@ -227,7 +231,7 @@ def check(
     """
     from reid_da.datasets import load_dataset
     from reid_da.reporting.style_tables import draw_style_check, style_table
-    from reid_da.training.inspection import check_named_styles
+    from reid_da.studies.inspection import check_named_styles
 
     show_log()
     if images < 1:

@@ -74,7 +74,7 @@ def evaluate(
 
     Example: reid-da evaluate runs/rendered-a2b-seed0 --data data/rendered/site-b --rerank
     """
-    from reid_da.datasets import load_dataset
+    from reid_da.datasets import load_datasets
     from reid_da.evaluation.extraction import features_of_test_images
     from reid_da.evaluation.feature_evaluation import evaluate_feature_set
     from reid_da.evaluation.operating_point import check_rates
@@ -91,7 +91,7 @@ def evaluate(
     path = data or (trained.settings.data.target if trained.settings else None)
     if path is None:
         raise InputError(f"{model}: give the data set to evaluate on, --data PATH")
-    features = features_of_test_images(load_dataset(path), trained.network, image_size=trained.image_size, flip=flip)
+    features = features_of_test_images(load_datasets(path), trained.network, image_size=trained.image_size, flip=flip)
     result = evaluate_feature_set(features, rerank=rerank, operating_point=operating_point)
     if as_json:
         print_json(result.to_json())
@@ -143,7 +143,7 @@ def angles(
     Example: reid-da angles runs/arcface --data data/rendered/site-b -o angles.png
     """
     from reid_da.reporting.angle_tables import angle_table, draw_angle_histograms
-    from reid_da.training.inspection import angles_of_run
+    from reid_da.studies.inspection import angles_of_run
 
     show_log()
     check_output(output)
@@ -185,18 +185,18 @@ def verify(
 
     Example: reid-da verify runs/arcface --from data/rendered/site-b --pairs 2000 -o roc.png
     """
-    from reid_da.datasets import load_dataset
+    from reid_da.datasets import load_datasets
     from reid_da.datasets.pairs import draw_pairs, read_pairs
     from reid_da.evaluation.verification import check_pairs
     from reid_da.reporting.verification_tables import draw_roc, verification_table
-    from reid_da.training.inspection import identification, verify_pairs
+    from reid_da.studies.inspection import identification, verify_pairs
     from reid_da.training.trained import load_trained
 
     show_log()
     if (pairs is None) == (source is None):
         raise InputError("give either PAIRS, a file, or --from DATA to draw them")
     check_output(output)
-    dataset = load_dataset(source) if source is not None else None
+    dataset = load_datasets(source) if source is not None else None
     if dataset is not None:
         listed = draw_pairs(dataset, count, seed=seed)
     else:
@@ -234,7 +234,7 @@ def calibrate(
     """
     from reid_da.evaluation.calibration import save_calibration
     from reid_da.reporting.calibration import calibration_table, draw_calibration
-    from reid_da.training.inspection import calibrate_run
+    from reid_da.studies.inspection import calibrate_run
 
     show_log()
     for name in ("calibration.json", "calibration.png"):

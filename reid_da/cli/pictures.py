@@ -45,7 +45,7 @@ def ranked_lists(
     """
     import torch
 
-    from reid_da.datasets import load_dataset
+    from reid_da.datasets import load_datasets
     from reid_da.evaluation import evaluate_retrieval
     from reid_da.evaluation.extraction import features_of_test_images
     from reid_da.reporting.ranked_lists import check_picture, draw_comparison, pick_queries
@@ -61,7 +61,7 @@ def ranked_lists(
     path = data or (settings.data.target if settings else None)
     if path is None:
         raise InputError(f"{models[0]}: give the data set to search, --data PATH")
-    dataset = load_dataset(path)
+    dataset = load_datasets(path)
     check_picture(
         num_queries=min(num_queries, dataset.query.num_pids),
         num=min(num, len(dataset.gallery)),

@@ -10,10 +10,10 @@ import yaml
 
 from reid_da.atomic import write_text
 from reid_da.cli.output import print_json, say, show, show_log, stoppable
-from reid_da.config import ExperimentSettings, dump_settings, load_settings
 from reid_da.errors import InputError
 
 if TYPE_CHECKING:
+    from reid_da.config import ExperimentSettings
     from reid_da.training.run_folder import RunFolder
 
 Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file, such as those in experiments/.")]
@@ -31,24 +31,34 @@ def train(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder of the run; runs/NAME-seedSEED.")
     ] = None,
-    resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with a run that was stopped.")] = None,
+    resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Resume an interrupted run.")] = None,
     skip_damaged: Annotated[
-        bool, typer.Option("--skip-damaged", help="Resume from the newest checkpoint that is whole.")
+        bool, typer.Option("--skip-damaged", help="Resume from the newest intact checkpoint.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train an experiment, or go on with one.
+    """Train an experiment, or resume an interrupted one.
+
+    A resumed run may change what does not invalidate what is trained: paths of the data, the device, more epochs, and
+    the settings of a stage that has not begun.
 
     Example: reid-da train experiments/rendered/site-a2site-b.yaml memory.temperature=0.1 -o runs/warm
+
+    Example: reid-da train --resume runs/warm epochs=60 data.target=/mnt/site-b
     """
+    from reid_da.methods import load_settings
     from reid_da.training import runs
 
     show_log()
-    if (config is None) == (resume is None):
-        raise InputError("give either CONFIG or --resume RUN")
     if resume is not None:
+        # without CONFIG the first of the changes stands in its place
+        changes = [*([] if config is None else [str(config)]), *(overrides or ())]
+        if config is not None and "=" not in str(config):
+            raise InputError("give either CONFIG or --resume RUN")
         with stoppable("reid-da train", resume):
-            run = runs.resume(resume, skip_damaged=skip_damaged)
+            run = runs.resume(resume, changes, skip_damaged=skip_damaged)
+    elif config is None:
+        raise InputError("give either CONFIG or --resume RUN")
     else:
         assert config is not None
         settings = load_settings(config, overrides or ())
@@ -81,7 +91,9 @@ def _print_result(run: "RunFolder", result: Mapping[str, float]) -> None:
 def ablate(
     config: Config,
     overrides: Overrides = None,
-    rows: Annotated[str, typer.Option(help="Rows of the table, with commas.")] = "source,e,e+c,e+n,e+c+n",
+    rows: Annotated[
+        str, typer.Option(help="Rows of the table, separated by commas; by default the usual ones of the method.")
+    ] = "",
     seeds: Seeds = 1,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder of table and runs; runs/NAME-ablation.")
@@ -96,14 +108,15 @@ def ablate(
 
     Example: reid-da ablate experiments/rendered/site-a2site-b.yaml --rows source,e+c+n,supervised --seeds 3
     """
+    from reid_da.methods import load_settings
     from reid_da.reporting.published_results import published_rows
     from reid_da.reporting.result_tables import ResultRow, ablation_table, to_json, to_markdown
-    from reid_da.training.ablation import ablate as train_rows
+    from reid_da.studies.ablation import ablate as train_rows
 
     show_log()
     settings = load_settings(config, overrides or ())
     names = [row.strip().lower() for row in rows.split(",") if row.strip()]
-    if not names:
+    if rows and not names:
         raise InputError("--rows: name at least one row, for example --rows source,e+c+n")
     folder = output or _folder(settings, "ablation")
     published = published_rows(*_published_names(settings))
@@ -132,11 +145,12 @@ def sweep(
 
     Example: reid-da sweep experiments/rendered/site-a2site-b.yaml memory.temperature=0.01,0.05,0.1,0.5
     """
+    from reid_da.methods import load_settings
     from reid_da.reporting.published_results import published_sweep
     from reid_da.reporting.result_tables import sweep_rows, sweep_table, to_json, to_markdown
     from reid_da.reporting.training_curves import draw_sweep
-    from reid_da.training.ablation import sweep as train_values
-    from reid_da.training.ablation import sweep_values
+    from reid_da.studies.ablation import sweep as train_values
+    from reid_da.studies.ablation import sweep_values
 
     show_log()
     settings = load_settings(config, overrides or ())
@@ -170,9 +184,10 @@ def compare(
 
     Example: reid-da compare experiments/supervised/rendered/{softmax,arcface}.yaml --seeds 3
     """
+    from reid_da.methods import load_settings
     from reid_da.reporting.result_tables import ResultRow, ablation_table, to_json, to_markdown
     from reid_da.reporting.training_curves import draw_sweep
-    from reid_da.training.ablation import compare as train_experiments
+    from reid_da.studies.ablation import compare as train_experiments
 
     show_log()
     overrides = [text for text in configs if "=" in text and not Path(text).exists()]
@@ -193,17 +208,32 @@ def compare(
 
 
 def settings(
-    config: Annotated[Path | None, typer.Argument(metavar="CONFIG")] = None, overrides: Overrides = None
+    config: Annotated[
+        str | None, typer.Argument(metavar="[CONFIG|SECTION]", help="YAML file, or one group such as memory.")
+    ] = None,
+    overrides: Overrides = None,
+    method: Annotated[str, typer.Option(help="Whose settings to print, without CONFIG.")] = "ecn",
 ) -> None:
-    """Print all settings with their values: the defaults, or those of a file.
+    """Print settings with their values, meaning and range, as YAML: the defaults of a method, or those of a file.
 
     Example: reid-da settings experiments/duke2market/e_c_n.yaml loss_weight=0.5
+
+    Example: reid-da settings --method supervised > mine.yaml
+
+    Example: reid-da settings memory
     """
-    shown = ExperimentSettings() if config is None else load_settings(config, overrides or ())
-    typer.echo(dump_settings(shown), nl=False)
+    from reid_da.config.describe import describe_settings
+    from reid_da.methods import EXPERIMENTS
+
+    is_file = config is not None and (Path(config).suffix in (".yaml", ".yml") or Path(config).is_file())
+    given = ([] if is_file else [f"method={method}"]) + list(overrides or ())
+    if config is not None and not is_file and "=" in config:
+        given, config = [*given, config], None
+    shown = EXPERIMENTS.load(config if is_file else None, given)
+    typer.echo(describe_settings(shown, None if is_file else config), nl=False)
 
 
-def _folder(settings: ExperimentSettings, kind: str | None = None) -> Path:
+def _folder(settings: "ExperimentSettings", kind: str | None = None) -> Path:
     """Where results go unless told otherwise."""
     return Path("runs") / (f"{settings.name}-{kind}" if kind else f"{settings.name}-seed{settings.seed}")
 
@@ -213,7 +243,7 @@ def _save(folder: Path, table: str, records: list[dict[str, Any]]) -> None:
     write_text(folder / "table.json", json.dumps(records, indent=2) + "\n")
 
 
-def _published_names(settings: ExperimentSettings) -> tuple[str | None, str | None]:
+def _published_names(settings: "ExperimentSettings") -> tuple[str | None, str | None]:
     """Names of source and target where they are published data sets.
 
     A data set that cannot be read has none: the training refuses it, if it needs it at all.
@@ -221,9 +251,9 @@ def _published_names(settings: ExperimentSettings) -> tuple[str | None, str | No
     from reid_da.datasets import load_dataset
     from reid_da.reporting.published_results import published_name
 
-    def name(path: Path | None) -> str | None:
+    def name(path: Path | tuple[Path, ...] | None) -> str | None:
         try:
-            return None if path is None else published_name(load_dataset(path))
+            return published_name(load_dataset(path)) if isinstance(path, Path) else None
         except (InputError, OSError):
             return None
 

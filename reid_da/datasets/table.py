@@ -122,6 +122,17 @@ class SampleTable:
             digest.update(os.fsencode(path) + b"\0")
         return digest.hexdigest()[:16]
 
+    def content_fingerprint(self, *, labels: bool) -> str:
+        """Hash of everything that a training on the table depends on: :attr:`fingerprint`, a dash, and 16 more digits.
+
+        Args:
+            labels: whether the identities count, beside paths and cameras.
+        """
+        digest = hashlib.sha256(self.camids.tobytes())
+        if labels:
+            digest.update(self.pids.tobytes())
+        return f"{self.fingerprint}-{digest.hexdigest()[:16]}"
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Dataset:

@@ -47,7 +47,7 @@ def extract_features(
         flip: average the features of each image with those of its mirror image.
         normalize: scale the features to unit length, after averaging.
         device: where ``model`` is and computes; by default where its parameters are.
-        autocast: compute in bfloat16 where torch holds that to be safe.
+        autocast: compute in bfloat16 where torch holds that to be safe and, on a CPU, where it agrees with float32.
 
     Raises:
         InputError: ``source`` has no images, or ``batch_size`` is below 1.
@@ -104,7 +104,7 @@ class TestImages:
         Args:
             model: (B, 3, H, W) normalised images to (B, D) features.
             flip: average with the features of the mirror images.
-            autocast: compute in bfloat16 where torch holds that to be safe.
+            autocast: compute in bfloat16 where torch holds that to be safe and, on a CPU, where it agrees with float32.
         """
         return FeatureSet(
             query_features=self.query.features(model, flip=flip, autocast=autocast).numpy(),

@@ -1,14 +1,13 @@
 """Batches for training: gathered and transformed by threads while the step before them runs."""
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from reid_da.images.ahead import map_ahead
-from reid_da.images.samplers import Sampler
+from reid_da.images.samplers import Selection
 from reid_da.images.source import ImageSource
 from reid_da.images.transforms import BatchTransform
 
@@ -18,128 +17,68 @@ class Batch:
     """Images and which they are, on one device.
 
     Attributes:
-        index: (B,) int64 rows of the source; labels and cameras are looked up with it.
+        rows: (B,) int64 rows of the domain that they are from.
         images: (B, 3, h, w) float32 input of a network.
+        labels: (B,) int64 class of each, or None where the stream has none.
+        views: (B,) int64 camera in whose style each is, or None for the images as they are.
     """
 
-    index: Tensor
+    rows: Tensor
     images: Tensor = field(repr=False)
+    labels: Tensor | None = None
+    views: Tensor | None = None
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Plan:
-    """All that a worker needs to prepare a batch."""
+def load_batches(
+    source: ImageSource,
+    selections: Iterable[Selection],
+    transform: BatchTransform,
+    *,
+    device: torch.device | str = "cpu",
+    prefetch: int = 2,
+    num_workers: int = 1,
+) -> Generator[Batch, None, None]:
+    """Yield the selected images as batches, in their order; the same ones however far the threads work ahead.
 
-    index: Tensor
-    transform: Callable[[Tensor], Tensor]
-    state_behind: dict[str, Any]
+    An error of source or transform is raised at its batch. Closing the iterator does not wait for the threads.
 
+    Args:
+        source: where the images come from; called in the threads, in the order of the batches only if there is one of
+            them.
+        selections: which images make a batch; read in the caller's thread, where the random numbers of the transform
+            are drawn too.
+        transform: from uint8 images to the input of a network.
+        device: where the transform computes and the batches are. On a GPU the threads work on the default stream.
+        prefetch: number of batches prepared ahead by threads; 0: none, and no threads.
+        num_workers: number of threads, of which each prepares a batch on one core.
 
-class Loader:
-    """Batches of a source in the order of a sampler, through a transform; the same ones however far it works ahead.
-
-    Like a :class:`Sampler` it goes on where it stands: :meth:`batches` gives what is left of the epoch. What was
-    prepared but not asked for counts as not done, in a saved state and after an iterator is closed.
+    Raises:
+        ValueError: ``prefetch`` is negative, or ``num_workers`` is below 1.
     """
+    if prefetch < 0 or num_workers < 1:
+        raise ValueError(f"expected prefetch >= 0 and num_workers >= 1, got {prefetch} and {num_workers}")
 
-    def __init__(
-        self,
-        source: ImageSource,
-        sampler: Sampler,
-        transform: BatchTransform,
-        *,
-        device: torch.device | str = "cpu",
-        prefetch: int = 2,
-        num_workers: int = 1,
-    ) -> None:
-        """Put the parts together; sampler and transform belong to the loader from now on.
+    def prepare(plan: tuple[Selection, Callable[[Tensor], Tensor]]) -> Batch:
+        selection, transform = plan
+        images = (
+            source.gather(selection.rows) if selection.views is None else source.gather(selection.rows, selection.views)
+        )
+        rows, labels, views = (
+            None if column is None else column.to(device)
+            for column in (selection.rows, selection.labels, selection.views)
+        )
+        assert rows is not None
+        return Batch(rows=rows, images=transform(images.to(device)), labels=labels, views=views)
 
-        Args:
-            source: where the images come from; called in the threads, in the order of the batches only if there is
-                one of them.
-            sampler: which images make a batch.
-            transform: from uint8 images to the input of a network.
-            device: where the transform computes and the batches are. On a GPU the threads work on the default stream.
-            prefetch: number of batches prepared ahead by threads; 0: none, and no threads.
-            num_workers: number of threads, of which each prepares a batch on one core.
+    plans = _plans(selections, transform, source.size)
+    if not prefetch:
+        return (prepare(plan) for plan in plans)
+    return map_ahead(prepare, plans, workers=num_workers, ahead=prefetch)
 
-        Raises:
-            ValueError: ``prefetch`` is negative, or ``num_workers`` is below 1.
-        """
-        if prefetch < 0 or num_workers < 1:
-            raise ValueError(f"expected prefetch >= 0 and num_workers >= 1, got {prefetch} and {num_workers}")
-        self._source = source
-        self._sampler = sampler
-        self._transform = transform
-        self._device = torch.device(device)
-        self._prefetch = prefetch
-        self._num_workers = num_workers
-        # where the caller stands while an iterator is open: sampler and transform may be ahead of that
-        self._handed_out: dict[str, Any] | None = None
 
-    def batches(self) -> Generator[Batch, None, None]:
-        """Yield what is left of the epoch.
-
-        An error of source or transform is raised at its batch. Closing the iterator does not wait for the threads, but
-        what they still do changes nothing.
-
-        Raises:
-            RuntimeError: another iterator of this loader is open.
-        """
-        self._check_idle()
-        self._handed_out = self.state_dict()
-        prepared = self._prepared()
-        try:
-            for batch, state in prepared:
-                self._handed_out = state
-                yield batch
-        finally:
-            prepared.close()
-            state, self._handed_out = self._handed_out, None
-            self.load_state_dict(state)
-
-    def restart(self) -> None:
-        """Begin the next epoch, unless nothing of the current one was handed out yet.
-
-        Raises:
-            RuntimeError: an iterator is open.
-        """
-        self._check_idle()
-        self._sampler.restart()
-
-    def state_dict(self) -> dict[str, Any]:
-        """State behind the last batch that was handed out: ``sampler`` and ``transform``."""
-        return self._current_state() if self._handed_out is None else self._handed_out
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on behind the last batch of the loader that gave ``state``.
-
-        Raises:
-            RuntimeError: an iterator is open.
-        """
-        self._check_idle()
-        self._sampler.load_state_dict(state["sampler"])
-        self._transform.load_state_dict(state["transform"])
-
-    def _prepared(self) -> Generator[tuple[Batch, dict[str, Any]], None, None]:
-        """Batches, each with the state behind it."""
-        if not self._prefetch:
-            return (self._prepare(plan) for plan in self._plans())
-        return map_ahead(self._prepare, self._plans(), workers=self._num_workers, ahead=self._prefetch)
-
-    def _plans(self) -> Iterator[_Plan]:
-        # all that is random happens here, in the order of the batches and in the thread of the caller
-        for index in self._sampler.batches():
-            transform = self._transform.draw(len(index), self._source.size)
-            yield _Plan(index=index, transform=transform, state_behind=self._current_state())
-
-    def _prepare(self, plan: _Plan) -> tuple[Batch, dict[str, Any]]:
-        images = plan.transform(self._source.gather(plan.index).to(self._device))
-        return Batch(index=plan.index.to(self._device), images=images), plan.state_behind
-
-    def _current_state(self) -> dict[str, Any]:
-        return {"sampler": self._sampler.state_dict(), "transform": self._transform.state_dict()}
-
-    def _check_idle(self) -> None:
-        if self._handed_out is not None:
-            raise RuntimeError("an iterator of this loader is open: close it first")
+def _plans(
+    selections: Iterable[Selection], transform: BatchTransform, size: tuple[int, int]
+) -> Iterator[tuple[Selection, Callable[[Tensor], Tensor]]]:
+    # all that is random happens here, in the order of the batches and in the thread of the caller
+    for selection in selections:
+        yield selection, transform.draw(len(selection.rows), size)

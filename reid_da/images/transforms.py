@@ -3,13 +3,13 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from reid_da.errors import InputError
+from reid_da.config import AugmentSettings
 from reid_da.images.augment import (
     IMAGENET_MEAN,
     color_jitter,
@@ -43,73 +43,6 @@ class BatchTransform(Protocol):
         """
         ...
 
-    def state_dict(self) -> dict[str, Any]:
-        """What :meth:`load_state_dict` needs to go on with the same random numbers."""
-        ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where the transform that gave ``state`` stood."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class AugmentationSettings:
-    """What :class:`TrainTransform` does; the defaults are those of Zhong et al. (CVPR 2019).
-
-    Attributes:
-        crop: ``rect``: a random rectangle, resized; ``pad``: pad with black, then a random window of the old size;
-            ``none``: the whole image.
-        crop_scale: range of the share of the area that a rectangle keeps.
-        crop_aspect: range of height / width of a rectangle.
-        crop_pad: pixels on every side.
-        flip: probability of a mirror image.
-        brightness: largest relative change, like the two after it: factors are uniform in 1 - x to 1 + x, at least 0.
-        contrast: the same for the contrast.
-        saturation: the same for the saturation.
-        hue: largest change, in turns of the colour circle, at most half a turn.
-        erase: probability of random erasing.
-        erase_area: range of the share of the area that is erased.
-        erase_aspect: range of height / width of the erased rectangle.
-        erase_fill: ``official``: the numbers 0.485, 0.456, 0.406 in the normalised image, as the authors' code does,
-            which is a light grey and not the mean colour that was meant; ``mean``: zeros, the mean colour.
-    """
-
-    crop: Literal["rect", "pad", "none"] = "rect"
-    crop_scale: tuple[float, float] = (0.64, 1.0)
-    crop_aspect: tuple[float, float] = (2.0, 3.0)
-    crop_pad: int = 10
-    flip: float = 0.5
-    brightness: float = 0.0
-    contrast: float = 0.0
-    saturation: float = 0.0
-    hue: float = 0.0
-    erase: float = 0.5
-    erase_area: tuple[float, float] = (0.02, 0.2)
-    erase_aspect: tuple[float, float] = (0.3, 3.0)
-    erase_fill: Literal["official", "mean"] = "official"
-
-    def __post_init__(self) -> None:
-        if self.crop not in ("rect", "pad", "none"):
-            raise InputError(f"crop must be rect, pad or none, got {self.crop!r}")
-        if self.erase_fill not in ("official", "mean"):
-            raise InputError(f"erase_fill must be official or mean, got {self.erase_fill!r}")
-        for name in ("flip", "erase"):
-            _check_range(name, (getattr(self, name),), least=0, most=1)
-        for name in ("crop_scale", "erase_area"):
-            _check_range(name, getattr(self, name), least=0, most=1)
-        for name in ("crop_aspect", "erase_aspect"):
-            _check_range(name, getattr(self, name), least=1e-3, most=1e3)
-        for name in ("brightness", "contrast", "saturation", "crop_pad"):
-            _check_range(name, (getattr(self, name),), least=0, most=float("inf"))
-        _check_range("hue", (self.hue,), least=0, most=0.5)
-
-
-def _check_range(name: str, values: tuple[float, ...], *, least: float, most: float) -> None:
-    if not all(least <= value <= most for value in values) or list(values) != sorted(values):
-        kind = "a number" if len(values) == 1 else "two numbers, the smaller first,"
-        got = " ".join(f"{value:g}" for value in values)
-        raise InputError(f"{name} must be {kind} from {least:g} to {most:g}, got {got}")
-
 
 @dataclass(frozen=True, kw_only=True)
 class _Augmentation:
@@ -126,7 +59,7 @@ class _Augmentation:
         memory: where results on the CPU lie.
     """
 
-    settings: AugmentationSettings
+    settings: AugmentSettings
     size: tuple[int, int]
     frame: tuple[int, int]
     boxes: Tensor
@@ -160,7 +93,7 @@ class TrainTransform:
     result is float32 even inside autocast.
     """
 
-    def __init__(self, settings: AugmentationSettings, *, size: tuple[int, int] = (256, 128), seed: int) -> None:
+    def __init__(self, settings: AugmentSettings, *, size: tuple[int, int] = (256, 128), seed: int) -> None:
         """Set up the generator.
 
         Args:
@@ -187,14 +120,6 @@ class TrainTransform:
         # a crop must not shrink (see crop_resize), and a padding is counted in pixels of the result
         frame = self.size if is_larger or self.settings.crop == "pad" else image_size
         return self._draw_augmentation(count, frame)
-
-    def state_dict(self) -> dict[str, Any]:
-        """State of the generator, a tensor."""
-        return {"generator": self._generator.get_state()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on with the random numbers that the transform that gave ``state`` would have drawn."""
-        self._generator.set_state(state["generator"])
 
     def _draw_augmentation(self, count: int, frame: tuple[int, int]) -> _Augmentation:
         settings, generator = self.settings, self._generator
@@ -275,13 +200,6 @@ class TestTransform:
         if images.shape[2:] != self.size:
             images = resize(images, size=self.size, interpolation=self.interpolation)
         normalize(images, out=out)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing: there are no random numbers."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing to restore."""
 
 
 def _by_parts(

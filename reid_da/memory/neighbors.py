@@ -179,7 +179,7 @@ class FaissNeighbors:
         for name, value, valid in (("kind", kind, get_args(FaissKind)), ("refresh", refresh, get_args(Refresh))):
             if value not in valid:
                 raise unknown_name(f"FAISS {name}", value, valid)
-        self._faiss = _import_faiss()
+        _import_faiss()
         self._index: Any = None
         self.kind = kind
         self.refresh = refresh
@@ -190,6 +190,11 @@ class FaissNeighbors:
             "ivf": {"nprobe": ivf_probes},
             "hnsw": {"efConstruction": hnsw_build_width, "efSearch": hnsw_search_width},
         }[kind]
+
+    @property
+    def _faiss(self) -> Any:
+        # not an attribute: a module cannot be copied with the method that uses the index
+        return _import_faiss()
 
     @property
     def is_exact(self) -> bool:

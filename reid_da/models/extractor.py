@@ -71,7 +71,7 @@ class FeatureExtractor:
                 is 0 to 1 and is normalised here.
             device: where to compute.
             batch_size: number of images per forward pass.
-            autocast: compute in bfloat16 where torch holds that to be safe.
+            autocast: compute in bfloat16 where torch holds that to be safe and, on a CPU, where it agrees with float32.
 
         Raises:
             InputError: unknown model or option, a weight file that is absent, unreadable or does not fit, neither or

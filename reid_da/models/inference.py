@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from reid_da.errors import InputError
 from reid_da.images.ahead import map_ahead
+from reid_da.models.bfloat16 import features_in_bfloat16
 from reid_da.progress import track
 
 
@@ -43,7 +44,8 @@ def infer_in_batches(
         prepare: what ``load`` gives, already on ``device``, to the input of ``model``.
         batch_size: number of images per forward pass.
         device: where to compute.
-        autocast: compute in bfloat16 where torch holds that to be safe.
+        autocast: compute in bfloat16 where torch holds that to be safe, and where, on a CPU, it agrees with float32:
+            see :func:`reid_da.models.bfloat16.features_in_bfloat16`.
         store_on: where the outputs are collected.
 
     Raises:
@@ -58,9 +60,9 @@ def infer_in_batches(
     with evaluating(model):
         batches = map_ahead(load, chunks, workers=1, ahead=1)
         for rows, batch in track(zip(chunks, batches, strict=True), "extracting features", total=len(chunks)):
-            with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+            with torch.inference_mode():
                 images = prepare(batch.to(device)).contiguous(memory_format=torch.channels_last)
-                features = model(images)
+                features = features_in_bfloat16(model, images) if autocast else model(images)
             if outputs is None:
                 outputs = torch.empty(count, features.shape[1], device=store_on)
             outputs[rows] = features.to(store_on)

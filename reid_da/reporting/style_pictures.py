@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from reid_da.atomic import atomic_path
-from reid_da.camstyle import CameraViews
 from reid_da.datasets import SampleTable
+from reid_da.styles import CameraViews
 from reid_da.text import picture_text
 
 _GAP = 4

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from reid_da.atomic import atomic_path
+from reid_da.styles.check import StyleCheck, StyleScores
 from reid_da.text import markup, picture_text
-from reid_da.training.style_check import StyleCheck, StyleScores
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

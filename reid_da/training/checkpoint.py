@@ -7,6 +7,7 @@ with ``weights_only=True``, and a description with the checksums of both.
 import errno
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from reid_da.errors import InputError
 
 WEIGHTS, STATE, DESCRIPTION = "model.safetensors", "state.pt", "checkpoint.json"
 FORMAT = 1
+_NAME = re.compile("epoch_[0-9]{4,9}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +54,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
             torch.save(dict(checkpoint.state), temporary / STATE)
             checksums = {name: _checksum(temporary / name) for name in (WEIGHTS, STATE)}
             description = {**checkpoint.description, "format": FORMAT, "checksums": checksums}
+            description["checksum"] = _digest(description)
             (temporary / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
     except (OSError, RuntimeError, SafetensorError) as error:
         if not _is_disk_full(error):
@@ -70,6 +73,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     """
     try:
         description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        _check_description(folder / DESCRIPTION, description)
         checksums = description["checksums"]
         for name in (WEIGHTS, STATE):
             if _checksum(folder / name) != checksums[name]:
@@ -84,9 +88,47 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     return Checkpoint(weights=weights, state=state, description=description)
 
 
-def list_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints in a folder, oldest first; one that was being written when its process died is not among them."""
-    return sorted(path for path in folder.glob("epoch_*") if path.is_dir())
+def checkpoint_name(epoch: int) -> str:
+    """Name of the folder of the checkpoint after ``epoch`` epochs."""
+    return f"epoch_{epoch:04d}"
+
+
+def list_checkpoints(folder: Path, *, until: int | None = None) -> list[Path]:
+    """The checkpoints in a folder, oldest first; other folders, such as copies with names of their own, do not count.
+
+    Args:
+        folder: of the checkpoints.
+        until: the last epoch to list; None for all.
+    """
+    found = {
+        int(path.name.removeprefix("epoch_")): path for path in folder.glob("epoch_*") if _NAME.fullmatch(path.name)
+    }
+    return [
+        path
+        for epoch, path in sorted(found.items())
+        if path.name == checkpoint_name(epoch) and path.is_dir() and (until is None or epoch <= until)
+    ]
+
+
+def _check_description(file: Path, description: Mapping[str, Any]) -> None:
+    """Refuse a description that was changed, or that a later version wrote.
+
+    Raises:
+        InputError: it is one of these.
+    """
+    if description["format"] != FORMAT:
+        raise InputError(
+            f"{file}: has format {description['format']}, and this version reads format {FORMAT}; use the version of "
+            "reid-da that wrote it"
+        )
+    rest = {key: value for key, value in description.items() if key != "checksum"}
+    # earlier versions wrote none
+    if "checksum" in description and description["checksum"] != _digest(rest):
+        raise InputError(f"{file}: damaged or changed: its checksum is not the one noted at writing")
+
+
+def _digest(description: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
 
 
 def _is_disk_full(error: Exception) -> bool:

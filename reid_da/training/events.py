@@ -47,7 +47,7 @@ class TensorBoardEvents:
         for name, value in record.items():
             if name == "picture":
                 self._add_picture(kind, self._pictures / value, epoch)
-            elif name not in ("kind", "epoch") and value is not None:
+            elif name != "epoch" and value is not None and not isinstance(value, str):
                 self._writer.add_scalar(_tag(kind, name), value, epoch)
         self._writer.flush()
 

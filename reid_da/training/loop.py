@@ -1,121 +1,83 @@
 """The training loop: feeds a method its batches, and keeps time, order and accounts."""
 
-import hashlib
 import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from reid_da.config import AnySettings, TrainingSettings, dump_settings
+from reid_da.config import TrainingSettings
 from reid_da.errors import InputError
 from reid_da.images import Batch
+from reid_da.methods.protocol import EpochPlan, Method
+from reid_da.progress import EpochProgress
+from reid_da.seeds import derived_seed
 from reid_da.training.checkpoint import Checkpoint
 from reid_da.training.events import TensorBoardEvents
-from reid_da.training.progress import EpochProgress
+from reid_da.training.precision import Autocast, usable_autocast
 from reid_da.training.run_folder import RunFolder
-from reid_da.training.schedule import learning_rate_factor
-from reid_da.training.seeds import derived_seed
+from reid_da.training.schedule import learning_rate_factor, optimizer_of
+from reid_da.training.streams import epoch_batches
+from reid_da.world import World
 
 logger = logging.getLogger(__name__)
-
-# Settings that may differ between the two halves of a resumed run: they do not change the numbers of the second
-FREE_SETTINGS = ("device", "keep_checkpoints", "name", "init_from", "tensorboard")
 
 CHECK_EVERY = 10
 """Steps between two looks at the losses; each look waits for the device."""
 
 
-class Method(Protocol):
-    """What the loop asks of a training method."""
-
-    @property
-    def network(self) -> nn.Module:
-        """The network that is trained."""
-        ...
-
-    def begin_epoch(self, epoch: int) -> None:
-        """Called before the first step of an epoch."""
-        ...
-
-    def step(self, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
-        """Weighted losses by name; their sum is minimised."""
-        ...
-
-    def after_backward(self) -> None:
-        """Called after the backward pass of each step."""
-        ...
-
-    def end_epoch(self) -> dict[str, float]:
-        """Figures about the state of the method, for the log."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs beside the network."""
-        ...
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a saved state."""
-        ...
-
-
-class Batches(Protocol):
-    """Where the loop gets its batches from."""
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Number of steps of an epoch."""
-        ...
-
-    @property
-    def fingerprints(self) -> Mapping[str, str]:
-        """Fingerprint of each training table."""
-        ...
-
-    def epoch(self, epoch: int) -> Iterator[Mapping[str, Batch]]:
-        """The batches of one epoch, which depend on the seed and the epoch alone."""
-        ...
-
-
 @dataclass(kw_only=True)
 class Trainer:
-    """A training run: method, batches and optimiser, on the way from one epoch to the next.
+    """A training run: a method and its optimiser, on the way from one epoch to the next.
 
     Every random number of an epoch comes from the seed and the number of the epoch, so that a run which is resumed at
     an epoch gives the numbers of one that was never stopped.
 
     Attributes:
-        settings: of the experiment.
+        settings: of the run.
         run: folder that takes metrics and checkpoints.
-        method: what a step computes.
-        batches: what it computes it from.
-        optimizer: of the method's network.
-        device: where the network is.
+        method: what an epoch takes and a step computes.
+        device: where the networks are.
+        image_size: height and width of the images in a batch.
+        fingerprints: of the training images, by domain.
         evaluate: figures of the network, for reporting only; empty if it draws pictures instead.
+        evaluate_start: whether to evaluate before the first epoch, too.
         title: what of several things is trained, for progress and log; empty if there is only one.
+        world: the processes that train together.
         epoch: epochs done.
+        steps: steps of the current epoch.
+        used_autocast: precision of the forward pass; None before the first batch has shown whether that of the settings
+            can be trusted.
     """
 
     settings: TrainingSettings
     run: RunFolder
     method: Method
-    batches: Batches
-    optimizer: torch.optim.Optimizer
     device: torch.device
+    image_size: tuple[int, int]
+    fingerprints: Mapping[str, str]
     evaluate: Callable[[], Mapping[str, float]] | None = None
+    evaluate_start: bool = False
     title: str = ""
+    world: World = field(default_factory=World)
     epoch: int = field(default=0, init=False)
+    steps: int = field(default=1, init=False)
+    used_autocast: Autocast | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        for group in self.optimizer.param_groups:
-            group["initial_lr"] = group["lr"]
         half = self.settings.precision.autocast == "float16"
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=half)
+        self.begin_optimizer()
+
+    def begin_optimizer(self) -> None:
+        """Begin with a new optimiser of the parameters that the method has now."""
+        self.optimizer = optimizer_of(self.method.parameter_groups(), self.settings.optimizer)
+        for group in self.optimizer.param_groups:
+            group["initial_lr"] = group["lr"]
 
     def fit(self) -> None:
         """Train until the last epoch.
@@ -131,17 +93,28 @@ class Trainer:
         if self.settings.tensorboard:
             events = TensorBoardEvents(self.run.events_folder, self.run.records(), pictures=self.run.path)
             self.run.listeners.append(events.add)
+        self._evaluate()
         while self.epoch < self.settings.epochs:
             figures = self.train_epoch()
             self.epoch += 1
-            self.run.log({"kind": "train", "epoch": self.epoch, **figures})
+            asked = self.settings.precision.autocast != "none"
+            used = {"autocast": self.used_autocast} if asked else {}
+            self.run.log({"kind": "train", "epoch": self.epoch, **figures, **used})
             self._report(figures)
-            if self.evaluate is not None and self._evaluation_is_due():
-                result = self.evaluate()
-                if result:
-                    self.run.log({"kind": "evaluation", "epoch": self.epoch, **result})
-                    logger.info("epoch %d: mAP %.1f %%, rank-1 %.1f %%", self.epoch, *_percent(result, "mAP", "rank1"))
+            # before the evaluation, which may fail or be interrupted
             self.run.save(self.epoch, self._checkpoint(), keep=self.settings.keep_checkpoints)
+            self._evaluate()
+
+    def _evaluate(self) -> None:
+        """Evaluate if it is due, and has not been done before the run was interrupted."""
+        if self.evaluate is None or not self._evaluation_is_due():
+            return
+        if any(record["epoch"] == self.epoch for record in self.run.records("evaluation")):
+            return
+        result = self.evaluate()
+        if result:
+            self.run.log({"kind": "evaluation", "epoch": self.epoch, **result})
+            logger.info("epoch %d: mAP %.1f %%, rank-1 %.1f %%", self.epoch, *_percent(result, "mAP", "rank1"))
 
     def resume(self, checkpoint: Checkpoint | None) -> None:
         """Go on from a checkpoint of the same run, or from the beginning if there is none yet.
@@ -149,23 +122,45 @@ class Trainer:
         Raises:
             InputError: the checkpoint was made with other settings or other data, or another process trains the run.
         """
+        if checkpoint is not None:
+            self.run.check_settings(checkpoint, self.settings)
+            self._check_data(checkpoint)
         with self.run.training():
             self.run.forget_metrics_after(checkpoint)
         if checkpoint is None:
             return
         noted = checkpoint.description
-        if noted.get("settings") != settings_digest(self.settings):
-            raise InputError(
-                f"{self.run.path}: the checkpoint was made with other settings than config.yaml; undo the change"
+        threads = noted.get("threads", torch.get_num_threads())
+        if threads != torch.get_num_threads():
+            logger.warning(
+                "%s: trained with %s CPU threads so far, and now with %d: results differ by more than rounding",
+                self.run.path,
+                threads,
+                torch.get_num_threads(),
             )
-        for name, fingerprint in self.batches.fingerprints.items():
-            if noted["fingerprints"].get(name) != fingerprint:
-                raise InputError(f"{self.run.path}: the {name} images are not those that the checkpoint was made with")
-        self.method.network.load_state_dict(dict(checkpoint.weights))
         self.method.load_state_dict(checkpoint.state["method"])
+        self.method.trained.load_state_dict(dict(checkpoint.weights))
+        self.begin_optimizer()
         self.optimizer.load_state_dict(checkpoint.state["optimizer"])
         self._scaler.load_state_dict(checkpoint.state["scaler"])
         self.epoch = int(noted["epoch"])
+
+    def _check_data(self, checkpoint: Checkpoint) -> None:
+        """Refuse images that are not those that a checkpoint was made with.
+
+        Raises:
+            InputError: paths, identities or cameras differ.
+        """
+        for name, noted in checkpoint.description["fingerprints"].items():
+            now = self.fingerprints.get(name)
+            # earlier versions noted the paths alone, and the images of some streams under other names
+            if now is None or noted in (now, now.partition("-")[0]):
+                continue
+            same_paths = noted.partition("-")[0] == now.partition("-")[0]
+            what = "identities or cameras of the images" if same_paths else "images"
+            raise InputError(
+                f"{self.run.path}: the {name} {what} are not those that the checkpoint was made with; restore them"
+            )
 
     def train_epoch(self) -> dict[str, float]:
         """Train for one epoch, without counting, logging or saving it; mean losses, diagnostics and timing by name.
@@ -173,32 +168,49 @@ class Trainer:
         Raises:
             InputError: a loss or a weight is not finite; names it.
         """
+        begin = time.perf_counter()
         torch.manual_seed(derived_seed(self.settings.seed, "dropout", self.epoch))
-        self.method.begin_epoch(self.epoch)
-        self.method.network.train()
+        plan = self.method.begin_epoch(self.epoch)
+        if plan.new_optimizer:
+            self.begin_optimizer()
+        self.steps = plan.steps
+        self.method.trained.train()
         self.optimizer.zero_grad(set_to_none=True)
         losses = LossRecord(epoch=self.epoch)
-        num_images, begin = 0, time.perf_counter()
-        steps = self.batches.steps_per_epoch
-        with EpochProgress(self._describe(self.epoch + 1), steps) as progress:
-            for step, batches in enumerate(self.batches.epoch(self.epoch)):
+        num_images, prepared = 0, time.perf_counter()
+        with EpochProgress(self._describe(self.epoch + 1), plan.steps) as progress:
+            for step, batches in enumerate(self.batches(plan)):
                 losses.add(self.train_step(step, batches))
-                num_images += sum(len(batch.index) for batch in batches.values())
-                if (step + 1) % CHECK_EVERY == 0 or step + 1 == steps:
+                num_images += sum(len(batch.rows) for batch in batches.values())
+                if (step + 1) % CHECK_EVERY == 0 or step + 1 == plan.steps:
                     losses.check()
                 progress.advance(losses.means(), num_images, self.optimizer.param_groups[-1]["lr"])
         self._check_weights()
-        seconds = time.perf_counter() - begin
+        seconds = time.perf_counter() - prepared
         lr = {f"lr_{group['name']}": float(group["lr"]) for group in self.optimizer.param_groups}
         timing = {"seconds": round(seconds, 3), "images_per_second": round(num_images / seconds, 1)}
-        return {**losses.means(), **self.method.end_epoch(), **lr, **timing}
+        if prepared - begin > 0.1:
+            timing["seconds_prepared"] = round(prepared - begin, 3)
+        return {**losses.means(), **plan.figures, **self.method.end_epoch(), **lr, **timing}
+
+    def batches(self, plan: EpochPlan) -> Iterator[dict[str, Batch]]:
+        """The batches of the current epoch by the name of their stream."""
+        channels_last = self.settings.precision.channels_last
+        return epoch_batches(
+            plan,
+            seed=lambda purpose: derived_seed(self.settings.seed, purpose, self.epoch),
+            image_size=self.image_size,
+            device=self.device,
+            memory_format=torch.channels_last if channels_last else torch.contiguous_format,
+        )
 
     def train_step(self, step: int, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
         """Train on the batches of step ``step`` of the epoch; () losses by name, on the device."""
+        if self.used_autocast is None:
+            asked = self.settings.precision.autocast
+            self.used_autocast = usable_autocast(asked, self.method, batches, device=self.device)
         settings = self.settings.optimizer
-        factor = learning_rate_factor(
-            self.epoch + step / self.batches.steps_per_epoch, settings, epochs=self.settings.epochs
-        )
+        factor = learning_rate_factor(self.epoch + step / self.steps, settings, epochs=self.settings.epochs)
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
         with self.autocast():
@@ -206,26 +218,27 @@ class Trainer:
         total = torch.stack([loss.float() for loss in losses.values()]).sum()
         torch.autograd.backward(self._scaler.scale(total / settings.accumulate))
         self.method.after_backward()
-        if (step + 1) % settings.accumulate == 0 or step + 1 == self.batches.steps_per_epoch:
+        if (step + 1) % settings.accumulate == 0 or step + 1 == self.steps:
             self._update_weights()
         return {name: loss.detach() for name, loss in losses.items()}
 
     def autocast(self) -> AbstractContextManager[object]:
-        """The precision in which the settings ask for the forward pass."""
-        kind = self.settings.precision.autocast
+        """The precision of the forward pass."""
+        kind = self.used_autocast or self.settings.precision.autocast
         return nullcontext() if kind == "none" else torch.autocast(self.device.type, dtype=getattr(torch, kind))
 
     def _update_weights(self) -> None:
         if self.settings.optimizer.clip_norm:
             self._scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.method.network.parameters(), self.settings.optimizer.clip_norm)
+            nn.utils.clip_grad_norm_(self.method.trained.parameters(), self.settings.optimizer.clip_norm)
         self._scaler.step(self.optimizer)
         self._scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
+        self.method.after_update()
 
     def _check_weights(self) -> None:
         """See to it that the last update, which no loss looks at any more, is not saved if it went wrong."""
-        for name, value in self.method.network.state_dict().items():
+        for name, value in self.method.trained.state_dict().items():
             if value.is_floating_point() and not bool(torch.isfinite(value).all()):
                 raise InputError(
                     f"epoch {self.epoch + 1} left nan in {name}; {_kept(self.epoch)}; lower optimizer.lr, set "
@@ -234,6 +247,8 @@ class Trainer:
 
     def _evaluation_is_due(self) -> bool:
         every = self.settings.evaluate_every
+        if self.epoch == 0:
+            return self.evaluate_start
         return self.epoch == self.settings.epochs or (every > 0 and self.epoch % every == 0)
 
     def _checkpoint(self) -> Checkpoint:
@@ -242,8 +257,12 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self._scaler.state_dict(),
         }
-        description = {"settings": settings_digest(self.settings), "fingerprints": dict(self.batches.fingerprints)}
-        return Checkpoint(weights=self.method.network.state_dict(), state=state, description=description)
+        description = {
+            "settings": self.settings.model_dump(mode="json"),
+            "fingerprints": dict(self.fingerprints),
+            "threads": torch.get_num_threads(),
+        }
+        return Checkpoint(weights=self.method.trained.state_dict(), state=state, description=description)
 
     def _report(self, figures: Mapping[str, float]) -> None:
         texts = [f"{name} {value:.4g}" for name, value in figures.items() if name != "seconds"]
@@ -294,17 +313,6 @@ class LossRecord:
     def means(self) -> dict[str, float]:
         """Mean of each loss over the steps looked at so far that had it, as ``loss_NAME``."""
         return {f"loss_{name}": value / self._counts[name] for name, value in self._sums.items()}
-
-
-def settings_digest(settings: TrainingSettings) -> str:
-    """Hash of the settings that decide the numbers of a run."""
-    return hashlib.sha256(dump_settings(without_free(settings)).encode()).hexdigest()[:16]
-
-
-def without_free(settings: AnySettings) -> AnySettings:
-    """The settings with the defaults of those that do not decide the numbers of a run."""
-    fields = type(settings).model_fields
-    return settings.model_copy(update={name: fields[name].default for name in FREE_SETTINGS if name in fields})
 
 
 def _kept(epoch: int) -> str:

@@ -1,5 +1,6 @@
-"""The folder of a run: everything to understand it, or to go on with it."""
+"""The folder of a run: everything to understand it, or to resume it."""
 
+import hashlib
 import json
 import logging
 import math
@@ -16,15 +17,23 @@ import torchvision
 import yaml
 
 import reid_da
-from reid_da.atomic import missing_folders, own_folder, remove_empty, remove_leftovers, write_text
-from reid_da.config import ExperimentSettings, TrainingSettings, dump_settings, load_settings
-from reid_da.errors import InputError
-from reid_da.training.checkpoint import DESCRIPTION, Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
+from reid_da.atomic import LOCK_FILE, missing_folders, own_folder, remove_empty, remove_leftovers, write_text
+from reid_da.config import ExperimentSettings, TrainingSettings, differences, dump_settings
+from reid_da.errors import InputError, first_few
+from reid_da.methods import load_settings
+from reid_da.training.checkpoint import (
+    DESCRIPTION,
+    Checkpoint,
+    checkpoint_name,
+    list_checkpoints,
+    load_checkpoint,
+    save_checkpoint,
+)
 
 logger = logging.getLogger(__name__)
 
-_NOTED = {"epoch": int, "settings": str, "fingerprints": dict, "metrics_bytes": int}
-"""What the description of a run's checkpoint says beside the checksums, which do not cover it."""
+_NOTED: dict[str, Any] = {"epoch": int, "settings": (str, dict), "fingerprints": dict, "metrics_bytes": int}
+"""What the description of a run's checkpoint says; earlier versions noted a hash of the settings."""
 
 
 class RunFolder:
@@ -52,7 +61,13 @@ class RunFolder:
         run._made = missing_folders(path) or [path]
         with run.training():
             if run.config_file.exists():
-                raise InputError(f"{path}: there is a run already; resume it, or name another folder")
+                raise InputError(
+                    f"{path}: there is a run already; resume it (reid-da train --resume {path}), or name another folder"
+                )
+            if foreign := run._foreign_files():
+                raise InputError(
+                    f"{path}: is not empty and holds no run (found {first_few(foreign)}); name a new folder"
+                )
             write_text(path / "versions.json", json.dumps(software_versions(), indent=2) + "\n")
             write_text(run.config_file, dump_settings(settings))
         return run
@@ -66,7 +81,7 @@ class RunFolder:
         """
         run = cls(path)
         if not run.config_file.is_file():
-            raise InputError(f"{path}: no run in it: looked for {run.config_file.name}")
+            raise InputError(f"{path}: not a run folder: it has no {run.config_file.name}")
         return run
 
     @contextmanager
@@ -89,6 +104,13 @@ class RunFolder:
                 yield
             finally:
                 self._is_training = False
+
+    def _foreign_files(self) -> list[str]:
+        """Names of what is in a folder that holds no run, but for what a killed :meth:`create` leaves."""
+        own = (LOCK_FILE, "versions.json", "pretrain")
+        return sorted(
+            path.name for path in self.path.iterdir() if path.name not in own and not path.name.endswith(".tmp")
+        )
 
     def discard_if_unused(self) -> None:
         """Remove what :meth:`create` wrote, unless something was trained: a mistake must not block a second try."""
@@ -125,7 +147,7 @@ class RunFolder:
 
     def has_checkpoint(self, epoch: int) -> bool:
         """Whether there is a checkpoint after ``epoch`` epochs; whether it can be read is not looked at."""
-        return (self.checkpoint_folder / _checkpoint_name(epoch)).is_dir()
+        return (self.checkpoint_folder / checkpoint_name(epoch)).is_dir()
 
     @property
     def name(self) -> str:
@@ -188,61 +210,109 @@ class RunFolder:
     def save(self, epoch: int, checkpoint: Checkpoint, *, keep: int) -> Path:
         """Write the checkpoint after ``epoch`` epochs and remove all but the newest ``keep``.
 
-        The length of the metrics goes with it, so that a resumed run forgets what was logged after it.
+        Length and checksum of the metrics go with it, so that a resumed run forgets what was logged after it. A
+        checkpoint of that epoch that could not be read when the run was resumed is set aside under another name.
         """
-        size = self.metrics_file.stat().st_size if self.metrics_file.exists() else 0
-        description = {**checkpoint.description, "epoch": epoch, "metrics_bytes": size}
-        folder = self.checkpoint_folder / _checkpoint_name(epoch)
+        metrics = self.metrics_file.read_bytes() if self.metrics_file.exists() else b""
+        description = {
+            **checkpoint.description,
+            "epoch": epoch,
+            "metrics_bytes": len(metrics),
+            "metrics_sha256": hashlib.sha256(metrics).hexdigest(),
+        }
+        folder = self.checkpoint_folder / checkpoint_name(epoch)
+        if folder.exists():
+            _set_aside(folder)
         save_checkpoint(folder, Checkpoint(weights=checkpoint.weights, state=checkpoint.state, description=description))
-        for old in list_checkpoints(self.checkpoint_folder)[:-keep]:
+        for old in list_checkpoints(self.checkpoint_folder, until=epoch)[:-keep]:
             _remove(old)
         return folder
 
     def last_checkpoint(self, *, skip_damaged: bool = False) -> Checkpoint | None:
-        """The newest checkpoint, or None if there is none yet.
+        """The newest checkpoint, or None if there is none yet. Nothing is removed or changed.
 
         Args:
-            skip_damaged: take the newest one that is whole, instead of refusing, and remove those that came after it.
+            skip_damaged: take the newest one that is intact, instead of refusing.
 
         Raises:
             InputError: the newest one is damaged, or all of them are.
         """
-        damaged: list[Path] = []
-        for folder in reversed(list_checkpoints(self.checkpoint_folder)):
+        passed: set[Path] = set()
+        while True:
+            # listed anew each time: a training beside may have replaced the one that could not be read
+            folders = [folder for folder in list_checkpoints(self.checkpoint_folder) if folder not in passed]
+            if not folders:
+                break
             try:
-                checkpoint = _load(folder)
+                return _load(folders[-1])
             except InputError as error:
+                passed.add(folders[-1])
+                if not folders[-1].exists():
+                    continue
                 if not skip_damaged:
                     raise InputError(
-                        f"{error}; resume the training with --skip-damaged to go on from the one before, or name a "
+                        f"{error}; resume the training with --skip-damaged to use the one before, or name a "
                         f"folder below {self.checkpoint_folder.name}/ to read that one"
                     ) from error
-                logger.warning("passed over: %s", error)
-                damaged.append(folder)
-                continue
-            for later in damaged:
-                _remove(later)
-            return checkpoint
-        if damaged:
+                logger.warning("skipped: %s", error)
+        if passed:
             raise InputError(
-                f"{self.checkpoint_folder}: all checkpoints are damaged; remove this folder to train from the beginning"
+                f"{self.checkpoint_folder}: no checkpoint can be read; remove this folder and {self.metrics_file.name}"
+                " to train from the beginning"
             )
         return None
 
-    def forget_metrics_after(self, checkpoint: Checkpoint | None) -> None:
-        """Cut the metrics off where they were when the checkpoint was written; all of them if it is None.
+    def check_settings(self, checkpoint: Checkpoint, settings: TrainingSettings) -> None:
+        """Refuse settings that are not those that a checkpoint was made with.
+
+        Settings that are absent in the checkpoint, which an earlier version wrote, count as their defaults.
 
         Raises:
-            InputError: they are shorter than they were then.
+            InputError: names the first settings that differ.
+        """
+        noted = checkpoint.description.get("settings")
+        if not isinstance(noted, dict):
+            logger.info("%s: its checkpoint does not tell the settings that it was made with", self.path)
+            return
+        different = differences(noted, settings.model_dump(mode="json"), kind=type(settings))
+        if settings.epochs >= int(checkpoint.description["epoch"]):
+            different.pop("epochs", None)  # a run may be made longer
+        if different:
+            texts = [f"{key} was {shown(old)} and is {shown(new)}" for key, (old, new) in different.items()]
+            raise InputError(
+                f"{self.config_file}: its settings are not those that the checkpoint was made with"
+                f" ({first_few(texts)}); undo the change"
+            )
+
+    def forget_metrics_after(self, checkpoint: Checkpoint | None) -> None:
+        """Cut off what was logged after the checkpoint was written, but for evaluations of its epoch.
+
+        Raises:
+            InputError: the metrics are not those that were logged before the checkpoint, or the run has metrics of
+                several epochs and no checkpoint.
         """
         if not self.metrics_file.exists():
             return
-        size = int(checkpoint.description["metrics_bytes"]) if checkpoint else 0
-        if size > self.metrics_file.stat().st_size:
+        if checkpoint is None:
+            epochs = len(self.records("train"))
+            if epochs > 1:
+                raise InputError(
+                    f"{self.metrics_file}: tells of {epochs} epochs, but there is no checkpoint in "
+                    f"{self.checkpoint_folder}; restore that folder, or remove the metrics to train from the beginning"
+                )
+            os.truncate(self.metrics_file, 0)
+            return
+        metrics, size = self.metrics_file.read_bytes(), int(checkpoint.description["metrics_bytes"])
+        checksum = checkpoint.description.get("metrics_sha256")
+        if size > len(metrics) or (checksum and hashlib.sha256(metrics[:size]).hexdigest() != checksum):
             raise InputError(
-                f"{self.metrics_file}: is shorter than when the checkpoint was written; restore it, or remove it to go "
-                "on without what was logged before"
+                f"{self.metrics_file}: was cut off or changed since the checkpoint was written; restore it, or remove "
+                "it to resume without what was logged before"
             )
+        for line in metrics[size:].splitlines(keepends=True):
+            if not _is_report(line, epoch=int(checkpoint.description["epoch"])):
+                break
+            size += len(line)
         os.truncate(self.metrics_file, size)
 
 
@@ -287,6 +357,21 @@ def _git_revision() -> str | None:
         return None
 
 
+def shown(value: object) -> str:
+    """A value of a setting as YAML has it."""
+    return "null" if value is None else str(value)
+
+
+def _is_report(line: bytes, *, epoch: int) -> bool:
+    """Whether a line of metrics is whole and reports on a trained epoch, without training anything."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return False
+    is_whole = line.endswith(b"\n") and isinstance(record, dict)
+    return is_whole and record.get("kind") != "train" and record.get("epoch") == epoch
+
+
 def _load(folder: Path) -> Checkpoint:
     """A checkpoint that knows where in its run it belongs.
 
@@ -297,11 +382,11 @@ def _load(folder: Path) -> Checkpoint:
     for key, kind in _NOTED.items():
         if not isinstance(checkpoint.description.get(key), kind):
             raise InputError(f"{folder / DESCRIPTION}: damaged: it does not tell {key}")
+    if folder.name != checkpoint_name(checkpoint.description["epoch"]):
+        raise InputError(
+            f"{folder / DESCRIPTION}: damaged: it is of epoch {checkpoint.description['epoch']}, and the folder is not"
+        )
     return checkpoint
-
-
-def _checkpoint_name(epoch: int) -> str:
-    return f"epoch_{epoch:04d}"
 
 
 def _finite(value: Any) -> Any:
@@ -313,3 +398,11 @@ def _remove(folder: Path) -> None:
     doomed = folder.with_name(f".{folder.name}.removed.tmp")
     folder.rename(doomed)
     remove_leftovers(folder.parent)
+
+
+def _set_aside(folder: Path) -> None:
+    numbers = range(1, 1000)
+    names = (folder.with_name(f"{folder.name}.unreadable{number}") for number in numbers)
+    aside = next(name for name in names if not name.exists())
+    folder.rename(aside)
+    logger.warning("%s: could not be read and is kept as %s", folder, aside.name)

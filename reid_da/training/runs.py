@@ -1,16 +1,16 @@
-"""Training runs from beginning to end: the stage before, the training, going on after an interruption."""
+"""Training runs from beginning to end: pretraining, training, resuming after an interruption."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from reid_da.atomic import write_text
-from reid_da.config import ExperimentSettings, dump_settings, pretrain_settings
+from reid_da.config import ExperimentSettings, differences, dump_settings, merge
 from reid_da.errors import InputError, first_few
-from reid_da.training.loop import without_free
-from reid_da.training.run_folder import RunFolder
-from reid_da.training.setup import build_trainer
+from reid_da.methods import EXPERIMENTS
+from reid_da.training.run_folder import RunFolder, shown
+from reid_da.training.setup import build_trainer, check_possible
 
 logger = logging.getLogger(__name__)
 
@@ -34,17 +34,50 @@ def train(settings: ExperimentSettings, folder: Path) -> RunFolder:
         raise
 
 
-def resume(folder: Path, *, skip_damaged: bool = False) -> RunFolder:
+def resume(folder: Path, overrides: Sequence[str] = (), *, skip_damaged: bool = False) -> RunFolder:
     """Go on with a run where it was stopped; one that is complete stays as it is.
 
     Args:
         folder: the run folder.
-        skip_damaged: pass over damaged checkpoints, to the newest one that is whole.
+        overrides: settings to change, ``key=value``: those that do not decide the numbers of what is done, such as
+            paths and device; the number of epochs; and, before the stage after pretraining has a checkpoint, those of
+            that stage.
+        skip_damaged: pass over damaged checkpoints, to the newest one that is intact.
 
     Raises:
-        InputError: there is no run, its checkpoint is damaged, or the data are not those that it was made with.
+        InputError: there is no run, its checkpoint is damaged, the data are not those that it was made with, or a
+            change of settings would invalidate what is done.
     """
-    return _train(RunFolder.open(folder), skip_damaged=skip_damaged)
+    run = RunFolder.open(folder)
+    with run.training():
+        if overrides:
+            _change_settings(run, overrides)
+        return _train(run, skip_damaged=skip_damaged)
+
+
+def _change_settings(run: RunFolder, overrides: Sequence[str]) -> None:
+    """Write changed settings into a run folder.
+
+    Raises:
+        InputError: they would invalidate what is done.
+    """
+    old = run.settings()
+    tree = old.tree
+    for text in overrides:
+        tree = merge(tree, EXPERIMENTS.override(text))
+    new = EXPERIMENTS.of(tree, where="command line")
+    checkpoint = run.last_checkpoint(skip_damaged=True) if run.checkpoint_folder.exists() else None
+    if checkpoint is not None:
+        changed = differences(old.model_dump(mode="json"), new.model_dump(mode="json"), kind=type(new))
+        refused = [key for key in changed if key != "epochs"]
+        if old.method != new.method or refused:
+            raise InputError(
+                f"{run.path}: {first_few(refused or ['method'])} cannot be changed, epoch "
+                f"{checkpoint.description['epoch']} is trained with the old value; start a new run, or leave it out"
+            )
+        if new.epochs < int(checkpoint.description["epoch"]):
+            raise InputError(f"epochs: {run.path} is trained for {checkpoint.description['epoch']} epochs already")
+    write_text(run.config_file, dump_settings(new))
 
 
 def train_or_resume(settings: ExperimentSettings, folder: Path) -> RunFolder:
@@ -75,12 +108,15 @@ def require_same(settings: ExperimentSettings, folder: Path) -> None:
     if not run.config_file.exists():
         return
     noted = run.settings()
-    old, new = (dict(_leaves(without_free(each).model_dump(mode="json"))) for each in (noted, settings))
+    if noted.method != settings.method:
+        different: dict[str, tuple[Any, Any]] = {"method": (noted.method, settings.method)}
+    else:
+        old, new = noted.model_dump(mode="json"), settings.model_dump(mode="json")
+        different = differences(old, new, kind=type(settings))
     if not _is_same_start(noted.init_from, settings.init_from, folder):
-        old["init_from"], new["init_from"] = noted.init_from, settings.init_from
-    different = [key for key in old | new if old.get(key) != new.get(key)]
+        different["init_from"] = (noted.init_from, settings.init_from)
     if different:
-        texts = [f"{key} was {_shown(old.get(key))} and is {_shown(new.get(key))}" for key in different]
+        texts = [f"{key} was {shown(old)} and is {shown(new)}" for key, (old, new) in different.items()]
         raise InputError(
             f"{folder}: holds a run with other settings ({first_few(texts)}); name another folder, or remove it"
         )
@@ -92,18 +128,6 @@ def _is_same_start(old: Path | None, new: Path | None, folder: Path) -> bool:
         return old is new
     is_beside = new.resolve().parent == folder.resolve().parent
     return old.resolve() == new.resolve() or (is_beside and old.name == new.name)
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def _shown(value: object) -> str:
-    return "null" if value is None else str(value)
 
 
 def final_result(run: RunFolder) -> dict[str, float]:
@@ -139,18 +163,17 @@ def final_figures(run: RunFolder) -> dict[str, float]:
 
 def _train(run: RunFolder, *, skip_damaged: bool) -> RunFolder:
     with run.training():
-        return _train_owned(run, skip_damaged=skip_damaged)
-
-
-def _train_owned(run: RunFolder, *, skip_damaged: bool) -> RunFolder:
-    settings = run.settings()
-    checkpoint = run.last_checkpoint(skip_damaged=skip_damaged)
-    stage = pretrain_settings(settings)
-    if stage is not None and checkpoint is None:
-        logger.info("%s: the stage before the training", run.path)
-        before = train_or_resume(stage, run.path / "pretrain")
-        settings = settings.model_copy(update={"init_from": before.path})
-    trainer = build_trainer(settings, run)
-    trainer.resume(checkpoint)
-    trainer.fit()
+        settings = run.settings()
+        checkpoint = run.last_checkpoint(skip_damaged=skip_damaged)
+        stage = EXPERIMENTS.stage(settings)
+        if stage is not None and checkpoint is None:
+            # a mistake in the last stage must not be found after hours in the first
+            check_possible(settings)
+            logger.info("stage 1 of 2: pretraining, method %s", stage.method)
+            before = train_or_resume(stage, run.path / "pretrain")
+            settings = settings.model_copy(update={"init_from": before.path})
+            logger.info("stage 2 of 2: method %s", settings.method)
+        trainer = build_trainer(settings, run, bare=checkpoint is not None)
+        trainer.resume(checkpoint)
+        trainer.fit()
     return run

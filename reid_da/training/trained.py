@@ -6,12 +6,12 @@ from pathlib import Path
 from torch import nn
 
 from reid_da.config import ExperimentSettings
+from reid_da.device import choose_device
 from reid_da.errors import InputError
+from reid_da.methods import METHODS
 from reid_da.models.backbones import BACKBONE_NAMES, create_backbone
 from reid_da.training.checkpoint import Checkpoint, load_checkpoint
-from reid_da.training.device import choose_device
 from reid_da.training.run_folder import RunFolder
-from reid_da.training.setup import build_network
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,15 +86,10 @@ def _network(settings: ExperimentSettings, checkpoint: Checkpoint, run: RunFolde
     Raises:
         InputError: the settings are not those that the checkpoint was made with.
     """
-    # its own weights replace those that it started from, which need not be there any more
-    bare = settings.model_copy(
-        update={"init_from": None, "model": settings.model.model_copy(update={"weights": "none"})}
-    )
+    run.check_settings(checkpoint, settings)
     try:
-        network = build_network(bare, num_classes=len(checkpoint.weights["classifier.weight"]))
-        network.load_state_dict(dict(checkpoint.weights))
+        return METHODS[settings.method].restore(settings, checkpoint.weights)
     except (KeyError, RuntimeError) as error:
         raise InputError(
             f"{run.config_file}: describes another network than the one in its checkpoints; undo the change"
         ) from error
-    return network

@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from reid_da.config import ExperimentSettings, dump_settings, load_settings, load_style_settings
+from reid_da.config import dump_settings
 from reid_da.errors import InputError
 from reid_da.evaluation.calibration import load_calibration
+from reid_da.methods import METHODS, load_settings
+from reid_da.styles.trained import load_style_settings
 from reid_da.training import loop
 from reid_da.training.run_folder import RunFolder
 
@@ -192,7 +194,24 @@ def test_camera_styles_of_pairs(run, small_sites, folder):
 def test_settings_prints_what_a_file_comes_to(run, config):
     shown = yaml.safe_load(run("settings", config, "loss_weight=0.5").out)
     assert shown["loss_weight"] == 0.5
-    assert yaml.safe_load(run("settings").out) == yaml.safe_load(dump_settings(ExperimentSettings()))
+    assert yaml.safe_load(run("settings").out) == yaml.safe_load(dump_settings(load_settings(None)))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_settings_of_a_method_are_those_that_count(run, method):
+    text = run("settings", "--method", method).out
+    assert yaml.safe_load(text) == yaml.safe_load(dump_settings(METHODS[method].Settings()))
+    assert ("memory:" in text) == (method == "ecn")
+    # what a key means, its range, its choices
+    assert "# learning rate of new layers; above 0" in text
+    assert "one of sgd, adam" in text
+
+
+def test_one_section_of_the_settings(run):
+    text = run("settings", "memory").out
+    assert list(yaml.safe_load(text)) == ["memory"]
+    assert "# beta of the paper; above 0\n  temperature: 0.05" in text
+    assert "unknown section 'memry' (did you mean 'memory'?)" in run("settings", "memry").err
 
 
 @pytest.mark.parametrize(
@@ -200,8 +219,8 @@ def test_settings_prints_what_a_file_comes_to(run, config):
     [
         (["train"], "give either CONFIG or --resume RUN"),
         (["train", "{config}", "memory.temprature=1"], "did you mean 'memory.temperature'"),
-        (["train", "{config}", "-o", "{there}"], "there is a run already; resume it, or name another folder"),
-        (["train", "--resume", "{tmp}"], "no run in it"),
+        (["train", "{config}", "-o", "{there}"], "there is a run already; resume it (reid-da train --resume"),
+        (["train", "--resume", "{tmp}"], "not a run folder"),
         (["ablate", "{config}", "--rows", "e,x", "-o", "{tmp}/a"], "unknown row 'x'"),
         (["sweep", "{config}", "loss_weight", "-o", "{tmp}/s"], "should be key=value,value"),
         (["sweep", "{config}", "loss_weight=[1", "-o", "{tmp}/s"], "'loss_weight=[1': the values are not YAML"),
@@ -211,9 +230,9 @@ def test_settings_prints_what_a_file_comes_to(run, config):
         (["sweep", "{config}", "loss_wait=1", "-o", "{tmp}/s"], "did you mean 'loss_weight'"),
         (["compare", "epochs=1"], "give the YAML files of the experiments to compare"),
         (["compare", "{config}", "{config}", "-o", "{tmp}/c"], "2 experiments are called 'experiment'"),
-        (["angles", "{tmp}"], "no run in it"),
+        (["angles", "{tmp}"], "not a run folder"),
         (["verify", "{there}"], "give either PAIRS, a file, or --from DATA"),
-        (["calibrate", "{tmp}"], "no run in it"),
+        (["calibrate", "{tmp}"], "not a run folder"),
         (["calibrate", "{there}", "--fpr", "2"], "--fpr: expected a false positive rate above 0 and at most 1, got 2"),
         (["evaluate", "{there}", "--operating-point", "2"], "--operating-point: expected a false positive rate"),
         (["curves", "{there}"], "nothing to draw yet"),

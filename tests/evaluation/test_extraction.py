@@ -2,6 +2,7 @@
 
 import copy
 import functools
+from typing import Any
 
 import pytest
 import torch
@@ -115,12 +116,36 @@ def test_features_are_ordinary_tensors() -> None:
     torch.testing.assert_close(weight.grad, features.sum(0))
 
 
+def cosine_in_bfloat16(model: nn.Module, source: Images) -> float:
+    """What this processor makes of bfloat16: the lowest cosine with float32, without our guard."""
+    exact = direct(model, source)
+    images = ((source.pixels.float() / 255 - MEAN) / STD).contiguous(memory_format=torch.channels_last)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        rough = model.eval()(images)
+    return float(torch.nn.functional.cosine_similarity(exact, rough).min().nan_to_num(-1))
+
+
 def test_autocast_is_close_to_float32() -> None:
     model, source = network(), Images()
     exact, rough = extract_features(model, source), extract_features(model, source, autocast=True)
     assert rough.dtype == torch.float32
+    # bfloat16 is used where the processor computes it rightly, and float32 where it does not
+    assert torch.equal(exact, rough) == (cosine_in_bfloat16(model, source) < 0.999)
+    assert (exact * rough).sum(1).min() > 0.999
+
+
+def test_autocast_with_right_and_wrong_kernels(kernels: Any) -> None:
+    kernels.use(kernels.right)
+    model, source = network(), Images()
+    exact, rough = extract_features(model, source), extract_features(model, source, autocast=True)
     assert not torch.equal(exact, rough)
     assert (exact * rough).sum(1).min() > 0.999
+    kernels.spoil(lambda inputs, weight: weight.shape[:3] == (512, 256, 3), 0.9)
+    model = network()
+    assert cosine_in_bfloat16(model, source) < 0.999
+    for flip in (False, True):
+        exact = extract_features(model, source, flip=flip, batch_size=3)
+        assert torch.equal(extract_features(model, source, flip=flip, batch_size=3, autocast=True), exact)
 
 
 def test_no_images() -> None:

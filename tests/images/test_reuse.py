@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from reid_da.images import AugmentationSettings, TrainTransform
+from reid_da.config import AugmentSettings
+from reid_da.images import TrainTransform
 from reid_da.images.reuse import ReusedMemory
 
 
@@ -57,7 +58,7 @@ def test_threads_get_memory_of_their_own() -> None:
 
 def test_batches_that_are_kept_stay_as_they_are() -> None:
     images = torch.randint(256, (6, 3, 16, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    transform, again = (TrainTransform(AugmentationSettings(), size=(16, 8), seed=0) for _ in range(2))
+    transform, again = (TrainTransform(AugmentSettings(), size=(16, 8), seed=0) for _ in range(2))
     kept = [transform(images) for _ in range(20)]
     assert all(torch.equal(batch, again(images)) for batch in kept)
     assert len({batch.data_ptr() for batch in kept}) == 20

@@ -1,6 +1,5 @@
-"""Samplers: what an epoch holds, how it is shared out, and that it goes on exactly where it stood."""
+"""Samplers: what a pass over the images holds, and how it is cut into batches."""
 
-import copy
 from collections import Counter
 from itertools import chain, islice
 
@@ -11,58 +10,52 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from reid_da.errors import InputError
-from reid_da.images import IdentitySampler, Sampler, SequentialSampler, ShuffledSampler, Stream
+from reid_da.images import IdentitySampler, Sampler, ShuffledSampler
 
 seeds = st.integers(0, 2**32)
 
 
-def epoch(sampler: Sampler) -> list[list[int]]:
-    return [batch.tolist() for batch in sampler.batches()]
+def passes(sampler: Sampler, rows, labels=None, *, seed: int = 0, count: int = 1) -> list[list[list[int]]]:
+    """The batches of a number of passes."""
+    generator = torch.Generator().manual_seed(seed)
+    return [[batch.tolist() for batch in sampler.one_pass(rows, labels, generator)] for _ in range(count)]
 
 
-def shuffled(count: int = 10, *, batch_size: int = 3, seed: int = 0, **options) -> ShuffledSampler:
-    return ShuffledSampler(torch.arange(count) + 100, batch_size=batch_size, seed=seed, **options)
-
-
-@given(count=st.integers(1, 60), batch_size=st.integers(1, 70), seed=seeds)
-def test_epochs_are_permutations(count: int, batch_size: int, seed: int) -> None:
-    sampler = shuffled(count, batch_size=batch_size, seed=seed, drop_last=False)
-    for _ in range(3):
-        batches = epoch(sampler)
-        assert sorted(chain.from_iterable(batches)) == list(range(100, 100 + count))
-        assert [len(batch) for batch in batches[:-1]] == [batch_size] * (len(batches) - 1)
-        assert len(sampler) == len(batches)
+def rows_of(count: int):
+    return torch.arange(count) + 100
 
 
 @given(count=st.integers(1, 60), data=st.data(), seed=seeds)
-def test_last_batch_is_dropped(count: int, data: st.DataObject, seed: int) -> None:
-    batch_size = data.draw(st.integers(1, count))
-    sampler = shuffled(count, batch_size=batch_size, seed=seed)
-    batches = epoch(sampler)
-    assert [len(batch) for batch in batches] == [batch_size] * (count // batch_size)
-    assert len(set(chain.from_iterable(batches))) == batch_size * len(batches)
+def test_a_pass_holds_every_image_once_but_for_an_incomplete_batch(count: int, data: st.DataObject, seed: int) -> None:
+    size = data.draw(st.integers(1, count))
+    for batches in passes(ShuffledSampler(size), rows_of(count), seed=seed, count=3):
+        assert [len(batch) for batch in batches] == [size] * (count // size)
+        taken = list(chain.from_iterable(batches))
+        assert len(set(taken)) == len(taken)
+        assert set(taken) <= set(range(100, 100 + count))
 
 
-def test_epochs_and_seeds_differ() -> None:
-    sampler = shuffled(50, batch_size=50)
-    epochs = [tuple(epoch(sampler)[0]) for _ in range(5)]
-    assert len(set(epochs)) == 5
-    assert tuple(epoch(shuffled(50, batch_size=50))[0]) == epochs[0]
-    assert tuple(epoch(shuffled(50, batch_size=50, seed=1))[0]) != epochs[0]
+def test_passes_and_seeds_differ() -> None:
+    sampler = ShuffledSampler(50)
+    orders = [tuple(batches[0]) for batches in passes(sampler, rows_of(50), count=5)]
+    assert len(set(orders)) == 5
+    assert tuple(passes(sampler, rows_of(50))[0][0]) == orders[0]
+    assert tuple(passes(sampler, rows_of(50), seed=1)[0][0]) != orders[0]
 
 
 def test_every_image_comes_first_equally_often() -> None:
-    sampler = shuffled(5, batch_size=5)
-    counts = Counter(epoch(sampler)[0][0] for _ in range(2000))
+    counts = Counter(batches[0][0] for batches in passes(ShuffledSampler(5), rows_of(5), count=2000))
     assert stats.chisquare(list(counts.values())).pvalue > 0.01
 
 
-@pytest.mark.parametrize("drop_last", [False, True])
-def test_sequential(drop_last: bool) -> None:
-    sampler = SequentialSampler(torch.tensor([5, 3, 9, 1, 7]), batch_size=2, drop_last=drop_last)
-    expected = [[5, 3], [9, 1], [7]][: 3 - drop_last]
-    assert epoch(sampler) == epoch(sampler) == expected
-    assert len(sampler) == len(expected)
+@pytest.mark.parametrize("sampler", [ShuffledSampler(4), IdentitySampler(4, 2)], ids=str)
+def test_batches_without_an_end_are_pass_after_pass(sampler: Sampler) -> None:
+    rows = rows_of(37)
+    labels = rows % 6
+    expected = list(chain.from_iterable(passes(sampler, rows, labels, seed=3, count=4)))
+    found = [batch.tolist() for batch in islice(sampler.batches(rows, labels, 3), len(expected))]
+    assert found == expected
+    assert sampler.num_batches(rows, labels, 3) == len(passes(sampler, rows, labels, seed=3)[0])
 
 
 labelled = st.lists(st.integers(1, 9), min_size=2, max_size=12).flatmap(
@@ -70,21 +63,19 @@ labelled = st.lists(st.integers(1, 9), min_size=2, max_size=12).flatmap(
 )
 
 
-def identity_sampler(counts: list[int], num_identities: int, num_images: int, seed: int, **options):
-    """Sampler of rows 1000.. whose identities, 7 apart, have these counts and are mixed; and pid by row."""
+def people(counts: list[int]):
+    """Rows 1000.. whose identities, 7 apart, have these counts and are mixed; their labels; and pid by row."""
     pids = [7 * pid for pid, count in enumerate(counts) for _ in range(count)]
     order = torch.randperm(len(pids), generator=torch.Generator().manual_seed(0))
     labels, rows = torch.tensor(pids)[order], torch.arange(len(pids)) + 1000
-    sampler = IdentitySampler(rows, labels, num_identities=num_identities, num_images=num_images, seed=seed, **options)
-    return sampler, dict(zip(rows.tolist(), labels.tolist(), strict=True))
+    return rows, labels, dict(zip(rows.tolist(), labels.tolist(), strict=True))
 
 
 @given(labelled)
 def test_structure_of_identity_batches(case: tuple) -> None:
-    counts, num_identities, num_images, _ = case
-    sampler, pid_of = identity_sampler(*case)
-    for _ in range(2):
-        batches = epoch(sampler)
+    counts, num_identities, num_images, seed = case
+    rows, labels, pid_of = people(counts)
+    for batches in passes(IdentitySampler(num_identities, num_images), rows, labels, seed=seed, count=2):
         assert len(batches) >= 1
         groups_used: Counter = Counter()
         for batch in batches:
@@ -105,123 +96,43 @@ def test_structure_of_identity_batches(case: tuple) -> None:
 
 
 def test_identities_and_images_are_drawn_evenly() -> None:
-    sampler, pid_of = identity_sampler([2, 3, 7, 4, 5], 2, 2, 1)
+    rows, labels, pid_of = people([2, 3, 7, 4, 5])
     first, images = Counter(), Counter()
-    for _ in range(1500):
-        batch = next(iter(sampler.batches())).tolist()
-        first.update({pid_of[row] for row in batch})
-        images.update(row for row in batch if pid_of[row] == 14)
-        sampler.restart()
+    for batches in passes(IdentitySampler(2, 2), rows, labels, seed=1, count=1500):
+        first.update({pid_of[row] for row in batches[0]})
+        images.update(row for row in batches[0] if pid_of[row] == 14)
     assert stats.chisquare(list(first.values())).pvalue > 0.01
     assert len(images) == 7
     assert stats.chisquare(list(images.values())).pvalue > 0.01
 
 
 def test_repeats_of_a_small_identity_are_drawn_evenly() -> None:
-    sampler, _ = identity_sampler([3], 1, 5, 0)
+    rows, labels, _ = people([3])
     counts: Counter = Counter()
-    for _ in range(1000):
-        (batch,) = epoch(sampler)
+    for (batch,) in passes(IdentitySampler(1, 5), rows, labels, count=1000):
         counts.update(batch)
     assert min(counts.values()) >= 1000
     assert stats.chisquare([count - 1000 for count in counts.values()]).pvalue > 0.01
 
 
-def build(kind: str, seed: int, **options) -> Sampler:
-    rows = torch.arange(37)
-    if kind == "sequential":
-        return SequentialSampler(rows, batch_size=4, **options)
-    if kind == "shuffled":
-        return ShuffledSampler(rows, batch_size=4, seed=seed, **options)
-    return IdentitySampler(rows, rows % 6, num_identities=4, num_images=2, seed=seed, **options)
-
-
-kinds = st.sampled_from(["sequential", "shuffled", "identity"])
-
-
-@given(kind=kinds, seed=seeds, taken=st.integers(0, 25))
-def test_going_on_from_a_saved_state(kind: str, seed: int, taken: int) -> None:
-    unbroken = [batch.tolist() for batch in islice(Stream(build(kind, seed)), 40)]
-    sampler = build(kind, seed)
-    assert [batch.tolist() for batch in islice(Stream(sampler), taken)] == unbroken[:taken]
-    state = copy.deepcopy(sampler.state_dict())
-    for _ in range(2):
-        resumed = build(kind, seed + 1)
-        list(islice(Stream(resumed), 3))
-        resumed.load_state_dict(state)
-        assert [batch.tolist() for batch in islice(Stream(resumed), 40 - taken)] == unbroken[taken:]
-
-
-@given(kind=kinds, seed=seeds, taken=st.integers(0, 2))
-def test_leaving_an_iterator_keeps_the_rest_of_the_epoch(kind: str, seed: int, taken: int) -> None:
-    expected = epoch(build(kind, seed))
-    sampler = build(kind, seed)
-    batches = sampler.batches()
-    assert [next(batches).tolist() for _ in range(taken)] == expected[:taken]
-    assert epoch(sampler) == expected[taken:]
-
-
-def test_restart_begins_the_next_epoch() -> None:
-    reference = shuffled()
-    first, second = epoch(reference), epoch(reference)
-    sampler = shuffled()
-    sampler.restart()  # nothing was handed out yet
-    assert next(sampler.batches()).tolist() == first[0]
-    sampler.restart()
-    assert epoch(sampler) == second
-
-
-@given(kind=kinds, seed=seeds, world_size=st.sampled_from([1, 2, 4]))
-def test_ranks_share_every_batch(kind: str, seed: int, world_size: int) -> None:
-    whole = build(kind, seed)
-    parts = [build(kind, seed, rank=rank, world_size=world_size) for rank in range(world_size)]
-    for _ in range(2):
-        for batch, *shares in zip(epoch(whole), *(epoch(part) for part in parts), strict=True):
-            assert list(chain.from_iterable(shares)) == batch
-            assert max(map(len, shares)) - min(map(len, shares)) <= (len(batch) < whole.batch_size)
-
-
-def test_stream_restarts_when_exhausted_or_told() -> None:
-    sampler = shuffled()
-    reference = shuffled()
-    epochs = [epoch(reference) for _ in range(4)]
-    stream = Stream(sampler)
-    assert iter(stream) is stream
-    assert [next(stream).tolist() for _ in range(4)] == epochs[0] + epochs[1][:1]
-    stream.restart()
-    assert [next(stream).tolist() for _ in range(2)] == epochs[2][:2]
-    stream.close()
-    assert [next(stream).tolist() for _ in range(2)] == [epochs[2][2], epochs[3][0]]
-
-
-def test_stream_without_batches() -> None:
-    with pytest.raises(ValueError, match="no batches"):
-        next(Stream(SequentialSampler(torch.arange(2), batch_size=3, drop_last=True)))
-
-
 @pytest.mark.parametrize(
-    ("call", "message"),
+    ("sampler", "count", "message"),
     [
-        (lambda: shuffled(batch_size=0), "batch_size must be a positive multiple of the number of processes, 1, got 0"),
-        (lambda: shuffled(batch_size=3, world_size=2), "processes, 2, got 3"),
-        (lambda: shuffled(10, batch_size=11), "batch_size is 11, but there are 10 images; lower it"),
-        (lambda: shuffled(0, drop_last=False), "there are 0 images"),
-        (lambda: identity_sampler([1, 1], 3, 2, 0), "num_identities is 3, but there are 2; lower it"),
-        (lambda: identity_sampler([1, 1], 1, 2, 0, world_size=2), "processes, 2, and num_images positive, got 1 and 2"),
-        (lambda: identity_sampler([1, 1], 0, 2, 0), "got 0 and 2"),
-        (lambda: identity_sampler([1, 1], 2, 0, 0), "got 2 and 0"),
+        (ShuffledSampler(0), 3, "batch size 0: there are 3 images"),
+        (ShuffledSampler(11), 10, "batch size 11: there are 10 images; lower it"),
+        (ShuffledSampler(1), 0, "there are 0 images"),
+        (IdentitySampler(3, 2), 2, "3 identities with 2 images each: there are 2 identities; lower the batch size"),
+        (IdentitySampler(0, 2), 2, "0 identities"),
+        (IdentitySampler(2, 0), 2, "with 0 images each"),
     ],
+    ids=str,
 )
-def test_wrong_settings(call, message: str) -> None:
+def test_sizes_that_do_not_fit(sampler: Sampler, count: int, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        call()
+        passes(sampler, torch.arange(count), torch.arange(count))
 
 
-def test_wrong_lengths() -> None:
-    with pytest.raises(ValueError, match="3 rows, but 2 labels"):
-        IdentitySampler(torch.arange(3), torch.arange(2), num_identities=1, num_images=1, seed=0)
-
-
-def test_wrong_rank() -> None:
-    with pytest.raises(ValueError, match=r"rank must lie in 0\.\.1, got 2"):
-        shuffled(batch_size=2, rank=2, world_size=2)
+@pytest.mark.parametrize("labels", [None, torch.arange(2)])
+def test_identities_need_a_label_for_each_row(labels) -> None:
+    with pytest.raises(ValueError, match="expected a label for each of 3 rows"):
+        passes(IdentitySampler(1, 1), torch.arange(3), labels)

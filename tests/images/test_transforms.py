@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pydantic import ValidationError
 
-from reid_da.errors import InputError
-from reid_da.images import AugmentationSettings, TestTransform, TrainTransform, transforms
+from reid_da.config import AugmentSettings
+from reid_da.images import TestTransform, TrainTransform, transforms
 from reid_da.images.augment import IMAGENET_MEAN, color_jitter, normalize, resize
 
 SIZE = (32, 16)
-NOTHING = AugmentationSettings(crop="none", flip=0, erase=0)
-EVERYTHING = AugmentationSettings(brightness=0.2, contrast=0.2, saturation=0.3, hue=0.1)
+NOTHING = AugmentSettings(crop="none", flip=0, erase=0)
+EVERYTHING = AugmentSettings(brightness=0.2, contrast=0.2, saturation=0.3, hue=0.1)
 
 
 def images(count: int, size: tuple[int, int] = SIZE) -> torch.Tensor:
@@ -22,12 +23,12 @@ def images(count: int, size: tuple[int, int] = SIZE) -> torch.Tensor:
     return torch.randint(0, 256, (count, *size, 3), dtype=torch.uint8, generator=generator).permute(0, 3, 1, 2)
 
 
-def transform(settings: AugmentationSettings = EVERYTHING, *, seed: int = 0, size=SIZE) -> TrainTransform:
+def transform(settings: AugmentSettings = EVERYTHING, *, seed: int = 0, size=SIZE) -> TrainTransform:
     return TrainTransform(settings, size=size, seed=seed)
 
 
-def one_by_one(**changes) -> AugmentationSettings:
-    return AugmentationSettings(**{"crop": "none", "flip": 0, "erase": 0} | changes)
+def one_by_one(**changes) -> AugmentSettings:
+    return AugmentSettings(**{"crop": "none", "flip": 0, "erase": 0} | changes)
 
 
 def test_nothing_but_normalisation() -> None:
@@ -38,7 +39,7 @@ def test_nothing_but_normalisation() -> None:
         torch.testing.assert_close(result, normalize(batch), atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("settings", [EVERYTHING, AugmentationSettings(crop="pad")])
+@pytest.mark.parametrize("settings", [EVERYTHING, AugmentSettings(crop="pad")])
 def test_batch_is_treated_alike_in_parts_of_any_size(monkeypatch: pytest.MonkeyPatch, settings) -> None:
     results = []
     for at_once in (1, 7, 100):
@@ -129,21 +130,13 @@ def test_factors_are_never_negative() -> None:
     assert ((result - black).amax(dim=(1, 2, 3)) > 1e-4).all()
 
 
-def test_seed_and_state() -> None:
+def test_the_seed_decides_the_numbers() -> None:
     first, second = transform(seed=1), transform(seed=1)
-    state = None
-    results = []
-    for step in range(4):
-        if step == 2:
-            state = first.state_dict()
-        results.append(first(images(5)))
+    results = [first(images(5)) for _ in range(2)]
     assert torch.equal(second(images(5)), results[0])
+    assert torch.equal(second(images(5)), results[1])
     assert not torch.equal(results[0], results[1])
     assert not torch.equal(transform(seed=2)(images(5)), results[0])
-    resumed = transform(seed=99)
-    resumed.load_state_dict(state)
-    assert torch.equal(resumed(images(5)), results[2])
-    assert torch.equal(resumed(images(5)), results[3])
 
 
 def test_global_random_numbers_are_left_alone() -> None:
@@ -179,12 +172,6 @@ def test_what_was_drawn_can_be_applied_later_and_again() -> None:
     assert torch.equal(first(batch), expected[0])
 
 
-def test_state_of_the_test_transform() -> None:
-    function = TestTransform()
-    function.load_state_dict(function.state_dict())
-    assert function.state_dict() == {}
-
-
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_gpu_equals_cpu() -> None:
     batch = images(30)
@@ -194,18 +181,18 @@ def test_gpu_equals_cpu() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"crop": "random"}, "crop must be rect, pad or none, got 'random'"),
-        ({"erase_fill": "black"}, "erase_fill must be official or mean, got 'black'"),
-        ({"flip": 1.5}, "flip must be a number from 0 to 1, got 1.5"),
-        ({"erase": -0.1}, "erase must be a number from 0 to 1, got -0.1"),
-        ({"crop_scale": (1, 0.64)}, "crop_scale must be two numbers, the smaller first, from 0 to 1, got 1 0.64"),
-        ({"erase_area": (0.1, 1.1)}, "erase_area must be .* got 0.1 1.1"),
-        ({"crop_aspect": (0, 1)}, "crop_aspect must be two numbers, the smaller first, from 0.001 to 1000, got 0 1"),
-        ({"hue": 0.6}, "hue must be a number from 0 to 0.5, got 0.6"),
-        ({"contrast": -1}, "contrast must be a number from 0 to inf, got -1"),
-        ({"crop_pad": float("nan")}, "crop_pad must be"),
+        ({"crop": "random"}, "crop"),
+        ({"erase_fill": "black"}, "erase_fill"),
+        ({"flip": 1.5}, "flip"),
+        ({"erase": -0.1}, "erase"),
+        ({"crop_scale": (1, 0.64)}, "crop_scale\n.*a range is two numbers, the smaller first"),
+        ({"erase_area": (0.1, 1.1)}, "erase_area"),
+        ({"crop_aspect": (0, 1)}, "crop_aspect"),
+        ({"hue": 0.6}, "hue"),
+        ({"contrast": -1}, "contrast"),
+        ({"crop_pad": float("nan")}, "crop_pad"),
     ],
 )
 def test_wrong_settings(changes: dict, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        AugmentationSettings(**changes)
+    with pytest.raises(ValidationError, match=message):
+        AugmentSettings(**changes)

@@ -1,3 +1,4 @@
+import copy
 import logging
 import sys
 from types import SimpleNamespace
@@ -120,6 +121,17 @@ def test_approximate_search_finds_most(kind):
     index.rebuild(memory)
     assert not index.is_exact
     assert neighbor_recall(index.search(features, memory, 6), features, memory) > 0.8
+
+
+def test_a_copied_index_is_one_of_its_own():
+    features, memory = torch.randn(3, 8), torch.randn(60, 8)
+    index = FaissNeighbors()
+    index.rebuild(memory)
+    twin = copy.deepcopy(index)
+    twin.rebuild(-memory)
+    expected = ExactNeighbors().search(features, memory, 4)
+    assert torch.equal(index.search(features, memory, 4).sort().values, expected.sort().values)
+    assert not torch.equal(twin.search(features, memory, 4).sort().values, expected.sort().values)
 
 
 def test_search_settings_reach_faiss():

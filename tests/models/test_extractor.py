@@ -129,10 +129,27 @@ def test_features_can_be_changed_in_place(weight_file: Path, files: list[Path]) 
 
 
 def test_autocast_is_close(weight_file: Path, files: list[Path]) -> None:
-    exact, rough = extractor(weight_file)(files), extractor(weight_file, autocast=True)(files)
+    extract = extractor(weight_file)
+    exact, rough = extract(files), extractor(weight_file, autocast=True)(files)
     assert rough.dtype == torch.float32
+    pixels = torch.stack([transforms.functional.to_tensor(Image.open(path)) for path in files])
+    images = transforms.functional.normalize(pixels, MEAN, STD).contiguous(memory_format=torch.channels_last)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        unguarded = torch.nn.functional.cosine_similarity(extract.model(images), exact).min().nan_to_num(-1)
+    # bfloat16 is used where the processor computes it rightly, and float32 where it does not
+    assert torch.equal(exact, rough) == (unguarded < 0.999)
+    assert torch.nn.functional.cosine_similarity(exact, rough).min() > 0.999
+
+
+def test_autocast_with_right_and_wrong_kernels(weight_file: Path, files: list[Path], kernels: Any) -> None:
+    kernels.use(kernels.right)
+    exact, rough = extractor(weight_file)(files), extractor(weight_file, autocast=True)(files)
     assert not torch.equal(exact, rough)
     assert torch.nn.functional.cosine_similarity(exact, rough).min() > 0.999
+    kernels.spoil(lambda inputs, weight: weight.shape[:3] == (512, 256, 3), float("nan"))
+    guarded = extractor(weight_file, autocast=True)
+    for _ in range(2):
+        assert torch.equal(guarded(files), exact)
 
 
 def test_last_stride_is_passed_on(weight_file: Path, files: list[Path]) -> None:

@@ -10,10 +10,10 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 from torch import Tensor
 
-from reid_da.camstyle import TransferViews
 from reid_da.datasets import SampleTable
 from reid_da.images import PackedImages
 from reid_da.reporting.style_pictures import draw_views, views_figure
+from reid_da.styles import TransferViews
 
 CAMIDS = np.array([0, 2, 1, 1])
 HEIGHT, WIDTH = 8, 4

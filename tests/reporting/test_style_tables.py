@@ -11,7 +11,7 @@ from rich.console import Console
 
 from reid_da.evaluation.style_quality import ContentScores, camera_scores
 from reid_da.reporting.style_tables import draw_style_check, style_table, to_markdown
-from reid_da.training.style_check import FrechetScores, StyleCheck, StyleScores
+from reid_da.styles.check import FrechetScores, StyleCheck, StyleScores
 
 
 def style(name: str, seen: list[int]) -> StyleScores:

@@ -1,12 +1,14 @@
 import errno
 import json
+import shutil
 
 import pytest
 import torch
 
-from reid_da.config import ExperimentSettings
 from reid_da.errors import InputError
+from reid_da.methods.ecn import ECNSettings as ExperimentSettings
 from reid_da.training import checkpoint as module
+from reid_da.training import run_folder
 from reid_da.training.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
 from reid_da.training.run_folder import RunFolder
 
@@ -65,8 +67,69 @@ def test_a_run_keeps_the_newest_checkpoints_and_the_metrics_that_belong_to_them(
     run.forget_metrics_after(last)
     assert [record["epoch"] for record in run.records("train")] == [1, 2, 3]
     assert run.records()[1]["loss"] is None
+    with pytest.raises(InputError, match="tells of 3 epochs, but there is no checkpoint"):
+        run.forget_metrics_after(None)
+
+
+def test_metrics_of_an_epoch_that_was_never_saved_are_forgotten(tmp_path):
+    run = RunFolder.create(tmp_path / "run", ExperimentSettings())
+    run.log({"kind": "train", "epoch": 1})
     run.forget_metrics_after(None)
     assert run.records() == []
+
+
+def test_folders_with_other_names_are_neither_counted_nor_removed(tmp_path):
+    run = RunFolder.create(tmp_path / "run", ExperimentSettings())
+    run.save(9999, example(1), keep=2)
+    names = ("epoch_best", "epoch_9998_copy", "epoch_00001", "epoch_0000.bak")
+    for name in names:
+        shutil.copytree(run.checkpoint_folder / "epoch_9999", run.checkpoint_folder / name)
+    for epoch in (10000, 10001):
+        run.save(epoch, example(epoch), keep=2)
+    assert [path.name for path in list_checkpoints(run.checkpoint_folder)] == ["epoch_10000", "epoch_10001"]
+    assert run.last_checkpoint().description["epoch"] == 10001
+    assert all((run.checkpoint_folder / name).is_dir() for name in names)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epoch": 7}, "damaged or changed"),
+        ({"epoch": 7, "checksum": None}, "it is of epoch 7, and the folder is not"),
+        ({"epoch": -2, "checksum": None}, "it is of epoch -2"),
+        ({"format": 9}, "has format 9, and this version reads format 1"),
+    ],
+)
+def test_a_description_that_was_edited_is_refused(tmp_path, change, message):
+    run = RunFolder.create(tmp_path / "run", ExperimentSettings())
+    file = run.save(1, example(), keep=1) / "checkpoint.json"
+    edited = {**json.loads(file.read_text()), **change}
+    file.write_text(json.dumps({key: value for key, value in edited.items() if value is not None}))
+    with pytest.raises(InputError, match=message):
+        run.last_checkpoint()
+
+
+def test_a_checkpoint_that_is_replaced_while_it_is_read_is_no_damage(tmp_path, monkeypatch):
+    run = RunFolder.create(tmp_path / "run", ExperimentSettings())
+    run.save(1, example(1), keep=1)
+    load = run_folder.load_checkpoint
+
+    def replaced(folder):
+        if folder.name == "epoch_0001":
+            run.save(2, example(2), keep=1)
+        return load(folder)
+
+    monkeypatch.setattr(run_folder, "load_checkpoint", replaced)
+    assert run.last_checkpoint().description["epoch"] == 2
+
+
+@pytest.mark.parametrize("content", ["metrics.jsonl", "image.jpg", "checkpoints"])
+def test_a_folder_that_holds_something_else_is_no_place_for_a_run(tmp_path, content):
+    (tmp_path / content).write_text("precious")
+    with pytest.raises(InputError, match=rf"is not empty and holds no run \(found {content}\); name a new folder"):
+        RunFolder.create(tmp_path, ExperimentSettings())
+    assert [path.name for path in tmp_path.iterdir()] == [content]
+    assert (tmp_path / content).read_text() == "precious"
 
 
 def test_a_damaged_checkpoint_is_refused_or_passed_over(tmp_path):
@@ -77,7 +140,11 @@ def test_a_damaged_checkpoint_is_refused_or_passed_over(tmp_path):
     with pytest.raises(InputError, match=r"state.pt: damaged or cut off.*--skip-damaged"):
         run.last_checkpoint()
     assert run.last_checkpoint(skip_damaged=True).weights["w"][0, 0] == 1
-    assert [path.name for path in run.checkpoint_folder.iterdir()] == ["epoch_0001"]
+    # nothing is removed by reading; the training that comes to that epoch sets the damaged one aside
+    assert sorted(path.name for path in run.checkpoint_folder.iterdir()) == ["epoch_0001", "epoch_0002"]
+    run.save(2, example(2), keep=5)
+    assert run.last_checkpoint().weights["w"][0, 0] == 2
+    assert (run.checkpoint_folder / "epoch_0002.unreadable1" / "state.pt").read_bytes() == b""
 
 
 def test_if_all_checkpoints_are_damaged_none_is_passed_over(tmp_path, caplog):
@@ -85,14 +152,14 @@ def test_if_all_checkpoints_are_damaged_none_is_passed_over(tmp_path, caplog):
     for epoch in (1, 2):
         folder = run.save(epoch, example(epoch), keep=5)
         noted = json.loads((folder / "checkpoint.json").read_text())
-        del noted["fingerprints"]
+        del noted["fingerprints"], noted["checksum"]
         (folder / "checkpoint.json").write_text(json.dumps(noted))
     with pytest.raises(InputError, match=r"epoch_0002/checkpoint.json: damaged: it does not tell fingerprints; resume"):
         run.last_checkpoint()
-    with pytest.raises(InputError, match=r"checkpoints: all checkpoints are damaged; remove this folder"):
+    with pytest.raises(InputError, match=r"checkpoints: no checkpoint can be read; remove this folder"):
         run.last_checkpoint(skip_damaged=True)
     assert len(list_checkpoints(run.checkpoint_folder)) == 2
-    assert "passed over: " in caplog.text
+    assert "skipped: " in caplog.text
 
 
 @pytest.mark.parametrize("damage", [b'{"kind": "tra', b"\xff\xfe", b"null", b"\0\0\0"])
@@ -106,7 +173,7 @@ def test_damaged_metrics_are_named(tmp_path, damage):
     run.metrics_file.write_bytes(whole)
     run.save(1, example(), keep=1)
     run.metrics_file.write_bytes(whole[:10])
-    with pytest.raises(InputError, match=r"metrics.jsonl: is shorter than when the checkpoint was written"):
+    with pytest.raises(InputError, match=r"metrics.jsonl: was cut off or changed since the checkpoint was written"):
         run.forget_metrics_after(run.last_checkpoint())
     assert run.metrics_file.read_bytes() == whole[:10]
 
@@ -167,5 +234,5 @@ def test_run_folders_are_neither_overwritten_nor_made_up(tmp_path):
     assert set(json.loads((tmp_path / "versions.json").read_text())) >= {"torch", "git", "python", "device"}
     with pytest.raises(InputError, match="there is a run already"):
         RunFolder.create(tmp_path, ExperimentSettings())
-    with pytest.raises(InputError, match=r"no run in it: looked for config.yaml"):
+    with pytest.raises(InputError, match=r"other: not a run folder: it has no config.yaml"):
         RunFolder.open(tmp_path / "other")

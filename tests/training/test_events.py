@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from reid_da.config import merge, settings_of
+from reid_da.config import merge
 from reid_da.errors import InputError
+from reid_da.methods import settings_of
 from reid_da.training.events import TensorBoardEvents
 from reid_da.training.run_folder import RunFolder
 from reid_da.training.runs import resume, train

@@ -1,0 +1,53 @@
+"""Settings: what a run is told, checked before anything begins."""
+
+from reid_da.config.base import (
+    FREE,
+    Family,
+    RunSettings,
+    Settings,
+    differences,
+    dump_settings,
+    leaves,
+    merge,
+    nested,
+)
+from reid_da.config.common import (
+    AugmentSettings,
+    Count,
+    DataSettings,
+    ExperimentSettings,
+    HeadSettings,
+    ModelSettings,
+    OptimizerSettings,
+    Positive,
+    PrecisionSettings,
+    Share,
+    SourceLossSettings,
+    TrainingSettings,
+    ViewSettings,
+)
+
+__all__ = [
+    "FREE",
+    "AugmentSettings",
+    "Count",
+    "DataSettings",
+    "ExperimentSettings",
+    "Family",
+    "HeadSettings",
+    "ModelSettings",
+    "OptimizerSettings",
+    "Positive",
+    "PrecisionSettings",
+    "RunSettings",
+    "Settings",
+    "Share",
+    "SourceLossSettings",
+    "TrainingSettings",
+    "ViewSettings",
+    "differences",
+    "dump_settings",
+    "leaves",
+    "merge",
+    "nested",
+]

@@ -1,0 +1,244 @@
+"""Settings that several methods have: one frozen class per component, with units and ranges.
+
+The defaults are those of ECN (Zhong et al., CVPR 2019) as its authors' code runs it. What a single method needs is
+beside that method.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import Field, field_validator
+
+from reid_da.config.base import FREE, RunSettings, Settings
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+Aspect = Annotated[float, Field(ge=1e-3, le=1e3)]
+
+AnySettings = TypeVar("AnySettings", bound="TrainingSettings")
+
+
+class DataSettings(Settings):
+    """Where the images are, and how large the network sees them."""
+
+    source: Path | tuple[Path, ...] | None = Field(
+        default=None, description="labelled data set to train on; a list joins several", json_schema_extra=FREE
+    )
+    target: Path | tuple[Path, ...] | None = Field(
+        default=None,
+        description="data set to adapt to, or a list of them; identities are used for reporting only",
+        json_schema_extra=FREE,
+    )
+    image_size: tuple[Count, Count] = Field(default=(256, 128), description="height and width in pixels")
+    cache: Literal["auto", "always", "never"] = Field(
+        default="auto", description="pack decoded images on disk", json_schema_extra=FREE
+    )
+    cache_dir: Path | None = Field(default=None, description="folder of the packed images", json_schema_extra=FREE)
+    on_error: Literal["raise", "skip"] = Field(default="raise", description="what an unreadable image does")
+
+
+class ModelSettings(Settings):
+    """The shared network."""
+
+    backbone: str = Field(default="resnet50", description="resnet18, resnet34, resnet50, resnet101 or resnet50_ibn_a")
+    width: Positive = Field(default=1.0, description="channels as a multiple of the published number")
+    last_stride: Literal[1, 2] = Field(default=2, description="stride of layer4")
+    weights: str = Field(default="imagenet", description="imagenet, none, or a file")
+    embedding: Literal["linear", "none"] = Field(
+        default="linear", description="linear: FC + BN as in ECN; none: BN on the pooled features (BNNeck)"
+    )
+    embedding_dim: Count = Field(default=4096, description="length of the embedding where it is linear")
+    dropout: float = Field(default=0.5, ge=0, lt=1)
+    target_dropout: Literal["after_norm", "before_norm", "none"] = Field(
+        default="after_norm",
+        description="where dropout acts in the target branch; the authors' code: after the L2 norm",
+    )
+    test_feature: Literal["pooled", "embedding"] = Field(
+        default="pooled", description="what is compared at test time: pooled features, or the embedding after its norm"
+    )
+    freeze: Literal["official", "none"] = Field(
+        default="official", description="official: conv1 to layer2 are not trained"
+    )
+    bn_mode: Literal["official", "frozen", "train"] = Field(
+        default="official",
+        description="batch norms that keep their statistics: official, all of the frozen part, or none",
+    )
+
+
+class AugmentSettings(Settings):
+    """Random changes of the training images; the defaults are those of Zhong et al. (CVPR 2019)."""
+
+    crop: Literal["rect", "pad", "none"] = Field(default="rect", description="random rectangle, or pad and crop")
+    crop_scale: tuple[Share, Share] = Field(default=(0.64, 1.0), description="share of the area that a rectangle keeps")
+    crop_aspect: tuple[Aspect, Aspect] = Field(default=(2.0, 3.0), description="height / width of a rectangle")
+    crop_pad: int = Field(default=10, ge=0, description="pixels on every side, for crop: pad")
+    flip: Share = Field(default=0.5, description="probability of a horizontal flip")
+    brightness: float = Field(default=0.0, ge=0, description="largest relative change")
+    contrast: float = Field(default=0.0, ge=0, description="largest relative change")
+    saturation: float = Field(default=0.0, ge=0, description="largest relative change")
+    hue: float = Field(default=0.0, ge=0, le=0.5, description="largest change, in turns of the colour circle")
+    erase: Share = Field(default=0.5, description="probability of random erasing")
+    erase_area: tuple[Share, Share] = Field(default=(0.02, 0.2), description="share of the area that is erased")
+    erase_aspect: tuple[Aspect, Aspect] = Field(default=(0.3, 3.0), description="height / width of what is erased")
+    erase_fill: Literal["official", "mean"] = Field(
+        default="official",
+        description="official: 0.485, 0.456, 0.406 in the normalised image, a light grey, as the authors' code has it; "
+        "mean: zeros, the mean colour",
+    )
+
+    @field_validator("crop_scale", "crop_aspect", "erase_area", "erase_aspect")
+    @classmethod
+    def _is_range(cls, values: tuple[float, float]) -> tuple[float, float]:
+        if values[0] > values[1]:
+            raise ValueError("a range is two numbers, the smaller first")
+        return values
+
+
+class HeadSettings(Settings):
+    """The classifier of labelled images; what is not given has the value of its kind."""
+
+    kind: Literal["linear", "norm_softmax", "sphereface", "cosface", "arcface", "combined"] = Field(
+        default="linear", description="linear: plain softmax; the others: cosines with a margin"
+    )
+    scale: Positive | None = Field(default=None, description="of the cosines; sphereface: the length of the feature")
+    m1: Positive | None = Field(default=None, description="multiplies the angle to the own class")
+    m2: float | None = Field(default=None, ge=0, lt=3.14, description="added to that angle, in radians")
+    m3: float | None = Field(default=None, ge=0, description="subtracted from its cosine")
+    beyond: Literal["hard", "easy", "none"] = Field(
+        default="hard", description="where the angle with its margin passes pi: keep falling, no margin, or rise again"
+    )
+    straight_through: bool = Field(
+        default=False, description="leave the margin out of the gradient, as a widely used implementation does"
+    )
+
+
+class SourceLossSettings(Settings):
+    """Supervised loss on labelled images: a sum of terms, those with a weight of 0 are left out.
+
+    All but the classification act on the pooled features, or on the centres of the classifier.
+    """
+
+    classification_weight: float = Field(default=1.0, ge=0, description="weight of the cross-entropy of the classifier")
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    triplet_weight: float = Field(default=0.0, ge=0, description="weight of a triplet loss")
+    triplet: Literal["hard", "semi_hard", "angular"] = Field(
+        default="hard", description="hardest of the batch, semi-hard on unit vectors, or hardest by angle"
+    )
+    triplet_margin: Positive | None = Field(
+        default=None, description="None: the soft margin for hard, else 0.2 (semi_hard) and 0.35 radians (angular)"
+    )
+    contrastive_weight: float = Field(default=0.0, ge=0, description="weight of the contrastive loss")
+    contrastive_margin: Positive = Field(default=1.0, description="distance beyond which identities are let alone")
+    center_weight: float = Field(default=0.0, ge=0, description="weight of the centre loss; 0.003 in the paper")
+    center_rate: Share = Field(default=0.5, description="how fast its centres move")
+    circle_weight: float = Field(default=0.0, ge=0, description="weight of the circle loss on pairs")
+    circle_margin: float = Field(default=0.25, description="its margin")
+    circle_scale: Positive = Field(default=64.0, description="its scale")
+    range_weight: float = Field(default=0.0, ge=0, description="weight of the range loss")
+    range_margin: Positive = Field(default=1.0, description="its margin between class means")
+    marginal_weight: float = Field(default=0.0, ge=0, description="weight of the marginal loss")
+    marginal_threshold: Positive = Field(default=1.2, description="its squared distance between same and different")
+    marginal_margin: Positive = Field(default=0.3, description="its margin around that")
+    intra_weight: float = Field(default=0.0, ge=0, description="weight of the angle to the own centre")
+    inter_weight: float = Field(default=0.0, ge=0, description="weight of the angles between the centres")
+    energy_weight: float = Field(default=0.0, ge=0, description="weight of the repulsion of centres, as in SphereFace+")
+    energy_power: float = Field(default=2.0, ge=0, description="power of the inverse distance; 0: its logarithm")
+
+
+class ViewSettings(Settings):
+    """Camera-style views of target images."""
+
+    style: str = Field(
+        default="files",
+        description="statistics (of colours), histogram (matching), files (ready-made, beside the training images), or "
+        "a path: a run of `camstyle train`, packed styles, or a folder of ready-made images",
+    )
+    per_image: Count = Field(default=1, description="views of each target image in a batch, of different cameras")
+    on_missing: Literal["raise", "real"] = Field(default="raise", description="what stands in for a missing image")
+
+
+class OptimizerSettings(Settings):
+    """The optimiser and its schedule."""
+
+    kind: Literal["sgd", "adam"] = Field(default="sgd", description="adam: with its weight decay in the gradient")
+    betas: tuple[Share, Share] = Field(default=(0.9, 0.999), description="of adam")
+    lr: Positive = Field(default=0.1, description="learning rate of new layers")
+    backbone_lr_factor: float = Field(default=0.1, ge=0, description="the backbone learns at this multiple of lr")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="of sgd")
+    nesterov: bool = Field(default=True, description="of sgd")
+    weight_decay: float = Field(default=5e-4, ge=0)
+    schedule: Literal["step", "cosine", "one_cycle", "linear", "constant"] = Field(
+        default="step", description="linear: constant at first, then down to 0"
+    )
+    linear_from: float = Field(
+        default=0.5, ge=0, lt=1, description="share of the training after which a linear schedule goes down"
+    )
+    milestones: tuple[int, ...] = Field(default=(40,), description="epochs at which a step schedule decays")
+    decay: Positive = Field(default=0.1, description="factor of a step schedule")
+    warmup_epochs: float = Field(default=0.0, ge=0, description="epochs of linear growth from a hundredth of lr")
+    accumulate: Count = Field(default=1, description="steps whose gradients are added up before an update")
+    clip_norm: float = Field(default=0.0, ge=0, description="largest norm of the gradient; 0: no limit")
+
+
+class PrecisionSettings(Settings):
+    """How the arithmetic is done."""
+
+    autocast: Literal["none", "bfloat16", "float16"] = "none"
+    channels_last: bool = Field(
+        default=True, description="memory format of images; false is faster for small networks on a CPU"
+    )
+    compile: bool = Field(default=False, description="torch.compile the network")
+    threads: int = Field(default=0, ge=0, description="CPU threads; 0: torch's own choice", json_schema_extra=FREE)
+
+
+class TrainingSettings(RunSettings):
+    """What every training needs, whatever it trains."""
+
+    name: str = Field(
+        default="experiment",
+        description="name of the run folder, in runs/ unless told otherwise",
+        json_schema_extra=FREE,
+    )
+    seed: int = Field(default=0, ge=0)
+    epochs: Count = 60
+    device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1, ...", json_schema_extra=FREE)
+    evaluate_every: int = Field(
+        default=10,
+        ge=0,
+        description="epochs between evaluations, for reporting only; 0: at the end",
+        json_schema_extra=FREE,
+    )
+    tensorboard: bool = Field(
+        default=False, description="write the metrics as TensorBoard events too", json_schema_extra=FREE
+    )
+    keep_checkpoints: Count = Field(
+        default=2, description="checkpoints that are kept, the last ones", json_schema_extra=FREE
+    )
+    optimizer: OptimizerSettings = OptimizerSettings()
+    precision: PrecisionSettings = PrecisionSettings()
+
+    @field_validator("name")
+    @classmethod
+    def _is_no_path(cls, name: str) -> str:
+        if name in ("", ".", "..") or "/" in name or "\\" in name:
+            raise ValueError("a name is wanted, not a path; -o says where a run goes")
+        return name
+
+
+class ExperimentSettings(TrainingSettings):
+    """What every training of a re-ID model needs; each method adds settings of its own."""
+
+    method: str = Field(default="", description="what is trained; see `reid-da settings --method NAME`")
+    steps_per_epoch: int = Field(default=0, ge=0, description="0: one pass over the images that set the pace")
+    pretrain: dict[str, Any] | None = Field(
+        default=None, description="pretraining stage: settings that differ from these; method is source unless given"
+    )
+    init_from: Path | None = Field(
+        default=None,
+        description="run or weights file to start from; its classifier is kept",
+        json_schema_extra=FREE,
+    )
+    data: DataSettings = DataSettings()
+    model: ModelSettings = ModelSettings()
+    augment: AugmentSettings = AugmentSettings()

@@ -1,0 +1,67 @@
+"""From settings to a network."""
+
+from dataclasses import replace
+
+import torch
+
+from reid_da.config import HeadSettings, ModelSettings
+from reid_da.errors import InputError
+from reid_da.losses.margin import MARGINS, Margin
+from reid_da.models.backbones import create_backbone
+from reid_da.models.reid_net import ReIDNetwork
+
+
+def build_network(
+    model: ModelSettings,
+    *,
+    num_classes: int,
+    head: HeadSettings | None = None,
+    weights: str | None = None,
+    generator: torch.Generator | None = None,
+) -> ReIDNetwork:
+    """A network on the CPU, with the weights that it starts from.
+
+    Args:
+        model: its settings.
+        num_classes: number of classes of the source branch.
+        head: kind of its classifier; a linear one if None.
+        weights: of the backbone instead of those of the settings.
+        generator: source of random weights, torch's own if None.
+
+    Raises:
+        InputError: the weights cannot be read or do not fit.
+    """
+    backbone = create_backbone(
+        model.backbone,
+        width=model.width,
+        last_stride=model.last_stride,
+        weights=weights or model.weights,
+        generator=generator,
+    )
+    return ReIDNetwork(
+        backbone,
+        num_classes=num_classes,
+        embedding=model.embedding,
+        embedding_dim=model.embedding_dim,
+        dropout=model.dropout,
+        target_dropout=model.target_dropout,
+        test_feature=model.test_feature,
+        margin=head_margin(head or HeadSettings()),
+        freeze=model.freeze,
+        bn_mode=model.bn_mode,
+        generator=generator,
+    )
+
+
+def head_margin(head: HeadSettings) -> Margin | None:
+    """The margin that the settings of a classifier come to, None for a linear one.
+
+    Raises:
+        InputError: a linear classifier has no margin.
+    """
+    given = {name: getattr(head, name) for name in ("scale", "m1", "m2", "m3") if getattr(head, name) is not None}
+    if head.kind == "linear":
+        if given:
+            raise InputError(f"head.{next(iter(given))}: a linear classifier has none; set head.kind")
+        return None
+    return replace(MARGINS[head.kind], **given, beyond=head.beyond, straight_through=head.straight_through)

@@ -1,0 +1,266 @@
+"""What trained models make of images, beyond rank-k: angles, pairs told apart, thresholds, how good styles are."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from reid_da.config import ExperimentSettings
+from reid_da.datasets import Dataset, SampleTable, load_datasets
+from reid_da.datasets.pairs import ImagePairs
+from reid_da.errors import InputError, first_few
+from reid_da.evaluation.angles import AngleStatistics, angle_statistics
+from reid_da.evaluation.calibration import Calibration, calibrate
+from reid_da.evaluation.extraction import (
+    extract_features,
+    features_of_test_images,
+    naming_undecodable,
+    open_table,
+)
+from reid_da.evaluation.operating_point import check_rates
+from reid_da.evaluation.verification import VerificationResult, check_pairs, identification_rates, verify
+from reid_da.images import open_images
+from reid_da.images.augment import normalize
+from reid_da.images.decode import OnError
+from reid_da.losses.margin import MarginHead
+from reid_da.models.reid_net import ReIDNetwork, Unscaled
+from reid_da.styles.check import StyleCheck, check_styles
+from reid_da.styles.open import check_cameras, kind_of_style, open_style, size_of_run, style_name
+from reid_da.training.run_folder import RunFolder
+from reid_da.training.trained import TrainedModel, load_trained
+
+logger = logging.getLogger(__name__)
+
+
+def angles_of_run(
+    run: str | Path, *, data: str | Path | None = None, device: str = "auto"
+) -> dict[str, AngleStatistics]:
+    """Angles of the embeddings of a run, on its labelled training images and on the gallery of a data set.
+
+    The centres of the classifier count where the training compared the embeddings with them: with a margin-softmax
+    head, or with the linear classifier of a network without an embedding layer, which has no bias.
+
+    Args:
+        run: run folder or checkpoint.
+        data: another data set to look at; the run's target, if it has a gallery, if None.
+        device: where the network goes.
+
+    Raises:
+        InputError: there is no such run, its data are not to be had, or ``data`` has no labelled gallery.
+    """
+    if not Path(run).is_dir():
+        raise InputError(f"{run}: is no run; only a run knows which images and classes it was trained on")
+    trained = load_trained(run, device=device)
+    network, settings = trained.network, trained.settings
+    assert isinstance(network, ReIDNetwork)
+    assert settings is not None
+    network.test_feature = "embedding"
+    is_compared = isinstance(network.classifier, MarginHead) or settings.model.embedding == "none"
+    people = _people_of_gallery(data, settings.data.target)
+    statistics = {}
+    labelled = settings.data.target if settings.method == "supervised" else settings.data.source
+    if labelled is not None:
+        table = load_datasets(labelled).train
+        features, rows = _embeddings(network, table, settings)
+        weight = network.classifier.weight.detach().cpu() if is_compared else None
+        statistics["train"] = angle_statistics(features, torch.from_numpy(table.labels())[rows], weight=weight)
+    if people is not None:
+        name, table = people
+        features, rows = _embeddings(network, table, settings)
+        statistics[name] = angle_statistics(features, torch.tensor(table.pids)[rows])
+    if not statistics:
+        raise InputError(f"{run}: has no labelled images to look at; give a data set with a gallery, --data PATH")
+    return statistics
+
+
+def _people_of_gallery(
+    data: str | Path | None, target: str | Path | tuple[Path, ...] | None
+) -> tuple[str, SampleTable] | None:
+    """What to call a gallery, and its images of known people.
+
+    Args:
+        data: the data set that was asked for, or None.
+        target: that of the run, or None; if it has no gallery the log says so.
+
+    Raises:
+        InputError: the data set that was asked for has none.
+    """
+    path = data or target
+    if path is None:
+        return None
+    dataset = load_datasets(path)
+    gallery = dataset.gallery.select((dataset.gallery.pids >= 0) & (dataset.gallery.pids != dataset.distractor_pid))
+    if len(gallery):
+        return f"{dataset.name} gallery", gallery
+    if data is not None:
+        raise InputError(
+            f"{data}: has no gallery images of known people; give a data set that has, or leave --data out"
+        )
+    logger.warning("%s: has no gallery images of known people, only training images are looked at", path)
+    return None
+
+
+def verify_pairs(model: TrainedModel, pairs: ImagePairs) -> VerificationResult:
+    """Verification of pairs of images, each seen as it is and mirrored.
+
+    The published protocols add up or centre features of the length that they have, so that of a run's network, too,
+    is not scaled to 1 before.
+
+    Args:
+        model: gives the features.
+        pairs: the pairs; an image that cannot be decoded is an error.
+
+    Raises:
+        InputError: an image cannot be decoded, or there are too few pairs or folds.
+    """
+    check_pairs(pairs.same, pairs.folds, name=pairs.name)
+    source = open_images(pairs.images, size=model.image_size, cache="never", interpolation="bicubic")
+    network = Unscaled(model.network)
+    with naming_undecodable(
+        pairs.name, pairs.images, size=model.image_size, advice="repair them, or take their pairs out"
+    ):
+        plain = extract_features(network, source, normalize=False)
+    mirrored = extract_features(network, source, normalize=False, transform=lambda x: normalize(x).flip(3))
+    features = torch.cat([plain, mirrored], dim=1)
+    return verify(features[pairs.first], features[pairs.second], pairs.same, pairs.folds, mirrored=True)
+
+
+def identification(model: TrainedModel, dataset: Dataset, *, counts: Sequence[int] = ()) -> dict[int, float]:
+    """Rank-1 rate of the query identities among distractors, the gallery images of all others, by their number.
+
+    Empty where every person in the gallery has a query.
+
+    Args:
+        model: gives the features.
+        dataset: with query and gallery; distractors are taken in an order that is random but always the same.
+        counts: numbers of distractors; powers of ten and all of them if empty.
+
+    Raises:
+        InputError: the data set has no query and gallery, or fewer distractors than asked for.
+    """
+    features = features_of_test_images(dataset, model.network, image_size=model.image_size)
+    is_mate = np.isin(features.gallery_pids, features.query_pids)
+    gallery = torch.from_numpy(features.gallery_features)
+    distractors = gallery[torch.from_numpy(~is_mate)]
+    if not len(distractors) and not counts:
+        return {}
+    probes = torch.cat([torch.from_numpy(features.query_features), gallery[torch.from_numpy(is_mate)]])
+    pids = np.concatenate([features.query_pids, features.gallery_pids[is_mate]])
+    shuffled = distractors[torch.randperm(len(distractors), generator=torch.Generator().manual_seed(0))]
+    usual = [10**power for power in range(1, 9) if 10**power < len(distractors)]
+    return identification_rates(
+        probes, torch.from_numpy(pids), shuffled, counts=list(counts) or [*usual, len(distractors)]
+    )
+
+
+def calibrate_run(
+    run: Path, *, fprs: Sequence[float], data: str | Path | None = None, device: str = "auto"
+) -> tuple[Calibration, dict[str, Any]]:
+    """Thresholds of a run's model on labelled images, and what they belong to.
+
+    Args:
+        run: run folder.
+        fprs: false positive rates, above 0 and at most 1.
+        data: data set with query and gallery; the run's target if None.
+        device: where the network goes.
+
+    Raises:
+        InputError: a rate is out of its range, there is no such run, its data have no labelled query and gallery, or
+            too few pairs of two persons to tell any of the rates.
+    """
+    check_rates(fprs, name="--fpr")
+    trained = load_trained(RunFolder.open(run).path, device=device)
+    assert trained.settings is not None
+    path = data or trained.settings.data.target
+    if path is None:
+        raise InputError(f"{run}: give the data set to calibrate on, --data PATH")
+    dataset = load_datasets(path)
+    features = features_of_test_images(dataset, trained.network, image_size=trained.image_size)
+    checkpoint = RunFolder.open(run).last_checkpoint()
+    assert checkpoint is not None
+    fingerprints = {"query": dataset.query.fingerprint, "gallery": dataset.gallery.fingerprint}
+    notes = {"data": dataset.name, "fingerprints": fingerprints, "epoch": checkpoint.description["epoch"]}
+    try:
+        calibration = calibrate(features, fprs=fprs)
+    except InputError as error:
+        raise InputError(f"{dataset.root}: {error}") from error
+    if not calibration.resolved_points:
+        number = calibration.num_negative_pairs
+        cause = "too few" if max(fprs) * number < 1 else "too alike to this model"
+        raise InputError(
+            f"{dataset.root}: {number} pairs of two persons are {cause} to tell a false positive rate of"
+            f" {first_few(f'{fpr:g}' for fpr in fprs)}; give a higher --fpr"
+        )
+    return calibration, notes
+
+
+def check_named_styles(
+    dataset: Dataset,
+    styles: Sequence[str],
+    *,
+    model: str | None = None,
+    size: tuple[int, int] | None = None,
+    max_images: int = 2000,
+    seed: int = 0,
+    on_error: OnError = "raise",
+    device: str = "auto",
+) -> StyleCheck:
+    """Measures of several styles of a data set's training images; see :func:`check_styles`.
+
+    Args:
+        dataset: whose training images.
+        styles: as :func:`open_style` takes them.
+        model: what names a re-ID model, or None to look at cameras alone.
+        size: height and width of the views; if None that of the model's images, else of the first trained generator,
+            else 256x128.
+        max_images: most real images to look at.
+        seed: of the camera classifier.
+        on_error: what to do about images that cannot be decoded: ``raise``, or ``skip``: leave them out.
+        device: where to compute.
+
+    Raises:
+        InputError: all images are of one camera; or a style or the model cannot be had, or they do not fit the images.
+    """
+    check_cameras(dataset.train)
+    trained = None if model is None else load_trained(model, device=device)
+    if size is None:
+        runs = [style for style in styles if kind_of_style(style) == "run"]
+        size = trained.image_size if trained is not None else size_of_run(runs[0]) if runs else (256, 128)
+    source = open_images(dataset.train, size=size, on_error=on_error)
+    views = {
+        style_name(style): open_style(
+            style,
+            source,
+            dataset.train,
+            num_cameras=dataset.num_cameras,
+            on_missing="real",
+            on_error=on_error,
+            device=device,
+        )
+        for style in styles
+    }
+    if len(views) < len(styles):
+        raise InputError(f"styles: two of {', '.join(styles)} have one name; rename one")
+    return check_styles(
+        source,
+        dataset.train,
+        views,
+        num_cameras=dataset.num_cameras,
+        model=trained,
+        max_images=max_images,
+        seed=seed,
+        device=device,
+    )
+
+
+def _embeddings(network: ReIDNetwork, table: SampleTable, settings: ExperimentSettings) -> tuple[Tensor, Tensor]:
+    """(N, D) embeddings of unit length of the images of a table that can be decoded, and their (N,) rows."""
+    data = settings.data
+    opened = open_table(
+        table, image_size=data.image_size, cache=data.cache, cache_dir=data.cache_dir, on_error=data.on_error
+    )
+    return opened.features(network), opened.rows
