@@ -77,9 +77,9 @@ def _read_mat(file: BinaryIO, names: Sequence[str]) -> Arrays:
         if listed[name][1] not in _NUMERIC:
             raise InputError(f"{name}: expected a full matrix of numbers, got a {listed[name][1]}")
     _check_memory(sum(8 * math.prod(listed[name][0]) for name in wanted))
-    for name, payload in _compressed_elements(file):
-        if name is None or name in wanted:
-            _check_inflated(name or "an array", payload)
+    for element, payload in _compressed_elements(file):
+        if element is None or element in wanted:
+            _check_inflated(element or "an array", payload)
     file.seek(0)
     found = scipy.io.loadmat(file, variable_names=wanted) if wanted else {}
     return {name: found[name] for name in wanted}, list(listed)
