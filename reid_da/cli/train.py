@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-import yaml
 
 from reid_da.atomic import write_text
 from reid_da.cli.output import print_json, say, show, show_log, stoppable
 from reid_da.errors import InputError
+from reid_da.yaml_files import parse_yaml
 
 if TYPE_CHECKING:
     from reid_da.config import ExperimentSettings
@@ -263,10 +263,7 @@ def _published_names(settings: "ExperimentSettings") -> tuple[str | None, str | 
 def _key_and_values(setting: str) -> tuple[str, list[Any]]:
     """The parts of ``key=value,value,...``; values are read as YAML, so that one may be a list."""
     key, _, texts = setting.partition("=")
-    try:
-        values = yaml.safe_load(f"[{texts}]")
-    except yaml.YAMLError as error:
-        raise InputError(f"{setting!r}: the values are not YAML: {' '.join(str(error).split())}") from error
+    values = parse_yaml(f"[{texts}]", where=repr(setting))
     if not key or not values:
         raise InputError(f"{setting!r} should be key=value,value,..., for example memory.temperature=0.01,0.05")
     return key, values
