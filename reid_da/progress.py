@@ -64,7 +64,7 @@ class EpochProgress:
 
     def __init__(self, description: str, steps: int) -> None:
         self._progress = _bar(TextColumn("{task.fields[figures]}"))
-        self._task = self._progress.add_task(description, total=steps, figures="")
+        self._task = self._progress.add_task(markup(description), total=steps, figures="")
         self._begin = time.perf_counter()
 
     def __enter__(self) -> "EpochProgress":

@@ -10,7 +10,6 @@ from yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, Sc
 
 from reid_da.errors import InputError
 from reid_da.reading import UnsuitableFileError, read_error, read_regular
-from reid_da.text import printable
 
 MAX_BYTES = 2**18
 """Largest size of a YAML file."""
@@ -96,7 +95,7 @@ class _Loader(yaml.SafeLoader):
                 break  # which the loader reports
             line = key_node.start_mark.line + 1
             if key in lines:
-                shown = "<<" if is_merge else printable(key)
+                shown = "<<" if is_merge else key
                 raise _LimitError(f"line {line}: the key {shown} is there already, in line {lines[key]}; remove one")
             lines[key] = line
         return super().construct_mapping(node, deep=deep)
@@ -116,7 +115,7 @@ def _check_events(text: str) -> None:
         line = event.start_mark.line + 1 if event.start_mark else 0
         if isinstance(event, AliasEvent):
             if any(anchor == event.anchor for anchor, _ in open_anchors):
-                raise _LimitError(f"line {line}: *{printable(event.anchor)} is within itself")
+                raise _LimitError(f"line {line}: *{event.anchor} is within itself")
             count += sizes.get(str(event.anchor), 0)
         elif isinstance(event, ScalarEvent):
             count += 1
@@ -148,4 +147,4 @@ def _check_scalar(event: ScalarEvent, line: int) -> None:
 
 
 def _one_line(error: Exception) -> str:
-    return printable(" ".join(str(error).split()))
+    return " ".join(str(error).split())

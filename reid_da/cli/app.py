@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from reid_da import __version__
-from reid_da.cli import camstyle, data, evaluate, pictures, train
+from reid_da.cli import camstyle, data, evaluate, pictures, rank, train
 
 app = typer.Typer(
     name="reid-da",
@@ -29,6 +29,7 @@ for command in (
     evaluate.angles,
     evaluate.verify,
     evaluate.calibrate,
+    rank.rank,
     pictures.curves,
     pictures.ranked_lists,
 ):

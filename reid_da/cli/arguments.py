@@ -1,12 +1,27 @@
 """Arguments that several commands take."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from reid_da.errors import InputError
 
+if TYPE_CHECKING:
+    from reid_da.evaluation.reranking import RerankSettings
+
+Rerank = Annotated[bool, typer.Option("--rerank", help="Also after k-reciprocal re-ranking.")]
+K1 = Annotated[int, typer.Option("--k1", help="Of re-ranking: neighbours; fewer than there are images.")]
+K2 = Annotated[int, typer.Option("--k2", help="Of re-ranking: neighbours of its query expansion, at most k1.")]
+Lambda = Annotated[float, typer.Option("--lambda", help="Of re-ranking: share of the original distance, 0 to 1.")]
+Distance = Annotated[str, typer.Option(help="'cosine' or 'euclidean'.")]
+SameCamera = Annotated[
+    str | None,
+    typer.Option(
+        help="'exclude' gallery images of the query's identity and camera, as papers do, or 'include' them; by default "
+        "exclude, unless all images are by one camera or cameras are not known."
+    ),
+]
 Size = Annotated[str | None, typer.Option(help="Height and width of the images, e.g. 256x128.")]
 
 
@@ -24,6 +39,13 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
     return int(height), int(width)
 
 
+def rerank_settings(wanted: bool, k1: int, k2: int, lambda_value: float) -> "RerankSettings | None":
+    """Settings of re-ranking, or None where it is not wanted."""
+    from reid_da.evaluation.reranking import RerankSettings
+
+    return RerankSettings(k1=k1, k2=k2, lambda_value=lambda_value) if wanted else None
+
+
 def check_data_given(model: str, data: Path | None, *, purpose: str) -> None:
     """Refuse a file of weights or a backbone without a data set, before its weights are read or even downloaded.
 
@@ -37,7 +59,7 @@ def check_data_given(model: str, data: Path | None, *, purpose: str) -> None:
     Raises:
         InputError: there is no data set.
     """
-    from reid_da.models.backbones import BACKBONE_NAMES
+    from reid_da.models.backbones import is_backbone_name
 
-    if data is None and (Path(model).is_file() or model in BACKBONE_NAMES) and not Path(model).is_dir():
+    if data is None and (Path(model).is_file() or is_backbone_name(model)) and not Path(model).is_dir():
         raise InputError(f"{model}: give the data set {purpose}, --data PATH")

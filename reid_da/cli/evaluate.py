@@ -7,11 +7,21 @@ from typing import Annotated
 import typer
 
 from reid_da.atomic import atomic_paths
-from reid_da.cli.arguments import Size, check_data_given, parse_size
+from reid_da.cli.arguments import (
+    K1,
+    K2,
+    Distance,
+    Lambda,
+    Rerank,
+    SameCamera,
+    Size,
+    check_data_given,
+    parse_size,
+    rerank_settings,
+)
 from reid_da.cli.output import check_output, print_json, say, show, show_log
 from reid_da.errors import InputError
 
-Rerank = Annotated[bool, typer.Option("--rerank", help="Also after k-reciprocal re-ranking.")]
 OperatingPoint = Annotated[
     float | None, typer.Option(help="False positive rate, e.g. 1e-3: also thresholds and true positive rates.")
 ]
@@ -26,8 +36,11 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a ta
 def evaluate_features(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Features of any model: .npz, or .mat.")],
     rerank: Rerank = False,
+    k1: K1 = 20,
+    k2: K2 = 6,
+    lambda_value: Lambda = 0.3,
     operating_point: OperatingPoint = None,
-    distance: Annotated[str, typer.Option(help="'cosine' or 'euclidean'.")] = "cosine",
+    distance: Distance = "cosine",
     same_camera: Annotated[
         str, typer.Option(help="'exclude' (as papers do) or 'include' gallery images of the query's camera.")
     ] = "exclude",
@@ -36,7 +49,9 @@ def evaluate_features(
     """CMC, mAP and mINP of features in a file.
 
     An .npz file has the arrays query_features, query_pids, query_camids, gallery_features, gallery_pids and
-    gallery_camids; a .mat file those of the Market-1501 scripts: query_f, query_label, query_cam and so on.
+    gallery_camids, with one row of features per image; a .mat file those of the Market-1501 scripts: query_f,
+    query_label, query_cam and so on (version 7.3 needs h5py: the extra 'matlab').
+    Identities and cameras are numbers or text; without cameras give --same-camera include.
 
     Example: reid-da evaluate-features features.npz --rerank --operating-point 1e-3
     """
@@ -48,7 +63,7 @@ def evaluate_features(
         load_feature_file(file),
         distance=distance,
         same_camera=same_camera,
-        rerank=rerank,
+        rerank=rerank_settings(rerank, k1, k2, lambda_value),
         operating_point=operating_point,
     )
     if as_json:
@@ -61,7 +76,11 @@ def evaluate(
     model: Model,
     data: Annotated[Path | None, typer.Option(help="Data set; that of a run is its target.")] = None,
     rerank: Rerank = False,
+    k1: K1 = 20,
+    k2: K2 = 6,
+    lambda_value: Lambda = 0.3,
     operating_point: OperatingPoint = None,
+    same_camera: SameCamera = None,
     flip: Annotated[bool, typer.Option("--flip", help="Average with the features of mirror images.")] = False,
     backbone: BackboneName = "resnet50",
     last_stride: LastStride = 2,
@@ -74,8 +93,6 @@ def evaluate(
 
     Example: reid-da evaluate runs/rendered-a2b-seed0 --data data/rendered/site-b --rerank
     """
-    from reid_da.datasets import load_datasets
-    from reid_da.evaluation.extraction import features_of_test_images
     from reid_da.evaluation.feature_evaluation import evaluate_feature_set
     from reid_da.evaluation.operating_point import check_rates
     from reid_da.reporting.evaluation_tables import format_evaluation
@@ -88,11 +105,13 @@ def evaluate(
     trained = load_trained(
         model, backbone=backbone, last_stride=last_stride, weights=weights, image_size=parse_size(size), device=device
     )
-    path = data or (trained.settings.data.target if trained.settings else None)
-    if path is None:
-        raise InputError(f"{model}: give the data set to evaluate on, --data PATH")
-    features = features_of_test_images(load_datasets(path), trained.network, image_size=trained.image_size, flip=flip)
-    result = evaluate_feature_set(features, rerank=rerank, operating_point=operating_point)
+    dataset = trained.test_data(data)
+    result = evaluate_feature_set(
+        trained.extract(dataset, flip=flip),
+        same_camera=same_camera or dataset.same_camera,
+        rerank=rerank_settings(rerank, k1, k2, lambda_value),
+        operating_point=operating_point,
+    )
     if as_json:
         print_json(result.to_json())
     else:
@@ -103,6 +122,10 @@ def extract(
     model: Model,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Image files, or one data set.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The .npz file to write.")],
+    split: Annotated[
+        list[str] | None,
+        typer.Option(help="Of a data set: query, gallery, train; may be given several times. Default: the test split."),
+    ] = None,
     flip: Annotated[bool, typer.Option("--flip", help="Average with the features of mirror images.")] = False,
     backbone: BackboneName = "resnet50",
     last_stride: LastStride = 2,
@@ -112,8 +135,9 @@ def extract(
 ) -> None:
     """Write the features of images to a file.
 
-    For a data set the file has its query and gallery, as evaluate-features reads it; for image files the arrays
-    `features` and `paths`.
+    For a data set the file has its query and gallery, as evaluate-features reads it, or its training images where it
+    has no test split: for each split the arrays SPLIT_features, SPLIT_paths, SPLIT_camids and, where known, SPLIT_pids,
+    without junk. For image files it has the arrays features and paths.
 
     Example: reid-da extract resnet18 --weights none data/rendered/site-b -o features.npz
     """
@@ -125,7 +149,9 @@ def extract(
     trained = load_trained(
         model, backbone=backbone, last_stride=last_stride, weights=weights, image_size=parse_size(size), device=device
     )
-    text = extract_to_file(trained.network, images, output, image_size=trained.image_size, flip=flip)
+    text = extract_to_file(
+        trained.network, images, output, image_size=trained.image_size, flip=flip, splits=split or ()
+    )
     say(f"{output}: {text}")
 
 

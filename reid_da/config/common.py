@@ -7,7 +7,7 @@ beside that method.
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from reid_da.config.base import FREE, RunSettings, Settings
 
@@ -16,6 +16,14 @@ Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Aspect = Annotated[float, Field(ge=1e-3, le=1e3)]
 
+
+def _is_freeze(value: str | int) -> str | int:
+    if value not in ("official", "none") and (isinstance(value, str) or value < 0):
+        raise ValueError("Input should be 'official', 'none' or a number of stages")
+    return value
+
+
+Freeze = Annotated[str | int, AfterValidator(_is_freeze)]
 AnySettings = TypeVar("AnySettings", bound="TrainingSettings")
 
 
@@ -41,12 +49,18 @@ class DataSettings(Settings):
 class ModelSettings(Settings):
     """The shared network."""
 
-    backbone: str = Field(default="resnet50", description="resnet18, resnet34, resnet50, resnet101 or resnet50_ibn_a")
+    backbone: str = Field(
+        default="resnet50", description="a name of docs/models.md, or timm:NAME for a network of timm"
+    )
     width: Positive = Field(default=1.0, description="channels as a multiple of the published number")
-    last_stride: Literal[1, 2] = Field(default=2, description="stride of layer4")
+    last_stride: Literal[1, 2] = Field(default=2, description="stride of the last stage")
     weights: str = Field(default="imagenet", description="imagenet, none, or a file")
-    embedding: Literal["linear", "none"] = Field(
-        default="linear", description="linear: FC + BN as in ECN; none: BN on the pooled features (BNNeck)"
+    pooling: Literal["default", "avg", "max", "gem"] = Field(
+        default="default", description="default: the backbone's own: the class token of a ViT, else avg"
+    )
+    embedding: Literal["linear", "none", "identity"] = Field(
+        default="linear",
+        description="linear: FC + BN as in ECN; none: BN on the pooled features (BNNeck); identity: no BN either",
     )
     embedding_dim: Count = Field(default=4096, description="length of the embedding where it is linear")
     dropout: float = Field(default=0.5, ge=0, lt=1)
@@ -57,8 +71,9 @@ class ModelSettings(Settings):
     test_feature: Literal["pooled", "embedding"] = Field(
         default="pooled", description="what is compared at test time: pooled features, or the embedding after its norm"
     )
-    freeze: Literal["official", "none"] = Field(
-        default="official", description="official: conv1 to layer2 are not trained"
+    freeze: Freeze = Field(
+        default="official",
+        description="what is not trained: official (a ResNet's conv1 to layer2), none, or a number of stages",
     )
     bn_mode: Literal["official", "frozen", "train"] = Field(
         default="official",
@@ -122,11 +137,11 @@ class SourceLossSettings(Settings):
     classification_weight: float = Field(default=1.0, ge=0, description="weight of the cross-entropy of the classifier")
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     triplet_weight: float = Field(default=0.0, ge=0, description="weight of a triplet loss")
-    triplet: Literal["hard", "semi_hard", "angular"] = Field(
-        default="hard", description="hardest of the batch, semi-hard on unit vectors, or hardest by angle"
+    triplet: Literal["hard", "semi_hard", "angular", "angular_hard"] = Field(
+        default="hard", description="hardest of the batch; semi-hard on unit vectors; semi-hard or hardest by angle"
     )
     triplet_margin: Positive | None = Field(
-        default=None, description="None: the soft margin for hard, else 0.2 (semi_hard) and 0.35 radians (angular)"
+        default=None, description="None: the soft margin for hard, else 0.2 (semi_hard) or 0.35 radians (by angle)"
     )
     contrastive_weight: float = Field(default=0.0, ge=0, description="weight of the contrastive loss")
     contrastive_margin: Positive = Field(default=1.0, description="distance beyond which identities are let alone")
@@ -163,8 +178,10 @@ class OptimizerSettings(Settings):
 
     kind: Literal["sgd", "adam"] = Field(default="sgd", description="adam: with its weight decay in the gradient")
     betas: tuple[Share, Share] = Field(default=(0.9, 0.999), description="of adam")
-    lr: Positive = Field(default=0.1, description="learning rate of new layers")
-    backbone_lr_factor: float = Field(default=0.1, ge=0, description="the backbone learns at this multiple of lr")
+    lr: float = Field(default=0.1, gt=0, le=1e6, description="learning rate of new layers")
+    backbone_lr_factor: float = Field(
+        default=0.1, ge=0, le=1e6, description="the backbone learns at this multiple of lr"
+    )
     momentum: float = Field(default=0.9, ge=0, lt=1, description="of sgd")
     nesterov: bool = Field(default=True, description="of sgd")
     weight_decay: float = Field(default=5e-4, ge=0)
@@ -189,7 +206,9 @@ class PrecisionSettings(Settings):
         default=True, description="memory format of images; false is faster for small networks on a CPU"
     )
     compile: bool = Field(default=False, description="torch.compile the network")
-    threads: int = Field(default=0, ge=0, description="CPU threads; 0: torch's own choice", json_schema_extra=FREE)
+    threads: int = Field(
+        default=0, ge=0, le=4096, description="CPU threads; 0: torch's own choice", json_schema_extra=FREE
+    )
 
 
 class TrainingSettings(RunSettings):

@@ -37,6 +37,8 @@ _SIGNATURES = (
     b"GIF8",
     b"BM",
     b"RIFF",
+    b"P5",
+    b"P6",
     b"II*\0",
     b"MM\0*",
 )  # first bytes of image files

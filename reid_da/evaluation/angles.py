@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from reid_da.errors import InputError
+from reid_da.features import check_directions
 
 BLOCK = 4096
 """Rows and columns of the blocks of a product."""
@@ -63,8 +64,12 @@ def angle_statistics(features: Tensor, labels: Tensor, *, weight: Tensor | None 
             feature count in ``w_inter`` only.
 
     Raises:
-        InputError: there are fewer than two classes, or a label has no row in the classifier.
+        InputError: features or centres that are NaN, infinite or all zero, fewer than two classes, or a label that
+            has no row in the classifier.
     """
+    check_directions(features, "features")
+    if weight is not None:
+        check_directions(weight, "class centres")
     features = functional.normalize(features.float())
     classes, inverse, counts = torch.unique(labels, return_inverse=True, return_counts=True)
     if len(classes) < 2:

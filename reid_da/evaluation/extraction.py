@@ -1,24 +1,26 @@
 """Features of all images of a source, a table or a data set."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from reid_da.atomic import atomic_path
 from reid_da.datasets import UNLABELLED_PID, Dataset, SampleTable, load_dataset
-from reid_da.errors import InputError, first_few
-from reid_da.evaluation.feature_files import FeatureSet, save_feature_file
+from reid_da.datasets.loading import split_path
+from reid_da.errors import InputError, first_few, unknown_name
+from reid_da.evaluation.feature_files import FeatureSet, check_npz, save_arrays
+from reid_da.features import check_directions
 from reid_da.images import FailedImage, ImageSource, augment, open_images, usable_rows
 from reid_da.images.decode import OnError, decode_row
-from reid_da.models.inference import infer_in_batches
+from reid_da.models.inference import device_of, infer_in_batches
 
 
 def extract_features(
@@ -31,6 +33,7 @@ def extract_features(
     normalize: bool = True,
     device: str | torch.device | None = None,
     autocast: bool = False,
+    label: Callable[[int], object] | None = None,
 ) -> Tensor:
     """(N, D) float32 features on the CPU of the N images of ``source``, in their order.
 
@@ -48,21 +51,30 @@ def extract_features(
         normalize: scale the features to unit length, after averaging.
         device: where ``model`` is and computes; by default where its parameters are.
         autocast: compute in bfloat16 where torch holds that to be safe and, on a CPU, where it agrees with float32.
+        label: what to call the image of a row in a message; its number if None.
 
     Raises:
-        InputError: ``source`` has no images, or ``batch_size`` is below 1.
+        InputError: ``source`` has no images, ``batch_size`` is below 1, features are NaN or infinite, or zero where
+            they are to have unit length; the message tells whether the weights or certain images are to blame.
     """
     features = infer_in_batches(
-        _WithMirrored(model) if flip else model,
+        WithMirrored(model) if flip else model,
         lambda rows: source.gather(torch.arange(rows.start, rows.stop)),
         len(source),
         prepare=transform or augment.normalize,
         batch_size=batch_size,
-        device=_device_of(model) if device is None else torch.device(device),
+        device=device_of(model) if device is None else torch.device(device),
         autocast=autocast,
         store_on=torch.device("cpu"),
+        label=label,
     )
-    return F.normalize(features) if normalize else features
+    if not normalize:
+        return features
+    rows = usable_rows(source)
+    name_of = label or (lambda row: row)
+    if len(rows):
+        check_directions(features[rows], "features", label=lambda position: name_of(int(rows[position])))
+    return F.normalize(features)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +93,15 @@ class OpenTable:
 
     def features(self, model: nn.Module, *, flip: bool = False, autocast: bool = False) -> Tensor:
         """(N, D) float32 features of unit length; see :func:`extract_features`."""
-        return extract_features(model, self.source, flip=flip, autocast=autocast)[self.rows]
+        path_of = dict(zip(self.rows.tolist(), self.table.paths, strict=True))
+        features = extract_features(
+            model,
+            self.source,
+            flip=flip,
+            autocast=autocast,
+            label=lambda row: path_of.get(row, f"undecodable image {row}"),
+        )
+        return features[self.rows]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,9 +130,11 @@ class TestImages:
             query_features=self.query.features(model, flip=flip, autocast=autocast).numpy(),
             query_pids=self.query.table.pids,
             query_camids=self.query.table.camids,
+            query_paths=path_column(self.query.table),
             gallery_features=self.gallery.features(model, flip=flip, autocast=autocast).numpy(),
             gallery_pids=self.gallery.table.pids,
             gallery_camids=self.gallery.table.camids,
+            gallery_paths=path_column(self.gallery.table),
         )
 
 
@@ -226,10 +248,13 @@ def extract_to_file(
     *,
     image_size: tuple[int, int],
     flip: bool = False,
+    splits: Sequence[str] = (),
 ) -> str:
-    """Write the features of image files, or of the query and gallery of a data set, and say what was written.
+    """Write the features of image files, or of the splits of a data set, and say what was written.
 
-    For image files the ``.npz`` file has the arrays ``features`` (N, D) and ``paths`` (N,).
+    For image files the ``.npz`` file has the arrays ``features`` (N, D) and ``paths`` (N,). For a data set it has
+    ``SPLIT_features``, ``SPLIT_paths``, ``SPLIT_camids`` and, unless nobody in the split is known, ``SPLIT_pids`` (-2
+    for a single unknown person), without junk; and ``camera_names``, one name per camid.
 
     Args:
         model: (B, 3, H, W) normalised images to (B, D) features.
@@ -237,34 +262,101 @@ def extract_to_file(
         output: the ``.npz`` file.
         image_size: height and width that ``model`` wants.
         flip: average with the features of the mirror images.
+        splits: splits of the data set: ``query``, ``gallery``, ``train``. By default query and gallery, or what there
+            is of the three where one of these is empty.
 
     Raises:
-        InputError: there is no such image, it cannot be decoded, or ``output`` does not end in ``.npz``.
+        InputError: there is no such image or split, an image cannot be decoded, features are not finite, or ``output``
+            does not end in ``.npz``.
     """
-    if output.suffix != ".npz":
-        raise InputError(f"{output}: expected the name of a feature file to write to end in .npz")
-    if len(images) == 1 and (images[0].is_dir() or images[0].suffix in (".csv", ".parquet")):
-        features = features_of_test_images(load_dataset(images[0]), model, image_size=image_size, flip=flip)
-        save_feature_file(output, features)
-        return f"{len(features.query_pids)} query and {len(features.gallery_pids)} gallery features"
+    check_npz(output)
+    bare = split_path(images[0])[0]
+    if len(images) == 1 and (bare.is_dir() or bare.suffix in (".csv", ".parquet")):
+        dataset = load_dataset(images[0])
+        tables = _chosen_splits(dataset, splits)
+        arrays = features_of_splits(tables, model, name=str(dataset.root), image_size=image_size, flip=flip)
+        save_arrays(output, {**arrays, "camera_names": np.array(dataset.camera_names)})
+        return " and ".join(f"{len(arrays[f'{split}_features'])} {split}" for split in tables) + " features"
+    if splits:
+        raise InputError("--split belongs to a data set; these are image files")
+    table = table_of_files(images)
+    with naming_undecodable("images", table, size=image_size, advice="repair them, or leave them out"):
+        values = open_table(table, image_size=image_size, cache="never").features(model, flip=flip)
+    save_arrays(output, {"features": values.numpy(), "paths": path_column(table)})
+    return f"{len(table)} features"
+
+
+def features_of_splits(
+    tables: Mapping[str, SampleTable],
+    model: nn.Module,
+    *,
+    name: str,
+    image_size: tuple[int, int],
+    flip: bool = False,
+    cache: Literal["auto", "always", "never"] = "auto",
+) -> dict[str, NDArray[Any]]:
+    """Features, paths, cameras and, where known, identities of tables as arrays; see :func:`extract_to_file`.
+
+    Args:
+        tables: the images by what their arrays are to be called.
+        model: (B, 3, H, W) normalised images to (B, D) features.
+        name: where the images come from, for messages.
+        image_size: height and width that ``model`` wants.
+        flip: average with the features of the mirror images.
+        cache: whether to pack the decoded images; see :func:`open_table`.
+
+    Raises:
+        InputError: an image cannot be decoded, or features are not finite.
+    """
+    arrays: dict[str, NDArray[Any]] = {}
+    with naming_undecodable(name, *tables.values(), size=image_size):
+        for split, table in tables.items():
+            opened = open_table(table, image_size=image_size, cache=cache)
+            arrays[f"{split}_features"] = opened.features(model, flip=flip).numpy()
+            arrays[f"{split}_paths"] = path_column(opened.table)
+            arrays[f"{split}_camids"] = opened.table.camids
+            if (opened.table.pids != UNLABELLED_PID).any():
+                arrays[f"{split}_pids"] = opened.table.pids
+    return arrays
+
+
+def path_column(table: SampleTable) -> NDArray[np.str_]:
+    """(N,) paths of the images of a table, including its root."""
+    return np.array([table.path(row).as_posix() for row in range(len(table))], dtype=np.str_)
+
+
+def table_of_files(images: Sequence[Path]) -> SampleTable:
+    """Table of image files of unknown people and cameras, sorted by path, each once.
+
+    Raises:
+        InputError: there is no such file.
+    """
     missing = [path for path in images if not path.is_file()]
     if missing:
         raise InputError(f"{len(missing)} of {len(images)} images do not exist: {first_few(missing)}")
     paths = tuple(sorted({path.as_posix() for path in images}))
     unknown = np.full(len(paths), UNLABELLED_PID)
-    table = SampleTable(name="images", root=Path(), paths=paths, pids=unknown, camids=np.zeros_like(unknown))
-    with naming_undecodable("images", table, size=image_size, advice="repair them, or leave them out"):
-        values = open_table(table, image_size=image_size, cache="never").features(model, flip=flip)
-    with atomic_path(output) as temporary, temporary.open("wb") as file:
-        np.savez(file, features=values.numpy(), paths=np.array(paths))
-    return f"{len(paths)} features"
+    return SampleTable(name="images", root=Path(), paths=paths, pids=unknown, camids=np.zeros_like(unknown))
 
 
-def _device_of(model: nn.Module) -> torch.device:
-    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+def _chosen_splits(dataset: Dataset, wanted: Sequence[str]) -> dict[str, SampleTable]:
+    """The splits to extract by name, without junk."""
+    tables = {split: table.without_junk() for split, table in dataset.splits.items()}
+    for split in wanted:
+        if split not in tables:
+            raise unknown_name("split", split, tables)
+        if not len(tables[split]):
+            raise InputError(f"{dataset.root}: has no images in the split {split}")
+    test = ("query", "gallery")
+    if not wanted:
+        wanted = test if all(len(tables[split]) for split in test) else [*test, "train"]
+    chosen = {split: tables[split] for split in dict.fromkeys(wanted) if len(tables[split])}
+    if not chosen:
+        raise InputError(f"{dataset.root}: has no images to extract features of")
+    return chosen
 
 
-class _WithMirrored(nn.Module):
+class WithMirrored(nn.Module):
     """Mean of a model's features for images and for their mirror images."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -272,5 +364,6 @@ class _WithMirrored(nn.Module):
         self.model = model
 
     def forward(self, images: Tensor) -> Tensor:
+        """(B, D) features of (B, 3, H, W) images."""
         features: Tensor = (self.model(images) + self.model(images.flip(3))) / 2
         return features

@@ -1,11 +1,12 @@
 """Everything that the evaluating commands report of one set of features."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from reid_da.errors import InputError
 from reid_da.evaluation.feature_files import FeatureSet
 from reid_da.evaluation.operating_point import OperatingPoints, operating_points
+from reid_da.evaluation.reranking import RerankSettings
 from reid_da.evaluation.reranking import rerank as rerank_features
 from reid_da.evaluation.retrieval import RetrievalResult, evaluate_distances, evaluate_retrieval
 
@@ -21,11 +22,13 @@ class FeatureEvaluation:
         plain: retrieval by the distances of the features.
         reranked: retrieval by re-ranked distances, if asked for.
         operating_points: thresholds on the cosine similarity, if asked for.
+        same_camera: whether matches by the query's own camera were left out (``exclude``) or counted (``include``).
     """
 
     plain: RetrievalResult
     reranked: RetrievalResult | None = None
     operating_points: OperatingPoints | None = None
+    same_camera: str = "exclude"
 
     def to_json(self) -> dict[str, Any]:
         """The figures that were asked for, at the top; with re-ranking, those without it as ``without_rerank``."""
@@ -43,7 +46,7 @@ def evaluate_feature_set(
     *,
     distance: str = "cosine",
     same_camera: str = "exclude",
-    rerank: bool = False,
+    rerank: RerankSettings | None = None,
     operating_point: float | None = None,
 ) -> FeatureEvaluation:
     """CMC, mAP and mINP of a set of features, with re-ranking and operating points if asked for.
@@ -52,7 +55,7 @@ def evaluate_feature_set(
         features: of query and gallery.
         distance: ``cosine`` or ``euclidean``.
         same_camera: ``exclude`` leaves out gallery images of the query's identity and camera, ``include`` counts them.
-        rerank: also evaluate after k-reciprocal re-ranking with the paper's settings.
+        rerank: also evaluate after k-reciprocal re-ranking with these settings; None for no re-ranking.
         operating_point: a false positive rate to report beside those of :data:`FPRS`; None for no report.
 
     Raises:
@@ -63,13 +66,17 @@ def evaluate_feature_set(
         raise InputError(
             f"operating point: expected a false positive rate above 0 and at most 1, got {operating_point}"
         )
+    if rerank is not None:
+        # before the work, which may take minutes
+        rerank.check(num_points=len(query_features) + len(gallery_features))
     plain = evaluate_retrieval(*features.arrays, distance=distance, same_camera=same_camera)
     reranked = points = None
-    if rerank:
-        blocks = rerank_features(query_features, gallery_features, distance=distance)
+    if rerank is not None:
+        blocks = rerank_features(query_features, gallery_features, distance=distance, **asdict(rerank))
         reranked = evaluate_distances(
             blocks, query_pids, query_camids, gallery_pids, gallery_camids, same_camera=same_camera
         )
     if operating_point is not None:
-        points = operating_points(*features.arrays, fprs=sorted({*FPRS, operating_point}, reverse=True))
-    return FeatureEvaluation(plain=plain, reranked=reranked, operating_points=points)
+        fprs = sorted({*FPRS, operating_point}, reverse=True)
+        points = operating_points(*features.arrays, fprs=fprs, same_camera=same_camera)
+    return FeatureEvaluation(plain=plain, reranked=reranked, operating_points=points, same_camera=same_camera)

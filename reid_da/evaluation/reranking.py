@@ -1,20 +1,49 @@
 """k-reciprocal re-ranking without a matrix over all pairs (Zhong et al., CVPR 2017, arXiv 1701.08398)."""
 
-from itertools import pairwise
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
 from torch import Tensor
 
 from reid_da.errors import InputError
-from reid_da.evaluation._features import Array, feature_pair
-from reid_da.evaluation._reciprocal import Distances, Rows, nearest_neighbors, reciprocal_encoding
-from reid_da.evaluation._streaming import FeatureBlocks
+from reid_da.features import Array, feature_pair
+from reid_da.nearest import Distances, FeatureBlocks
+from reid_da.reciprocal import Rows, encoding, expanded_sets, local_query_expansion, minima, nearest_neighbors
 
-_OVERLAP_ELEMENTS = 2**22
-"""Pairs of sparse entries compared at a time in :func:`_sums_of_minima` (16 bytes each)."""
+
+@dataclass(frozen=True, kw_only=True)
+class RerankSettings:
+    """Settings of :func:`rerank`, those of the paper by default.
+
+    Attributes:
+        k1: number of neighbours among which reciprocity is asked for.
+        k2: number of neighbours of the local query expansion, the image itself counted.
+        lambda_value: share of the original distance, 0 to 1.
+    """
+
+    k1: int = 20
+    k2: int = 6
+    lambda_value: float = 0.3
+
+    def check(self, *, num_points: int) -> None:
+        """Refuse settings that do not fit the number of images, queries and gallery together.
+
+        Raises:
+            InputError: a setting is out of its range; says what to do.
+        """
+        if not 1 <= self.k1 < num_points:
+            few = "; there are few images: lower k1 (--k1), or leave re-ranking out" if self.k1 >= num_points else ""
+            raise InputError(
+                f"k1: expected 1 to {num_points - 1}, fewer than the {num_points} images of query and gallery "
+                f"together, got {self.k1}{few}"
+            )
+        if not 1 <= self.k2 <= self.k1:
+            lower = "; lower k2 too (--k2)" if self.k2 > self.k1 else ""
+            raise InputError(f"k2: expected 1 to k1 = {self.k1}, got {self.k2}{lower}")
+        if not 0 <= self.lambda_value <= 1:
+            raise InputError(f"lambda_value: expected a share from 0 to 1, got {self.lambda_value}")
 
 
 def rerank(
@@ -59,13 +88,16 @@ def rerank(
     # refuses features that do not fit together or cannot be compared
     original = FeatureBlocks(query_features, gallery_features, distance=distance)
     num_queries, num_points = original.num_queries, original.num_queries + original.num_gallery
-    _check_settings(k1, k2, lambda_value, num_points=num_points)
+    RerankSettings(k1=k1, k2=k2, lambda_value=lambda_value).check(num_points=num_points)
     points = _points(query_features, gallery_features, unit=distance == "cosine")
-    neighbors, farthest = nearest_neighbors(points, k1 + 1)
+    farthest = np.empty(num_points)
+    neighbors = nearest_neighbors(points, k1 + 1, farthest=farthest)
     # where all images coincide, their distances are 0 rather than 0 / 0
     farthest[farthest == 0] = 1
-    encoding = reciprocal_encoding(points, neighbors, farthest, k1=k1, k2=k2)
-    return KReciprocalDistances(points, encoding, farthest=farthest, num_queries=num_queries, lambda_value=lambda_value)
+    # round() and numpy.around, which the authors' code calls, both take a half to the even neighbour
+    sets = expanded_sets(neighbors, neighbors[:, : round(k1 / 2) + 1])
+    rows = local_query_expansion(encoding(points, sets, scale=farthest), neighbors[:, :k2])
+    return KReciprocalDistances(points, rows, farthest=farthest, num_queries=num_queries, lambda_value=lambda_value)
 
 
 class KReciprocalDistances:
@@ -73,34 +105,29 @@ class KReciprocalDistances:
 
     Made by :func:`rerank`.
 
+    Attributes:
+        num_queries: number of rows Q.
+        num_gallery: number of columns G.
+
     Args:
         points: (Q + G, D) float32 or float64, queries before gallery; the original distance is the squared
             Euclidean one of these.
-        encoding: (Q + G, Q + G) float32, sparse rows that sum to 1.
+        rows: (Q + G, Q + G) float32, sparse encodings that sum to 1.
         farthest: (Q + G,) positive, what the original distances of each row are divided by.
         num_queries: number of queries Q.
         lambda_value: share of the original distance, 0 to 1.
     """
 
     def __init__(
-        self, points: Tensor, encoding: Rows, *, farthest: Distances, num_queries: int, lambda_value: float
+        self, points: Tensor, rows: Rows, *, farthest: Distances, num_queries: int, lambda_value: float
     ) -> None:
         queries, gallery = points[:num_queries], points[num_queries:]
         self._original = FeatureBlocks(queries, gallery, distance="euclidean")
-        self._query_encoding, self._gallery_encoding = encoding[:num_queries], encoding[num_queries:]
+        self.num_queries, self.num_gallery = len(queries), len(gallery)
+        self._query_encoding, self._gallery_encoding = rows[:num_queries], rows[num_queries:]
         self._scale = torch.from_numpy(lambda_value / farthest[:num_queries, None]).to(points)
         self._offset = self._scale * queries.square().sum(dim=1, keepdim=True)
         self._jaccard_share = 1 - lambda_value
-
-    @property
-    def num_queries(self) -> int:
-        """Number of rows Q."""
-        return self._original.num_queries
-
-    @property
-    def num_gallery(self) -> int:
-        """Number of columns G."""
-        return self._original.num_gallery
 
     def block(self, query_rows: slice, gallery_rows: slice) -> Tensor:
         """(q, g) float32 re-ranked distances of the given queries to the given gallery images; lower is nearer."""
@@ -115,28 +142,12 @@ class KReciprocalDistances:
         return distances.add_(self._jaccard_share).sub_(similarity, alpha=self._jaccard_share)
 
 
-def _sums_of_minima(left: csr_array, right: csr_array) -> NDArray[np.float32]:
-    """(L, R) float32, ``sum_j min(left[l, j], right[r, j])`` for sparse non-negative rows with L and R rows.
-
-    Every entry of ``left`` meets the entries of ``right`` in the same column and no others; those of one row of
-    ``left`` are laid end to end as one sparse row with repeated columns, and making it dense adds them up.
-    """
-    columns = right.T.tocsr()
+def _sums_of_minima(left: Rows, right: Rows) -> NDArray[np.float32]:
+    """(L, R) float32, ``sum_j min(left[l, j], right[r, j])`` for sparse non-negative rows with L and R rows."""
     sums = np.empty((left.shape[0], right.shape[0]), dtype=np.float32)
-    for first, last in _even_batches(left, np.diff(columns.indptr)):
-        batch = left[first:last]
-        met = columns[batch.indices]
-        minima = np.minimum(met.data, np.repeat(batch.data, np.diff(met.indptr)))
-        shape = (last - first, right.shape[0])
-        csr_array((minima, met.indices, met.indptr[batch.indptr]), shape=shape).toarray(out=sums[first:last])
+    for rows, shared in minima(left, right.T.tocsr()):
+        shared.toarray(out=sums[rows])
     return sums
-
-
-def _even_batches(left: csr_array, column_sizes: NDArray[np.int32]) -> list[tuple[int, int]]:
-    """Ranges of rows of ``left`` that meet at most about :data:`_OVERLAP_ELEMENTS` entries, one row at least."""
-    met = np.concatenate([[0], np.cumsum(column_sizes[left.indices], dtype=np.int64)])[left.indptr[:-1]]
-    inner = np.flatnonzero(np.diff(met // _OVERLAP_ELEMENTS)) + 1
-    return list(pairwise([0, *inner.tolist(), left.shape[0]]))
 
 
 def _points(query_features: Array, gallery_features: Array, *, unit: bool) -> Tensor:
@@ -144,12 +155,3 @@ def _points(query_features: Array, gallery_features: Array, *, unit: bool) -> Te
     queries, gallery, dtype = feature_pair(query_features, gallery_features)
     points = torch.cat([queries.to(dtype), gallery.to(dtype)])
     return points.div_(points.norm(dim=1, keepdim=True)) if unit else points
-
-
-def _check_settings(k1: int, k2: int, lambda_value: float, *, num_points: int) -> None:
-    if not 1 <= k1 < num_points:
-        raise InputError(f"k1: expected 1 to {num_points - 1}, fewer than the {num_points} images, got {k1}")
-    if not 1 <= k2 <= k1:
-        raise InputError(f"k2: expected 1 to k1 = {k1}, got {k2}")
-    if not 0 <= lambda_value <= 1:
-        raise InputError(f"lambda_value: expected a share from 0 to 1, got {lambda_value}")

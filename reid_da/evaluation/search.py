@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 
 from reid_da.errors import InputError
-from reid_da.evaluation._features import Array
-from reid_da.evaluation._streaming import FeatureBlocks, whole_rows
+from reid_da.evaluation._streaming import whole_rows
+from reid_da.evaluation.blocks import DistanceBlocks
+from reid_da.features import Array
+from reid_da.nearest import FeatureBlocks, best_columns
 
 
 class Neighbors(NamedTuple):
@@ -42,28 +44,29 @@ def search(
             distance, or more neighbours than the gallery has images.
     """
     blocks = FeatureBlocks(query_features, gallery_features, distance=distance)
-    if not 1 <= num_neighbors <= blocks.num_gallery:
-        raise InputError(
-            f"num_neighbors: expected 1 to {blocks.num_gallery}, the size of the gallery, got {num_neighbors}"
-        )
+    _check_number(num_neighbors, blocks.num_gallery)
     found = []
     for rows, values in whole_rows(blocks, "searching the gallery"):
-        nearest, columns = _nearest(values, num_neighbors)
+        nearest, columns = best_columns(values, num_neighbors, largest=False)
         found.append((blocks.distances(nearest, rows), columns))
     distances, indices = zip(*found, strict=True)
     return Neighbors(torch.cat(distances), torch.cat(indices))
 
 
-def _nearest(values: Tensor, num_neighbors: int) -> tuple[Tensor, Tensor]:
-    """The smallest ``values`` (q, G) of each row in increasing order and their columns, both (q, K)."""
-    found = values.topk(min(num_neighbors + 1, values.shape[1]), dim=1, largest=False)
-    nearest, columns = found.values[:, :num_neighbors], found.indices[:, :num_neighbors]
-    # which of several equal values topk returns is left open, and so is their order
-    undecided = (found.values[:, num_neighbors:] == nearest[:, -1:]).any(dim=1).nonzero().flatten()
-    if len(undecided):
-        ordered = values[undecided].sort(dim=1, stable=True)
-        nearest[undecided] = ordered.values[:, :num_neighbors]
-        columns[undecided] = ordered.indices[:, :num_neighbors]
-    columns, order = columns.sort(dim=1)
-    nearest, order = nearest.gather(1, order).sort(dim=1, stable=True)
-    return nearest, columns.gather(1, order)
+def search_distances(blocks: DistanceBlocks, *, num_neighbors: int) -> Neighbors:
+    """The same for any distances that come block by block, such as re-ranked ones; see :func:`search`.
+
+    Raises:
+        InputError: more neighbours than the gallery has images.
+    """
+    _check_number(num_neighbors, blocks.num_gallery)
+    found = [
+        best_columns(values, num_neighbors, largest=False) for _, values in whole_rows(blocks, "searching the gallery")
+    ]
+    distances, indices = zip(*found, strict=True)
+    return Neighbors(torch.cat(distances), torch.cat(indices))
+
+
+def _check_number(num_neighbors: int, num_gallery: int) -> None:
+    if not 1 <= num_neighbors <= num_gallery:
+        raise InputError(f"num_neighbors: expected 1 to {num_gallery}, the size of the gallery, got {num_neighbors}")

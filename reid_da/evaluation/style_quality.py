@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from reid_da.errors import InputError
-from reid_da.evaluation._features import Array, feature_tensor
-from reid_da.evaluation._streaming import FeatureBlocks, whole_rows
+from reid_da.evaluation._streaming import whole_rows
+from reid_da.features import Array, feature_tensor
+from reid_da.finite import check_finite, check_rows
+from reid_da.nearest import FeatureBlocks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,10 +78,11 @@ def camera_scores(logits: Tensor, own_camids: Tensor, wanted_camids: Tensor) -> 
         wanted_camids: (N,) int64 cameras that the fakes are to look like.
 
     Raises:
-        InputError: there are no fakes.
+        InputError: there are no fakes, or logits are not finite.
     """
     if not len(logits):
         raise InputError("there are no camera-style images to look at")
+    check_finite(logits, "logits")
     by_wanted, by_own = camera_confusion(logits, wanted_camids), camera_confusion(logits, own_camids)
     return CameraScores(
         wanted=float(by_wanted.trace() / len(logits)),
@@ -142,8 +145,7 @@ def fit_gaussian(features: Array) -> Gaussian:
     values = feature_tensor(features, "features").double()
     if len(values) < 2:
         raise InputError(f"features: a covariance needs at least two images, got {len(values)}")
-    if not values.isfinite().all():
-        raise InputError("features: hold NaN or infinite values; extract these images again")
+    check_rows(values, "features", may_be_zero=True)
     mean = values.mean(dim=0)
     root = (values - mean) / (len(values) - 1) ** 0.5
     if root.shape[0] > root.shape[1]:

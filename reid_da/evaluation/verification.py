@@ -15,9 +15,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from reid_da.errors import InputError
+from reid_da.features import check_directions
+from reid_da.finite import check_finite, check_rows
 
 FARS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 """False accept rates that are reported."""
+FOLD_FAR = 1e-3
+"""False accept rate of the rate over folds that InsightFace reports for LFW."""
 _BLOCK = 4096
 _COSINES = np.arange(-10_000, 10_001) / 10_000
 """Thresholds that SphereFace tries."""
@@ -55,6 +59,26 @@ class AcceptRate:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FoldAcceptRate:
+    """True accepts over folds, each at the threshold that the other folds give for a rate of false accepts.
+
+    Attributes:
+        far: false accept rate that was asked for.
+        mean: share of the pairs of one person that pass, the mean over the folds; None where the other folds of some
+            fold have fewer than 1 / far pairs of two persons, which cannot tell.
+        std: its standard deviation over the folds, divided by their number, or None.
+        measured_far: share of the pairs of two persons that pass, the mean over the folds, or None.
+        threshold: mean of the thresholds on the squared distance of unit vectors, or None.
+    """
+
+    far: float
+    mean: float | None
+    std: float | None
+    measured_far: float | None
+    threshold: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class VerificationResult:
     """What pairs of images tell about a model.
 
@@ -67,6 +91,7 @@ class VerificationResult:
         by_centred_cosine: accuracy by the cosine after the mean of the other folds was subtracted, by the mean of the
             best thresholds in steps of 0.0001, as SphereFace does.
         accept_rates: true accepts at several rates of false ones, over all pairs.
+        fold_accept_rate: true accepts at a rate of false ones of 1e-3, over the folds, as InsightFace does.
         similarity: (P,) float64 cosine similarity of each pair.
         same: (P,) bool.
     """
@@ -77,6 +102,7 @@ class VerificationResult:
     by_distance: FoldAccuracy
     by_centred_cosine: FoldAccuracy
     accept_rates: tuple[AcceptRate, ...]
+    fold_accept_rate: FoldAcceptRate
     similarity: NDArray[np.float64] = field(repr=False)
     same: NDArray[np.bool_] = field(repr=False)
 
@@ -102,9 +128,12 @@ def verify(
             stay one behind the other, as in SphereFace.
 
     Raises:
-        InputError: there are no pairs of one of the two kinds, or fewer than two folds.
+        InputError: there are no pairs of one of the two kinds, fewer than two folds, or features that are NaN,
+            infinite or all zero.
     """
     check_pairs(same, folds)
+    for name, features in (("first", first), ("second", second)):
+        check_rows(features, f"{name} images of the pairs")
     whole = first.double(), second.double()
     summed = tuple(_summed(features) for features in whole) if mirrored else whole
     units = [functional.normalize(features) for features in summed]
@@ -117,6 +146,7 @@ def verify(
         by_distance=_by_distance(squared, same, folds),
         by_centred_cosine=_by_centred_cosine(*whole, same, folds),
         accept_rates=accept_rates(similarity, same),
+        fold_accept_rate=fold_accept_rate(squared, same, folds),
         similarity=similarity,
         same=same,
     )
@@ -153,7 +183,11 @@ def accept_rates(
         similarity: (P,) of the pairs.
         same: (P,) bool, whether a pair shows one person.
         fars: false accept rates.
+
+    Raises:
+        InputError: similarities that are NaN or infinite.
     """
+    check_finite(torch.from_numpy(similarity), "similarity")
     negatives = np.sort(similarity[~same])[::-1]
     rates = []
     for far in fars:
@@ -165,6 +199,50 @@ def accept_rates(
         threshold = float(negatives[min(allowed, len(negatives) - 1)])
         rates.append(AcceptRate(far=far, tar=float((similarity[same] > threshold).mean()), threshold=threshold))
     return tuple(rates)
+
+
+def fold_accept_rate(
+    squared: NDArray[np.float64], same: NDArray[np.bool_], folds: NDArray[np.int64], *, far: float = FOLD_FAR
+) -> FoldAcceptRate:
+    """Share of the pairs of one person that pass, by folds: the rate that InsightFace calls VAL@FAR.
+
+    The false accept rate of the other folds is a function of the threshold, at 0, 0.001, ..., 3.999. Between the last
+    threshold whose rate is at most ``far`` and the next one the authors' code interpolates linearly.
+    A pair passes below the threshold. Departure: too few pairs of two persons give None, not an interpolation between
+    no false accept and the first.
+
+    Args:
+        squared: (P,) squared distances of unit vectors, from 0 to 4.
+        same: (P,) bool, whether a pair shows one person.
+        folds: (P,) int64 fold of each pair; there is no rate where one of them has no pairs of a kind.
+        far: false accept rate, above 0 and below 1.
+
+    Raises:
+        InputError: distances that are NaN or infinite, or a rate out of its range.
+    """
+    check_finite(torch.from_numpy(squared), "squared distances")
+    if not 0 < far < 1:
+        raise InputError(f"far: expected a false accept rate above 0 and below 1, got {far}")
+    thresholds = np.arange(0, 4, 0.001)
+    passed, false_passed, chosen = [], [], []
+    for fold in np.unique(folds):
+        inside = folds == fold
+        negatives = np.sort(squared[~inside & ~same])
+        # the small addition: 0.001 * 3000 is not quite 3
+        if far * len(negatives) * (1 + 1e-12) < 1 or not (inside & same).any() or not (inside & ~same).any():
+            return FoldAcceptRate(far=far, mean=None, std=None, measured_far=None, threshold=None)
+        rates = np.searchsorted(negatives, thresholds, side="left") / len(negatives)
+        higher = int(np.searchsorted(rates, far, side="right"))
+        if higher == len(rates):  # hardly any pair within a distance of 3.999
+            threshold = float(thresholds[-1]) if rates[-1] == far else 0.0
+        else:
+            share = (far - rates[higher - 1]) / (rates[higher] - rates[higher - 1])
+            threshold = float(thresholds[higher - 1] + share * (thresholds[higher] - thresholds[higher - 1]))
+        passed.append(float((squared[inside & same] < threshold).mean()))
+        false_passed.append(float((squared[inside & ~same] < threshold).mean()))
+        chosen.append(threshold)
+    means = [float(np.mean(values)) for values in (passed, false_passed, chosen)]
+    return FoldAcceptRate(far=far, mean=means[0], std=float(np.std(passed)), measured_far=means[1], threshold=means[2])
 
 
 def identification_rates(
@@ -182,8 +260,11 @@ def identification_rates(
         counts: numbers of distractors, at most N; the first ones are taken.
 
     Raises:
-        InputError: a number of distractors that there are not, or no two images of one person.
+        InputError: a number of distractors that there are not, no two images of one person, or features that are NaN,
+            infinite or all zero.
     """
+    check_directions(probes, "probes")
+    check_directions(distractors, "distractors")
     if not counts or min(counts) < 1 or max(counts) > len(distractors):
         raise InputError(
             f"distractors: there are {len(distractors)}, so give numbers from 1 to that, not {list(counts)}"

@@ -102,6 +102,8 @@ def decode_row(
 
 
 def _check_header(image: Image.Image) -> None:
+    if not image.width * image.height:
+        raise ImageError(f"{image.width}x{image.height} pixels")
     if image.width * image.height > _MAX_PIXELS:
         raise ImageError(f"{image.width}x{image.height} pixels, more than {_MAX_PIXELS}")
     if image.mode == "F" or image.mode.startswith("I"):

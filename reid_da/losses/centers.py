@@ -30,5 +30,6 @@ class ClassCenters(nn.Module):
             rate: alpha; 0.5 in the paper.
         """
         pull = features.to(self.centers.dtype) - self.centers[labels]
-        counts = torch.bincount(labels, minlength=len(self.centers))
+        # bincount would wait for a GPU, to learn the largest label
+        counts = labels.new_zeros(len(self.centers)).index_add_(0, labels, torch.ones_like(labels))
         self.centers.index_add_(0, labels, rate * pull / (1 + counts[labels])[:, None])

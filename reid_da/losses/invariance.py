@@ -8,6 +8,9 @@ prototype per class. With p(j|x) the softmax over the slots of the inner product
 - camera invariance is the same for a view of that image in the style of another camera,
 - neighbourhood invariance adds -(1/k) log p(j|x) for the k slots j nearest to x.
 
+A slot that has not been written yet is zero. It has a logit of 0 and its share of the softmax, as in the authors' code,
+but it is nobody's neighbour (see :class:`reid_da.memory.neighbors.NeighborIndex`).
+
 The losses know nothing of how the memory is kept; it receives no gradient.
 """
 
@@ -18,7 +21,15 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from reid_da.errors import unknown_name
-from reid_da.memory.neighbors import DEFAULT_CHUNK_SIZE, RunningNeighbors, product_dtype, similarity_blocks
+from reid_da.features import working_dtype
+from reid_da.nearest import (
+    DEFAULT_CHUNK_SIZE,
+    NO_NEIGHBOR,
+    RunningNeighbors,
+    empty_in_block,
+    empty_slots,
+    similarity_blocks,
+)
 
 OwnSlot = Literal["overwrite", "exclude"]
 
@@ -29,7 +40,7 @@ class InvarianceLoss(NamedTuple):
     Attributes:
         exemplar: (B,) -log p(i|x), exemplar invariance for a real image, camera invariance for a styled one.
         neighborhood: (B,) the share of the neighbours, zeros without any.
-        neighbors: (B, K) int64, the slots that were taken as neighbours.
+        neighbors: (B, K) int64, the slots that were taken as neighbours, -1 where there are too few.
     """
 
     exemplar: Tensor
@@ -50,7 +61,7 @@ def memory_logits(features: Tensor, memory: Tensor, *, temperature: float) -> Te
         memory: (M, D) float, one slot per target image.
         temperature: beta, divides the inner products; 0.05 in the paper.
     """
-    dtype = product_dtype(features, memory)
+    dtype = working_dtype(features, memory)
     with torch.autocast(features.device.type, enabled=False):
         # dividing the features is dividing the logits, M / D times cheaper
         return (features.to(dtype) / temperature) @ memory.to(dtype).T
@@ -63,18 +74,20 @@ def invariance_loss(
 
     The own slot i has weight w_i = 1 and each of the K neighbours w_j = 1/K. As in the authors' code the own slot
     may be among the neighbours and then keeps its weight of 1, so that the weights sum to 2 without it and to
-    2 - 1/K with it, not to 1. Choose neighbours with :func:`reid_da.memory.neighbors.top_neighbors`, with
+    2 - 1/K with it, not to 1. Choose neighbours with :func:`reid_da.nearest.top_neighbors`, with
     ``exclude=index`` for K neighbours besides the own slot. Without neighbours it is plain cross-entropy.
 
     Args:
         logits: (B, M) float, from :func:`memory_logits`.
         index: (B,) int64, slot of each sample.
-        neighbors: (B, K) int64, slots near to each sample; None for exemplar and camera invariance alone.
+        neighbors: (B, K) int64, slots near to each sample, -1 where there are fewer than K, which then have 1/K each
+            all the same; None for exemplar and camera invariance alone.
         normalize: divide the weights of a sample by their sum (not in the paper).
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    targets = _targets(index, neighbors)
-    return _weigh(logits.logsumexp(dim=1, keepdim=True) - logits.gather(1, targets), targets, normalize=normalize)
+    neighbors = _no_neighbors(index) if neighbors is None else neighbors
+    cost = logits.logsumexp(dim=1, keepdim=True) - logits.gather(1, _targets(index, neighbors))
+    return _weigh(cost, index, neighbors, normalize=normalize)
 
 
 def fused_invariance_loss(
@@ -119,11 +132,11 @@ def fused_invariance_loss(
         raise unknown_name("own_slot", own_slot, get_args(OwnSlot))
     exclude = index if num_neighbors and own_slot == "exclude" else None
     with torch.autocast(features.device.type, enabled=False):
-        scaled = features.to(product_dtype(features, memory)) / temperature
+        scaled = features.to(working_dtype(features, memory)) / temperature
         log_sum, found = _MemorySoftmax.apply(scaled, memory, num_neighbors, exclude, chunk_size)
-        targets = _targets(index, found if neighbors is None else neighbors)
-        logits = torch.einsum("bd,bkd->bk", scaled, memory[targets].to(scaled.dtype))
-        return _weigh(log_sum - logits, targets, normalize=normalize)
+        neighbors = found if neighbors is None else neighbors
+        logits = torch.einsum("bd,bkd->bk", scaled, memory[_targets(index, neighbors)].to(scaled.dtype))
+        return _weigh(log_sum - logits, index, neighbors, normalize=normalize)
 
 
 class _MemorySoftmax(torch.autograd.Function):
@@ -143,14 +156,14 @@ class _MemorySoftmax(torch.autograd.Function):
         total = torch.zeros_like(peak)
         mean = torch.zeros_like(features)
         for rows, logits in similarity_blocks(features, memory, chunk_size=chunk_size):
-            nearest.add(logits)
+            nearest.add(logits, empty=empty_in_block(rows, logits) if num_neighbors else None)
             previous, peak = peak, torch.maximum(peak, logits.amax(dim=1, keepdim=True))
             weights = logits.sub_(peak).exp_()
             shrink = (previous - peak).exp()
             total = total * shrink + weights.sum(dim=1, keepdim=True)
             if ctx.needs_input_grad[0]:
                 mean.mul_(shrink).addmm_(weights, rows)
-        slots = nearest.slots()
+        slots = nearest.slots().masked_fill(empty_slots(features)[:, None], NO_NEIGHBOR)
         ctx.save_for_backward(mean.div_(total))
         ctx.mark_non_differentiable(slots)
         return peak + total.log(), slots
@@ -162,17 +175,21 @@ class _MemorySoftmax(torch.autograd.Function):
         return grad * mean, None, None, None, None
 
 
-def _targets(index: Tensor, neighbors: Tensor | None) -> Tensor:
-    """Slots with a weight, (B, K + 1): the own one, then the neighbours."""
+def _no_neighbors(index: Tensor) -> Tensor:
+    return index.new_empty((len(index), 0))
+
+
+def _targets(index: Tensor, neighbors: Tensor) -> Tensor:
+    """Slots whose logits count, (B, K + 1): the own one, then the neighbours; the own one for a missing neighbour."""
     own = index[:, None]
-    return own if neighbors is None else torch.cat([own, neighbors], dim=1)
+    return torch.cat([own, torch.where(neighbors < 0, own, neighbors)], dim=1)
 
 
-def _weigh(cost: Tensor, targets: Tensor, *, normalize: bool) -> InvarianceLoss:
-    """Terms from ``cost`` (B, K + 1), minus the log probability of each of the ``targets``."""
-    neighbors = targets[:, 1:]
+def _weigh(cost: Tensor, index: Tensor, neighbors: Tensor, *, normalize: bool) -> InvarianceLoss:
+    """Terms from ``cost`` (B, K + 1), minus the log probability of each of the :func:`_targets`."""
     # a neighbour that is the own slot has its weight of 1 in the exemplar term already
-    weights = (neighbors != targets[:, :1]).to(cost.dtype) / max(neighbors.shape[1], 1)
+    counts = (neighbors != index[:, None]) & (neighbors >= 0)
+    weights = counts.to(cost.dtype) / max(neighbors.shape[1], 1)
     exemplar = cost[:, 0]
     neighborhood = (weights * cost[:, 1:]).sum(dim=1)
     if normalize:

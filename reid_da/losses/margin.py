@@ -20,13 +20,12 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn import functional
 
 from reid_da.errors import InputError, unknown_name
+from reid_da.losses._unit import inverse_length, unit_rows
 
 Beyond = Literal["hard", "easy", "none"]
 """What the target logit is where ``m1 * theta + m2`` passes pi, beyond which the cosine would rise again."""
-_LEAST_LENGTH = 1e-12
 NO_CLASS = -1
 """Label of a sample whose class is not among the rows, e.g. because another process holds it: it gets no margin."""
 
@@ -77,8 +76,8 @@ def sphereface_annealing(
     """Weight of the plain cosine beside the margin's, ``max(minimum, base * (1 + gamma * step)^(-power))``.
 
     Args:
-        step: training steps done.
-        base: weight in the first step.
+        step: number of the training step, from 1: the authors' code counts before it takes the weight.
+        base: weight before the first step.
         gamma: how fast it falls.
         power: in what shape.
         minimum: least weight; with 0 training with m1 = 4 diverges.
@@ -136,7 +135,7 @@ class MarginHead(nn.Module):
     Attributes:
         weight: (C, D) centres, normal with a standard deviation of 0.01; their length does not matter.
         margin: which member of the family.
-        steps: () int64, training steps done, for the annealing.
+        steps: () int64, training steps done, for the annealing; see :meth:`count_step`.
     """
 
     steps: Tensor
@@ -159,6 +158,9 @@ class MarginHead(nn.Module):
     def forward(self, features: Tensor, label: Tensor | None = None) -> Tensor:
         """(B, C) scaled logits in float32 at least: with the margin, or plain cosines without labels.
 
+        A feature or centre of length zero has no angles: its cosines are 0, and so is its gradient; see
+        :func:`reid_da.losses._unit.inverse_length`.
+
         Args:
             features: (B, D) float, of any length.
             label: (B,) int64 target class, or -1 for none.
@@ -168,10 +170,14 @@ class MarginHead(nn.Module):
             features = features.to(dtype)
             weight = self.weight.to(dtype)
             # dividing the (B, C) products instead of the (C, D) centres: a copy of those less, and of their gradient
-            lengths = torch.linalg.vector_norm(weight, dim=1).clamp_min(_LEAST_LENGTH)
-            cosine = functional.normalize(features) @ weight.T / lengths
+            cosine = unit_rows(features) @ weight.T * inverse_length(weight).T
             scale = features.norm(dim=1, keepdim=True) if self.margin.scale is None else self.margin.scale
             return scale * (cosine if label is None else self._with_margin(cosine, label))
+
+    @torch.no_grad()
+    def count_step(self) -> None:
+        """Count a training step, for the annealing; once a step, however many batches went through the head."""
+        self.steps += 1
 
     def _with_margin(self, cosine: Tensor, label: Tensor) -> Tensor:
         margin = self.margin
@@ -186,17 +192,16 @@ class MarginHead(nn.Module):
         )
         if not margin.annealed:
             return logits
-        weight = sphereface_annealing(int(self.steps))
-        if self.training:
-            self.steps += 1
+        weight = sphereface_annealing(int(self.steps) + 1)
         return (weight * cosine + logits) / (1 + weight)
 
 
 def _with_targets(cosine: Tensor, label: Tensor, change: Any) -> Tensor:
     """The cosines with those of the targets changed, where there is one."""
-    rows = torch.nonzero(label != NO_CLASS).squeeze(1)
-    columns = label[rows]
-    return cosine.index_put((rows, columns), change(cosine[rows, columns]))
+    # without a list of the rows that have one, for which a GPU would have to be waited for
+    has_target, column = (label != NO_CLASS)[:, None], label.clamp_min(0)[:, None]
+    target = cosine.gather(1, column)
+    return cosine.scatter(1, column, torch.where(has_target, change(target), target))
 
 
 class _AngularMargin(torch.autograd.Function):

@@ -4,12 +4,17 @@ All compute in float32 at least, inside autocast too: differences of large numbe
 """
 
 import math
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from reid_da.errors import InputError
+from reid_da.errors import InputError, unknown_name
+from reid_da.losses._unit import angles_between, unit_products, unit_rows, wide
+
+Negatives = Literal["semi_hard", "hard"]
+"""Which negatives the triplets of :func:`angular_triplet_loss` have."""
 
 
 def pairwise_distance(features: Tensor) -> Tensor:
@@ -34,18 +39,31 @@ def batch_hard_triplet_loss(features: Tensor, labels: Tensor, *, margin: float |
     return _hardest_triplets(pairwise_distance(features), labels, margin=margin)
 
 
-def angular_triplet_loss(features: Tensor, labels: Tensor, *, margin: float = 0.35) -> Tensor:
-    """The batch-hard triplet loss ``[theta_ap - theta_an + m]+`` on angles (Deng et al., CVPR 2019).
+def angular_triplet_loss(
+    features: Tensor, labels: Tensor, *, margin: float = 0.35, negatives: Negatives = "semi_hard"
+) -> Tensor:
+    """The triplet loss ``theta_ap - theta_an + m`` on angles (Deng et al., CVPR 2019).
+
+    ArcFace mines semi-hard triplets. Of each pair of anchor and positive the negative is the nearest of those whose
+    angle is larger than that of the positive, but by less than the margin; the mean over the pairs that have one.
+    Departure: the authors' code draws one of the candidates at random, and takes them by the same band of squared
+    distances.
 
     Args:
         features: (B, D) float, of any length.
-        labels: (B,) int64 classes, at least two different ones.
-        margin: m in radians.
+        labels: (B,) int64 classes.
+        margin: m in radians; 0.35 in the authors' code.
+        negatives: ``semi_hard``, or ``hard`` for the batch-hard triplets of :func:`batch_hard_triplet_loss`.
 
     Raises:
-        InputError: all images are of one class, so there are no negatives.
+        InputError: an unknown kind of ``negatives``; or hard ones where all images are of one class.
     """
-    return _hardest_triplets(_angle(_cosine(features)), labels, margin=margin)
+    if negatives not in get_args(Negatives):
+        raise unknown_name("negatives", negatives, get_args(Negatives))
+    angle = _angle(unit_products(features, features))
+    if negatives == "hard":
+        return _hardest_triplets(angle, labels, margin=margin)
+    return _semi_hard_triplets(angle, labels, margin=margin)
 
 
 def semi_hard_triplet_loss(features: Tensor, labels: Tensor, *, margin: float = 0.2) -> Tensor:
@@ -59,16 +77,7 @@ def semi_hard_triplet_loss(features: Tensor, labels: Tensor, *, margin: float = 
         labels: (B,) int64 classes.
         margin: m; 0.2 in the paper.
     """
-    squared = _squared_distance(functional.normalize(_wide(features)))
-    same, itself = _pairs(labels)
-    anchors, positives = torch.nonzero(same & ~itself, as_tuple=True)
-    to_positive = squared[anchors, positives][:, None]
-    to_others = squared[anchors]
-    is_candidate = ~same[anchors] & (to_others > to_positive) & (to_others < to_positive + margin)
-    counts = is_candidate.any(dim=1)
-    nearest = to_others.masked_fill(~is_candidate, torch.inf).amin(dim=1)
-    loss = (to_positive.squeeze(1) - nearest + margin)[counts]
-    return loss.sum() / counts.sum().clamp_min(1)
+    return _semi_hard_triplets(_squared_distance(unit_rows(features)), labels, margin=margin)
 
 
 def contrastive_loss(features: Tensor, labels: Tensor, *, margin: float = 1.0) -> Tensor:
@@ -99,7 +108,7 @@ def circle_loss(features: Tensor, labels: Tensor, *, margin: float = 0.25, scale
         margin: m.
         scale: of the exponents.
     """
-    cosine = _cosine(features)
+    cosine = unit_products(features, features)
     row, column = _pairs_once(labels)
     similarity, same = cosine[row, column], labels[row] == labels[column]
     positive, negative = similarity[same], similarity[~same]
@@ -118,17 +127,18 @@ def center_loss(features: Tensor, labels: Tensor, centers: Tensor) -> Tensor:
         labels: (B,) int64 classes.
         centers: (C, D) float; see :class:`reid_da.losses.centers.ClassCenters`.
     """
-    return 0.5 * (_wide(features) - _wide(centers)[labels]).square().sum(dim=1).mean()
+    return 0.5 * (wide(features) - wide(centers)[labels]).square().sum(dim=1).mean()
 
 
-def intra_loss(cosine: Tensor, labels: Tensor) -> Tensor:
+def intra_loss(features: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
     """Mean angle between a feature and the centre of its class, in units of pi (Deng et al., CVPR 2019, equation 5).
 
     Args:
-        cosine: (B, C) cosines between features and class centres.
+        features: (B, D) float, of any length.
+        weight: (C, D) float class centres, of any length.
         labels: (B,) int64 classes.
     """
-    return _angle(_wide(cosine)[range(len(labels)), labels]).mean() / math.pi
+    return angles_between(unit_rows(features), unit_rows(weight[labels])).mean() / math.pi
 
 
 def inter_loss(weight: Tensor, labels: Tensor) -> Tensor:
@@ -140,7 +150,7 @@ def inter_loss(weight: Tensor, labels: Tensor) -> Tensor:
         weight: (C, D) float class centres, of any length, at least two.
         labels: (B,) int64 classes; one that occurs twice counts twice.
     """
-    weight = functional.normalize(_wide(weight))
+    weight = unit_rows(weight)
     with torch.autocast(weight.device.type, enabled=False):
         angle = _angle(weight[labels] @ weight.T)
     own = functional.one_hot(labels, len(weight)).bool()
@@ -151,14 +161,14 @@ def hyperspherical_energy(weight: Tensor, labels: Tensor, *, power: float = 2.0)
     """Mean energy of the repulsion between class centres, for SphereFace+ (Liu et al., NeurIPS 2018).
 
     The mean over the classes of the batch and all other classes of ``||w - w'||^-power``, of ``-log ||w - w'||`` for
-    a power of 0; centres have unit length here.
+    a power of 0; centres have unit length here. Unverified: not compared with the authors' code.
 
     Args:
         weight: (C, D) float class centres, of any length, at least two.
         labels: (B,) int64 classes; one that occurs twice counts twice.
         power: 2, 1 or 0 in the paper.
     """
-    weight = functional.normalize(_wide(weight))
+    weight = unit_rows(weight)
     with torch.autocast(weight.device.type, enabled=False):
         squared = (2 - 2 * weight[labels] @ weight.T).clamp_min(1e-6)
     own = functional.one_hot(labels, len(weight)).bool()
@@ -169,13 +179,15 @@ def hyperspherical_energy(weight: Tensor, labels: Tensor, *, power: float = 2.0)
 def marginal_loss(features: Tensor, labels: Tensor, *, threshold: float = 1.2, margin: float = 0.3) -> Tensor:
     """Mean over the ordered pairs of ``[m - y (t - d2)]+`` with y = 1 for one class and -1 for two (Deng et al., 2017).
 
+    Unverified: not compared with the authors' code.
+
     Args:
         features: (B, D) float, of any length; d2 is the squared distance after normalisation.
         labels: (B,) int64 classes.
         threshold: t, squared distance that parts the two kinds of pairs.
         margin: m around it.
     """
-    squared = _squared_distance(functional.normalize(_wide(features)))
+    squared = _squared_distance(unit_rows(features))
     same, itself = _pairs(labels)
     loss = functional.relu(margin - torch.where(same, 1.0, -1.0) * (threshold - squared))
     return loss[~itself].mean()
@@ -190,7 +202,7 @@ def range_loss(
     intra_weight: float = 1.0,
     inter_weight: float = 1.0,
 ) -> Tensor:
-    """Range loss (Zhang et al., ICCV 2017).
+    """Range loss (Zhang et al., ICCV 2017). Unverified: not compared with the authors' code.
 
     For each class of the batch with at least two images, the harmonic mean of its ``num_largest`` largest distances
     between two images (of all, if there are fewer), summed over the classes; and ``[m - d]+`` for the distance d of
@@ -222,7 +234,7 @@ def range_loss(
     if len(classes) < 2:
         return intra_weight * intra
     sums = torch.zeros(len(classes), features.shape[1], dtype=distance.dtype, device=distance.device)
-    means = sums.index_add(0, inverse, _wide(features)) / torch.bincount(inverse)[:, None]
+    means = sums.index_add(0, inverse, wide(features)) / torch.bincount(inverse)[:, None]
     between = pairwise_distance(means)
     first, second = torch.triu_indices(len(classes), len(classes), 1, device=between.device)
     inter = functional.relu(margin - between[first, second].amin())
@@ -240,23 +252,25 @@ def _hardest_triplets(distance: Tensor, labels: Tensor, *, margin: float | None)
     return loss.mean()
 
 
-def _wide(values: Tensor) -> Tensor:
-    return values.to(torch.promote_types(values.dtype, torch.float32))
+def _semi_hard_triplets(distance: Tensor, labels: Tensor, *, margin: float) -> Tensor:
+    """Mean of ``d_ap - d_an + m`` over the pairs of one class; d_an is the least of those in d_ap to d_ap + m."""
+    same, itself = _pairs(labels)
+    anchors, positives = torch.nonzero(same & ~itself, as_tuple=True)
+    to_positive = distance[anchors, positives][:, None]
+    to_others = distance[anchors]
+    is_candidate = ~same[anchors] & (to_others > to_positive) & (to_others < to_positive + margin)
+    counts = is_candidate.any(dim=1)
+    nearest = to_others.masked_fill(~is_candidate, torch.inf).amin(dim=1)
+    loss = (to_positive.squeeze(1) - nearest + margin)[counts]
+    return loss.sum() / counts.sum().clamp_min(1)
 
 
 def _squared_distance(features: Tensor) -> Tensor:
     """(B, B) squared Euclidean distances, not below 0."""
-    features = _wide(features)
+    features = wide(features)
     with torch.autocast(features.device.type, enabled=False):
         squares = features.square().sum(dim=1)
         return (squares[:, None] + squares[None, :] - 2 * features @ features.T).clamp_min(0)
-
-
-def _cosine(features: Tensor) -> Tensor:
-    """(B, B) cosines."""
-    features = functional.normalize(_wide(features))
-    with torch.autocast(features.device.type, enabled=False):
-        return features @ features.T
 
 
 def _angle(cosine: Tensor) -> Tensor:

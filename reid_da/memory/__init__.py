@@ -7,7 +7,6 @@ from reid_da.memory.neighbors import (
     NeighborIndex,
     check_neighbors,
     neighbor_recall,
-    top_neighbors,
 )
 
 __all__ = [
@@ -18,5 +17,4 @@ __all__ = [
     "check_neighbors",
     "momentum_schedule",
     "neighbor_recall",
-    "top_neighbors",
 ]

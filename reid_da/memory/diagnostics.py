@@ -1,7 +1,8 @@
 """What a memory and its neighbours look like: figures for the log that need no labels, and one that does.
 
 Neighbours are (N, K) int64 slots as the search returns them for N anchors, whose own slots are ``index`` (N,) int64;
-an own slot among the neighbours does not count as one.
+an own slot among the neighbours does not count as one, nor does -1, which ends the lists of a memory that has too few
+written slots.
 """
 
 import math
@@ -111,7 +112,7 @@ def neighbor_agreement(before: Tensor, after: Tensor) -> float:
 
 
 def _is_other(neighbors: Tensor, index: Tensor) -> Tensor:
-    return neighbors != index[:, None]
+    return (neighbors != index[:, None]) & (neighbors >= 0)
 
 
 def _share(condition: Tensor, among: Tensor) -> float:

@@ -2,7 +2,6 @@
 
 import logging
 import math
-from collections.abc import Iterator
 from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
@@ -11,18 +10,32 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from reid_da.errors import InputError, unknown_name
+from reid_da.features import pieces, working_dtype
+from reid_da.nearest import (
+    DEFAULT_CHUNK_SIZE,
+    NO_NEIGHBOR,
+    RunningNeighbors,
+    drop_excluded,
+    empty_in_block,
+    empty_slots,
+    require_slots,
+    similarity_blocks,
+)
 
 logger = logging.getLogger(__name__)
 
 FaissKind = Literal["flat", "ivf", "hnsw"]
 Refresh = Literal["step", "epoch"]
 
-DEFAULT_CHUNK_SIZE = 16384
-"""Memory slots that are compared with a batch at a time."""
-
 
 class NeighborIndex(Protocol):
-    """Search for the memory slots nearest to a batch of features, by inner product."""
+    """Search for the memory slots nearest to a batch of features, by inner product.
+
+    A slot that is still empty (all zeros) is nobody's neighbour, and a feature of zeros has none: they are equally
+    near to everything, and the slots with the lowest numbers would become everybody's neighbours. Lists that are too
+    short for that reason end with :data:`NO_NEIGHBOR`. Departure: the authors' code takes empty slots where fewer than
+    K others have a positive inner product, which happens at the start alone, or with a far too small memory.
+    """
 
     @property
     def is_exact(self) -> bool:
@@ -34,7 +47,7 @@ class NeighborIndex(Protocol):
         ...
 
     def search(self, features: Tensor, memory: Tensor, num_neighbors: int, *, exclude: Tensor | None = None) -> Tensor:
-        """Slots nearest to each feature, (B, num_neighbors) int64, nearest first.
+        """Slots nearest to each feature, (B, num_neighbors) int64, nearest first, then :data:`NO_NEIGHBOR`.
 
         Args:
             features: (B, D) float.
@@ -46,77 +59,6 @@ class NeighborIndex(Protocol):
             InputError: the memory has too few slots.
         """
         ...
-
-
-class RunningNeighbors:
-    """The nearest slots among the blocks of similarities seen so far.
-
-    Of equally near slots the one with the lower number comes first, whatever the blocks.
-
-    Args:
-        num_neighbors: slots to keep per row.
-        exclude: (B,) int64, a slot per row that is left out; None leaves out nothing.
-    """
-
-    def __init__(self, num_neighbors: int, *, exclude: Tensor | None = None) -> None:
-        self._num_neighbors = num_neighbors
-        self._exclude = exclude
-        self._num_seen = 0
-        self._best: tuple[Tensor, Tensor] | None = None
-
-    def add(self, similarity: Tensor) -> None:
-        """Take in the similarity (B, c), higher is nearer, of the c slots that follow those already seen."""
-        length = self._num_neighbors + (self._exclude is not None)
-        values, columns = _highest(similarity.detach(), length)
-        slots = columns + self._num_seen
-        self._num_seen += similarity.shape[1]
-        if self._best is not None:
-            # the older list stands first, so that a lower column still means a lower slot
-            values, columns = _highest(torch.cat([self._best[0], values], dim=1), length)
-            slots = torch.cat([self._best[1], slots], dim=1).gather(1, columns)
-        self._best = values, slots
-
-    def slots(self) -> Tensor:
-        """The nearest slots, (B, num_neighbors) int64, nearest first.
-
-        Raises:
-            InputError: there were too few slots.
-        """
-        _require_slots(self._num_seen, self._num_neighbors, self._exclude)
-        if self._best is None:
-            raise ValueError("no similarities were added")
-        return _without(self._best[1], self._exclude)
-
-
-def top_neighbors(logits: Tensor, num_neighbors: int, *, exclude: Tensor | None = None) -> Tensor:
-    """Slots of the highest logits, (B, num_neighbors) int64, highest first, equal ones by slot number.
-
-    Args:
-        logits: (B, M) float, similarity of every feature to every slot; no gradient flows through the choice.
-        num_neighbors: slots per row.
-        exclude: (B,) int64, a slot per row that is left out, such as its own; None leaves out nothing.
-
-    Raises:
-        InputError: there are too few slots.
-    """
-    nearest = RunningNeighbors(num_neighbors, exclude=exclude)
-    nearest.add(logits)
-    return nearest.slots()
-
-
-def similarity_blocks(features: Tensor, memory: Tensor, *, chunk_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Blocks of at most ``chunk_size`` slots in their order: (rows (c, D), similarity (B, c)).
-
-    Both have the dtype of ``features``, so that a bfloat16 memory is widened one block at a time.
-    """
-    for start in range(0, len(memory), chunk_size):
-        rows = memory[start : start + chunk_size].to(features.dtype)
-        yield rows, features @ rows.T
-
-
-def product_dtype(features: Tensor, memory: Tensor) -> torch.dtype:
-    """Dtype in which features and memory are multiplied: the wider of the two, float32 at least."""
-    return torch.promote_types(torch.promote_types(features.dtype, memory.dtype), torch.float32)
 
 
 class ExactNeighbors:
@@ -139,10 +81,10 @@ class ExactNeighbors:
         """Slots nearest to each feature; see :meth:`NeighborIndex.search`."""
         nearest = RunningNeighbors(num_neighbors, exclude=exclude)
         with torch.autocast(features.device.type, enabled=False):
-            features = features.to(product_dtype(features, memory))
-            for _, similarity in similarity_blocks(features, memory, chunk_size=self.chunk_size):
-                nearest.add(similarity)
-        return nearest.slots()
+            features = features.to(working_dtype(features, memory))
+            for rows, similarity in similarity_blocks(features, memory, chunk_size=self.chunk_size):
+                nearest.add(similarity, empty=empty_in_block(rows, similarity))
+        return nearest.slots().masked_fill(empty_slots(features)[:, None], NO_NEIGHBOR)
 
 
 class FaissNeighbors:
@@ -181,6 +123,7 @@ class FaissNeighbors:
                 raise unknown_name(f"FAISS {name}", value, valid)
         _import_faiss()
         self._index: Any = None
+        self._is_empty = torch.zeros(0, dtype=torch.bool)
         self.kind = kind
         self.refresh = refresh
         self.ivf_lists = ivf_lists
@@ -204,21 +147,25 @@ class FaissNeighbors:
     def rebuild(self, memory: Tensor) -> None:
         """Build the index anew from ``memory`` (M, D)."""
         self._index = self._empty_index(memory)
+        self._is_empty = empty_slots(memory)
         if not self._index.is_trained:
             self._index.train(_to_numpy(memory))
-        for start in range(0, len(memory), DEFAULT_CHUNK_SIZE):
-            self._index.add(_to_numpy(memory[start : start + DEFAULT_CHUNK_SIZE]))
+        for slots in pieces(len(memory), DEFAULT_CHUNK_SIZE):
+            self._index.add(_to_numpy(memory[slots]))
 
     def search(self, features: Tensor, memory: Tensor, num_neighbors: int, *, exclude: Tensor | None = None) -> Tensor:
         """Slots nearest to each feature; see :meth:`NeighborIndex.search`.
 
-        Where FAISS finds too few slots, because the clusters it looked into are small, the search is an exact one.
+        Where FAISS finds too few slots, because the clusters it looked into are small or because some of the slots
+        were empty when it took over the memory, the search is an exact one.
         """
-        _require_slots(len(memory), num_neighbors, exclude)
+        require_slots(len(memory), num_neighbors, exclude)
         if self._index is None or self.refresh == "step":
             self.rebuild(memory)
         _, found = self._index.search(_to_numpy(features), num_neighbors + (exclude is not None))
-        slots = _without(torch.from_numpy(found).to(features.device), exclude)
+        slots = torch.from_numpy(found).to(features.device)
+        was_empty = self._is_empty.to(slots.device)[slots.clamp_min(0)]
+        slots = drop_excluded(slots.masked_fill(was_empty, NO_NEIGHBOR), exclude)
         short = (slots < 0).any(dim=1)
         if short.any():
             left_out = None if exclude is None else exclude[short]
@@ -245,8 +192,8 @@ def check_neighbors(
     """``index``, rebuilt, or an exact search in its place if it finds too few of the true neighbours of a sample.
 
     An index that claims to be exact must find all, an approximate one the share ``min_recall``; the fall-back is
-    logged as a warning. In an empty memory all slots are equally near and everything passes: check when the
-    neighbours are first needed, not when the memory is made.
+    logged as a warning. An empty memory has no neighbours and everything passes: check when they are first needed, not
+    when the memory is made.
 
     Args:
         index: the index to check.
@@ -272,6 +219,8 @@ def check_neighbors(
 def neighbor_recall(found: Tensor, features: Tensor, memory: Tensor, *, tolerance: float = 1e-5) -> float:
     """Share of the true nearest slots that are in ``found``, from 0 to 1; a slot equally near counts as true.
 
+    It is 1 where there are no neighbours, as in an empty memory.
+
     Args:
         found: (B, K) int64 slots; a slot that is named twice counts once, one that does not exist not at all.
         features: (B, D) float.
@@ -279,60 +228,24 @@ def neighbor_recall(found: Tensor, features: Tensor, memory: Tensor, *, toleranc
         tolerance: difference of similarity, relative to the norm of the feature, up to which slots are equally near.
     """
     exact = ExactNeighbors().search(features, memory, found.shape[1])
-    farthest = _similarity_of(exact, features, memory).amin(dim=1, keepdim=True)
+    is_true = exact >= 0
+    if not is_true.any():
+        return 1.0
+    similarity = _similarity_of(exact.where(is_true, 0), features, memory).masked_fill(~is_true, torch.inf)
+    farthest = similarity.amin(dim=1, keepdim=True)
     slots = found.sort(dim=1).values
     exists = (slots >= 0) & (slots < len(memory))
+    exists &= ~empty_slots(memory)[slots.where(exists, 0)]
     repeated = torch.zeros_like(exists)
     repeated[:, 1:] = slots[:, 1:] == slots[:, :-1]
     similarity = _similarity_of(slots.where(exists, 0), features, memory)
     near = similarity >= farthest - tolerance * features.norm(dim=1, keepdim=True)
-    return float((near & exists & ~repeated).double().mean())
-
-
-def _highest(similarity: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The ``count`` highest values of each row (fewer if the row is shorter) and their columns, ties by column."""
-    width = similarity.shape[1]
-    count = min(count, width)
-    values, columns = similarity.topk(min(count + 1, width) if count else 0, dim=1)
-    if 0 < count < width:
-        # topk takes any of the equal values at the border; only those rows need a second look
-        tied = values[:, count - 1] == values[:, count]
-        if tied.any():
-            columns[tied, :count] = _first_of_tied(similarity[tied], values[tied, count - 1], count)
-    columns = columns[:, :count].sort(dim=1).values
-    values, order = similarity.gather(1, columns).sort(dim=1, descending=True, stable=True)
-    return values, columns.gather(1, order)
-
-
-def _first_of_tied(similarity: Tensor, border: Tensor, count: int) -> Tensor:
-    """Columns of the ``count`` highest values of each row, of those equal to ``border`` (B,) the first ones."""
-    above = ~(similarity <= border[:, None])  # not ">", for topk ranks NaN above all
-    equal = similarity == border[:, None]
-    wanted = count - above.sum(dim=1, keepdim=True)
-    chosen = above | (equal & (equal.cumsum(dim=1, dtype=torch.int32) <= wanted))
-    return chosen.nonzero()[:, 1].view(-1, count)
-
-
-def _without(slots: Tensor, exclude: Tensor | None) -> Tensor:
-    """Lists (B, K - 1) without the slot in ``exclude``, or without their last slot where it is not in the list."""
-    if exclude is None:
-        return slots
-    keep = slots != exclude.to(slots.device)[:, None]
-    keep[:, -1] &= ~keep.all(dim=1)
-    return slots[keep].view(len(slots), -1)
-
-
-def _require_slots(num_slots: int, num_neighbors: int, exclude: Tensor | None) -> None:
-    available = num_slots - (exclude is not None)
-    if num_neighbors > available:
-        raise InputError(
-            f"num_neighbors = {num_neighbors}: the memory has only {available} slots to choose from; lower it"
-        )
+    return float((near & exists & ~repeated).sum() / is_true.sum())
 
 
 def _similarity_of(slots: Tensor, features: Tensor, memory: Tensor) -> Tensor:
     """Inner product (B, K) of each feature with the slots listed for it."""
-    dtype = product_dtype(features, memory)
+    dtype = working_dtype(features, memory)
     return torch.einsum("bd,bkd->bk", features.to(dtype), memory[slots].to(dtype))
 
 

@@ -11,6 +11,7 @@ from reid_da.errors import InputError
 from reid_da.images import Batch
 from reid_da.losses import metric
 from reid_da.losses.centers import ClassCenters
+from reid_da.losses.margin import MarginHead
 from reid_da.models.reid_net import ReIDNetwork
 
 
@@ -58,7 +59,9 @@ class LabelledLosses:
         return losses
 
     def after_backward(self) -> None:
-        """Move the class centres of the last batch; its gradients have come from the centres before."""
+        """Move the class centres of the last batch, whose gradients have come from those before, and count the step."""
+        if isinstance(self.network.classifier, MarginHead):
+            self.network.classifier.count_step()
         if self.centers is not None and self._seen is not None:
             self.centers.update(*self._seen, rate=self.settings.center_rate)
         self._seen = None
@@ -95,8 +98,9 @@ class LabelledLosses:
         margin = self.settings.triplet_margin
         if self.settings.triplet == "semi_hard":
             return metric.semi_hard_triplet_loss(pooled, label, margin=margin or 0.2)
-        if self.settings.triplet == "angular":
-            return metric.angular_triplet_loss(pooled, label, margin=margin or 0.35)
+        if self.settings.triplet in ("angular", "angular_hard"):
+            negatives: metric.Negatives = "hard" if self.settings.triplet == "angular_hard" else "semi_hard"
+            return metric.angular_triplet_loss(pooled, label, margin=margin or 0.35, negatives=negatives)
         return metric.batch_hard_triplet_loss(pooled, label, margin=margin)
 
     def _on_centers(self, pooled: Tensor, embeddings: Tensor, label: Tensor) -> dict[str, Tensor]:
@@ -106,8 +110,7 @@ class LabelledLosses:
             loss = metric.center_loss(pooled, label, self.centers.centers)
             losses["center"] = settings.center_weight * loss
         if settings.intra_weight:
-            cosine = functional.normalize(embeddings) @ functional.normalize(weight).T
-            losses["intra"] = settings.intra_weight * metric.intra_loss(cosine, label)
+            losses["intra"] = settings.intra_weight * metric.intra_loss(embeddings, weight, label)
         if settings.inter_weight:
             losses["inter"] = settings.inter_weight * metric.inter_loss(weight, label)
         if settings.energy_weight:

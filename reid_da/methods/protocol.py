@@ -326,6 +326,7 @@ class Method(ABC):
         network = build_network(
             settings.model,
             num_classes=len(own["classifier.weight"]),
+            image_size=settings.data.image_size,
             head=getattr(settings, "head", None),
             weights="none",
         )

@@ -1,119 +1,73 @@
-"""ResNet backbones: from a batch of images to pooled features."""
+"""Backbones by name, with the weights that they start from."""
 
 import os
-from dataclasses import dataclass
-from typing import TypeAlias
+from functools import partial
+from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from reid_da.errors import InputError, unknown_name
-from reid_da.models.weights import cached_download, load_weights
+from reid_da.models.heads import Pooling
+from reid_da.models.osnet import OSNet, Style
+from reid_da.models.protocol import Backbone
+from reid_da.models.resnet import ResNet
+from reid_da.models.timm import PREFIX, TimmBackbone
+from reid_da.models.torchvision_nets import EfficientNetB0, MobileNetV2
+from reid_da.models.weight_files import cached_download
+from reid_da.models.weights import load_weights
 
-Block: TypeAlias = type[BasicBlock] | type[Bottleneck]
+
+class _Build(Protocol):
+    def __call__(self, *, width: float, last_stride: int) -> Backbone: ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Architecture:
-    block: Block
-    depths: tuple[int, int, int, int]
-    imagenet_url: str
-    has_ibn: bool = False
+def _osnet(style: Style, scale: float) -> _Build:
+    def build(*, width: float, last_stride: int) -> Backbone:
+        if last_stride != 2:
+            raise InputError("last_stride: OSNet does not halve the maps in its last stage; leave last_stride at 2")
+        return OSNet(style=style, width=scale * width)
 
+    return build
+
+
+_BUILDERS: dict[str, _Build] = {
+    "resnet18": partial(ResNet, BasicBlock, (2, 2, 2, 2)),
+    "resnet34": partial(ResNet, BasicBlock, (3, 4, 6, 3)),
+    "resnet50": partial(ResNet, Bottleneck, (3, 4, 6, 3)),
+    "resnet101": partial(ResNet, Bottleneck, (3, 4, 23, 3)),
+    "resnet50_ibn_a": partial(ResNet, Bottleneck, (3, 4, 6, 3), has_ibn=True),
+    "mobilenet_v2": MobileNetV2,
+    "efficientnet_b0": EfficientNetB0,
+    "osnet_x1_0": _osnet("plain", 1.0),
+    "osnet_x0_75": _osnet("plain", 0.75),
+    "osnet_x0_5": _osnet("plain", 0.5),
+    "osnet_x0_25": _osnet("plain", 0.25),
+    "osnet_ibn_x1_0": _osnet("ibn", 1.0),
+    "osnet_ain_x1_0": _osnet("ain", 1.0),
+}
 
 _TORCHVISION = "https://download.pytorch.org/models/"
 _IBN_NET = "https://github.com/XingangPan/IBN-Net/releases/download/v1.0/"
-_ARCHITECTURES = {
-    "resnet18": _Architecture(
-        block=BasicBlock, depths=(2, 2, 2, 2), imagenet_url=_TORCHVISION + "resnet18-f37072fd.pth"
-    ),
-    "resnet34": _Architecture(
-        block=BasicBlock, depths=(3, 4, 6, 3), imagenet_url=_TORCHVISION + "resnet34-b627a593.pth"
-    ),
-    "resnet50": _Architecture(
-        block=Bottleneck, depths=(3, 4, 6, 3), imagenet_url=_TORCHVISION + "resnet50-0676ba61.pth"
-    ),
-    "resnet101": _Architecture(
-        block=Bottleneck, depths=(3, 4, 23, 3), imagenet_url=_TORCHVISION + "resnet101-63fe2227.pth"
-    ),
-    "resnet50_ibn_a": _Architecture(
-        block=Bottleneck, depths=(3, 4, 6, 3), imagenet_url=_IBN_NET + "resnet50_ibn_a-d9d0bb7b.pth", has_ibn=True
-    ),
+_IMAGENET = {
+    "resnet18": _TORCHVISION + "resnet18-f37072fd.pth",
+    "resnet34": _TORCHVISION + "resnet34-b627a593.pth",
+    "resnet50": _TORCHVISION + "resnet50-0676ba61.pth",
+    "resnet101": _TORCHVISION + "resnet101-63fe2227.pth",
+    "resnet50_ibn_a": _IBN_NET + "resnet50_ibn_a-d9d0bb7b.pth",
+    "mobilenet_v2": _TORCHVISION + "mobilenet_v2-b0353104.pth",
+    "efficientnet_b0": _TORCHVISION + "efficientnet_b0_rwightman-7f5810bc.pth",
 }
 
-BACKBONE_NAMES = tuple(_ARCHITECTURES)
-"""Names that :func:`create_backbone` knows."""
+BACKBONE_NAMES = tuple(_BUILDERS)
+"""Names that :func:`create_backbone` knows, beside those of timm."""
 
 
-class InstanceBatchNorm(nn.Module):
-    """Instance normalisation of the first half of the channels, batch normalisation of the second.
-
-    The IBN block of IBN-Net (Pan et al., ECCV 2018); sub-modules are named as in the authors' weight files.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.sizes = [channels // 2, channels - channels // 2]
-        self.IN = nn.InstanceNorm2d(self.sizes[0], affine=True)
-        self.BN = nn.BatchNorm2d(self.sizes[1])
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """(B, C, H, W) normalised maps."""
-        first, second = torch.split(inputs, self.sizes, dim=1)
-        return torch.cat([self.IN(first), self.BN(second)], dim=1)
-
-
-class Backbone(nn.Module):
-    """A ResNet without its classifier (He et al., CVPR 2016): images to global average pooled features.
-
-    The sub-modules keep torchvision's names (``conv1``, ``bn1``, ``layer1`` ... ``layer4``): weight files and the rules
-    for freezing go by them.
-
-    Attributes:
-        feature_dim: number of features F.
-
-    Args:
-        block: kind of the residual blocks.
-        depths: number of blocks in each of the four layers.
-        channels: C, number of channels after the stem; 64 in the published networks.
-        last_stride: stride of ``layer4``.
-    """
-
-    def __init__(self, block: Block, depths: tuple[int, int, int, int], *, channels: int, last_stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, channels, 7, stride=2, padding=3, bias=False)
-        self.bn1 = nn.BatchNorm2d(channels)
-        self.relu = nn.ReLU(inplace=True)
-        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
-        widths = [channels, 2 * channels, 4 * channels, 8 * channels]
-        inputs = [channels, *(width * block.expansion for width in widths)]
-        self.layer1 = _layer(block, inputs[0], widths[0], depth=depths[0], stride=1)
-        self.layer2 = _layer(block, inputs[1], widths[1], depth=depths[1], stride=2)
-        self.layer3 = _layer(block, inputs[2], widths[2], depth=depths[2], stride=2)
-        self.layer4 = _layer(block, inputs[3], widths[3], depth=depths[3], stride=last_stride)
-        self.feature_dim = inputs[4]
-
-    def feature_map(self, images: Tensor) -> Tensor:
-        """(B, F, h, w) output of ``layer4`` for (B, 3, H, W) normalised images."""
-        maps: Tensor = self.maxpool(self.relu(self.bn1(self.conv1(images))))
-        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
-            maps = layer(maps)
-        return maps
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(B, F) pooled features of (B, 3, H, W) normalised images, float32 under autocast too."""
-        maps = self.feature_map(images)
-        return maps.mean(dim=(2, 3), dtype=torch.promote_types(maps.dtype, torch.float32))
-
-
-def _layer(block: Block, inputs: int, width: int, *, depth: int, stride: int) -> nn.Sequential:
-    """``depth`` blocks of which the first changes channels and stride, and has a shortcut that does so too."""
-    outputs = width * block.expansion
-    shortcut = None
-    if stride != 1 or inputs != outputs:
-        shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm2d(outputs))
-    return nn.Sequential(block(inputs, width, stride, shortcut), *(block(outputs, width) for _ in range(depth - 1)))
+def is_backbone_name(name: str) -> bool:
+    """Whether :func:`create_backbone` takes ``name`` for a backbone; a network of timm is not looked up."""
+    return name in _BUILDERS or name.startswith(PREFIX)
 
 
 def create_backbone(
@@ -122,67 +76,92 @@ def create_backbone(
     width: float = 1.0,
     last_stride: int = 2,
     weights: str | os.PathLike[str] = "imagenet",
+    pooling: Pooling = "default",
+    image_size: tuple[int, int] = (256, 128),
     generator: torch.Generator | None = None,
 ) -> Backbone:
     """A backbone with the weights asked for, on the CPU.
 
     Args:
-        name: one of :data:`BACKBONE_NAMES`.
+        name: one of :data:`BACKBONE_NAMES`, or ``timm:`` and the name of a network of timm, which need be installed.
         width: number of channels as a multiple of the published one, for small networks; 0.5 takes about a quarter of
             the time. ImageNet weights have a width of 1.
-        last_stride: stride of ``layer4``: 2 as in ImageNet classification, 1 for maps of twice the height and width.
+        last_stride: stride of the last stage: 2 as in ImageNet classification, 1 for maps of twice the height and
+            width. OSNet and networks of timm have no such choice.
         weights: ``imagenet`` for the weights that torchvision calls ``IMAGENET1K_V1`` (IBN-Net's own for
-            ``resnet50_ibn_a``), ``none`` for random ones, or the path of a file; see
+            ``resnet50_ibn_a``, timm's for its networks), ``none`` for random ones, or the path of a file; see
             :func:`reid_da.models.read_state_dict` and :func:`reid_da.models.match_state_dict`.
+        pooling: how maps become a vector; ``default``: the backbone's own way.
+        image_size: height and width of the images, which the networks of timm that have position embeddings are
+            built for. The others take any size.
         generator: source of the random weights, torch's own if None.
 
     Raises:
-        InputError: unknown name, stride or width; weights that cannot be had, read or fitted to the network.
+        InputError: unknown name, stride, width or pooling; weights that cannot be obtained, read or fitted to the
+            network.
     """
-    if name not in _ARCHITECTURES:
-        raise unknown_name("model", name, BACKBONE_NAMES)
-    if last_stride not in (1, 2):
-        raise InputError(f"last_stride: expected 1 or 2, got {last_stride}")
-    if width <= 0:
-        raise InputError(f"width: expected a number above 0, got {width}")
-    if weights == "imagenet" and width != 1:
-        raise InputError(f"width: there are no ImageNet weights for a width of {width}; use 1, or other weights")
-    architecture = _ARCHITECTURES[name]
-    backbone = _build(architecture, channels=max(round(64 * width), 1), last_stride=last_stride)
-    if weights == "none":
-        _initialise(backbone, generator)
-    elif weights == "imagenet":
-        load_weights(backbone, cached_download(architecture.imagenet_url))
+    is_foreign = name.startswith(PREFIX)
+    if not is_foreign and name not in _BUILDERS:
+        raise unknown_name("model", name, [*BACKBONE_NAMES, f"{PREFIX}NAME"])
+    _check_shape(name, width=width, last_stride=last_stride, weights=weights)
+    if is_foreign:
+        backbone: Backbone = TimmBackbone(
+            name.removeprefix(PREFIX), image_size=image_size, pretrained=weights == "imagenet", generator=generator
+        )
     else:
+        backbone = _build(_BUILDERS[name], width=width, last_stride=last_stride)
+    if pooling != "default":
+        backbone.set_pooling(pooling)
+    if weights == "none" and not is_foreign:
+        _initialise(backbone, generator)
+    elif weights == "imagenet" and not is_foreign:
+        load_weights(backbone, cached_download(_imagenet_url(name)))
+    elif weights not in ("none", "imagenet"):
         load_weights(backbone, weights)
     return backbone
 
 
-def _build(architecture: _Architecture, *, channels: int, last_stride: int) -> Backbone:
-    """Backbone with identity normalisation and unset convolutions."""
+def _check_shape(name: str, *, width: float, last_stride: int, weights: str | os.PathLike[str]) -> None:
+    if last_stride not in (1, 2):
+        raise InputError(f"last_stride: expected 1 or 2, got {last_stride}")
+    if width <= 0:
+        raise InputError(f"width: expected a number above 0, got {width}")
+    if name.startswith(PREFIX):
+        if (width, last_stride) != (1, 2):
+            raise InputError(f"{name}: leave width at 1 and last_stride at 2, networks of timm have no others")
+    elif weights == "imagenet" and width != 1:
+        raise InputError(f"width: there are no ImageNet weights for a width of {width}; use 1, or other weights")
+
+
+def _imagenet_url(name: str) -> str:
+    if name not in _IMAGENET:
+        raise InputError(
+            f"{name}: no address is known from which its ImageNet weights can be downloaded; get the file from "
+            "torchreid's model zoo and give model.weights=PATH, or start from random weights, model.weights=none"
+        )
+    return _IMAGENET[name]
+
+
+def _build(build: _Build, *, width: float, last_stride: int) -> Backbone:
+    """Backbone with identity normalisation and unset weights."""
     # on the meta device torch's own random weights, drawn from the global generator, cost nothing
     with torch.device("meta"):
-        backbone = Backbone(architecture.block, architecture.depths, channels=channels, last_stride=last_stride)
-        if architecture.has_ibn:
-            _insert_ibn(backbone)
+        backbone = build(width=width, last_stride=last_stride)
     backbone.to_empty(device="cpu")
     for module in backbone.modules():
-        if isinstance(module, nn.BatchNorm2d | nn.InstanceNorm2d):
+        if isinstance(module, _BatchNorm | nn.InstanceNorm2d):
             module.reset_parameters()
     return backbone
 
 
-def _insert_ibn(backbone: Backbone) -> None:
-    """Make the first normalisation of every block of layer1 to layer3 an :class:`InstanceBatchNorm`."""
-    for layer in (backbone.layer1, backbone.layer2, backbone.layer3):
-        for block in layer:
-            assert isinstance(block, BasicBlock | Bottleneck)
-            # torchvision annotates the attribute with the normalisation that it puts there itself
-            block.bn1 = InstanceBatchNorm(block.conv1.out_channels)
-
-
 def _initialise(backbone: Backbone, generator: torch.Generator | None) -> None:
-    """Draw random convolutions as torchvision does: Kaiming normal over the outputs."""
+    """Draw random weights as torchvision and torchreid do: convolutions Kaiming normal over the outputs, biases 0."""
     for module in backbone.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)
+        elif isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=0.01, generator=generator)
+        else:
+            continue
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

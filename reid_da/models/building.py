@@ -15,6 +15,7 @@ def build_network(
     model: ModelSettings,
     *,
     num_classes: int,
+    image_size: tuple[int, int],
     head: HeadSettings | None = None,
     weights: str | None = None,
     generator: torch.Generator | None = None,
@@ -24,6 +25,7 @@ def build_network(
     Args:
         model: its settings.
         num_classes: number of classes of the source branch.
+        image_size: height and width of the images, which some backbones are built for.
         head: kind of its classifier; a linear one if None.
         weights: of the backbone instead of those of the settings.
         generator: source of random weights, torch's own if None.
@@ -36,6 +38,8 @@ def build_network(
         width=model.width,
         last_stride=model.last_stride,
         weights=weights or model.weights,
+        pooling=model.pooling,
+        image_size=image_size,
         generator=generator,
     )
     return ReIDNetwork(

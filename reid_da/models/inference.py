@@ -6,10 +6,16 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from reid_da.errors import InputError
+from reid_da.errors import InputError, first_few
+from reid_da.finite import check_weights
 from reid_da.images.ahead import map_ahead
 from reid_da.models.bfloat16 import features_in_bfloat16
 from reid_da.progress import track
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the parameters of a network are; the CPU for one without parameters."""
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
 @contextmanager
@@ -34,6 +40,7 @@ def infer_in_batches(
     device: torch.device,
     autocast: bool,
     store_on: torch.device,
+    label: Callable[[int], object] | None = None,
 ) -> Tensor:
     """(count, D) float32 outputs of ``model``, row by row those of the images that ``load`` gives.
 
@@ -47,9 +54,11 @@ def infer_in_batches(
         autocast: compute in bfloat16 where torch holds that to be safe, and where, on a CPU, it agrees with float32:
             see :func:`reid_da.models.bfloat16.features_in_bfloat16`.
         store_on: where the outputs are collected.
+        label: what to call the image of a row in a message; its number if None.
 
     Raises:
-        InputError: there are no images, or ``batch_size`` is below 1.
+        InputError: there are no images, ``batch_size`` is below 1, or outputs are not finite; the message tells
+            whether the weights of the model are to blame, and if not, names the images.
     """
     if not count:
         raise InputError("there are no images to extract features from")
@@ -59,12 +68,30 @@ def infer_in_batches(
     outputs = None
     with evaluating(model):
         batches = map_ahead(load, chunks, workers=1, ahead=1)
-        for rows, batch in track(zip(chunks, batches, strict=True), "extracting features", total=len(chunks)):
+        steps = zip(chunks, batches, strict=True)
+        # one batch, such as the crops of a video frame, is no work to watch
+        for rows, batch in steps if len(chunks) == 1 else track(steps, "extracting features", total=len(chunks)):
             with torch.inference_mode():
                 images = prepare(batch.to(device)).contiguous(memory_format=torch.channels_last)
                 features = features_in_bfloat16(model, images) if autocast else model(images)
+            if not bool(features.isfinite().all()):
+                raise _not_finite(model, features, rows, label)
             if outputs is None:
                 outputs = torch.empty(count, features.shape[1], device=store_on)
             outputs[rows] = features.to(store_on)
     assert outputs is not None
     return outputs
+
+
+def _not_finite(model: nn.Module, features: Tensor, rows: slice, label: Callable[[int], object] | None) -> InputError:
+    """The cause of features that are not finite: the weights, or what the model makes of certain images."""
+    try:
+        check_weights(model, "the model")
+    except InputError as error:
+        return error
+    faulty = (~features.isfinite().flatten(1).all(dim=1)).nonzero().flatten() + rows.start
+    names = first_few(map(label, faulty.tolist())) if label else f"counted from 0: {first_few(faulty.tolist())}"
+    return InputError(
+        f"the model gives NaN or infinite values, though its weights are finite, for {len(faulty)} images ({names}); "
+        "compute in float32 (no autocast), or check the statistics of its batch normalisation"
+    )

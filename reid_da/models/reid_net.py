@@ -1,27 +1,26 @@
 """The network that source and target training share in ECN (Zhong et al., CVPR 2019)."""
 
-from collections.abc import Iterator
+import warnings
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from reid_da.errors import InputError, unknown_name
 from reid_da.losses.margin import Margin, MarginHead
-from reid_da.models.backbones import Backbone
+from reid_da.models.heads import Embedding, neck_of
+from reid_da.models.protocol import Backbone
 
 Branch = Literal["test", "source", "target"]
 """What a forward pass is for: test features, source logits or target features."""
-Embedding = Literal["linear", "none"]
-"""What stands between pooled features and the two branches: FC and BN as in ECN, or BN alone."""
 TargetDropout = Literal["after_norm", "before_norm", "none"]
 """Where dropout acts in the target branch, seen from the L2 normalisation."""
 TestFeature = Literal["pooled", "embedding"]
 """What is compared at test time: the pooled features, or the embedding behind its batch normalisation."""
-Freeze = Literal["official", "none"]
-"""Which parameters stay as they are: those of conv1 to layer2, or none."""
+Freeze = str | int
+"""Which parameters stay as they are: ``official``, those of the backbone's official part; ``none``; or those of so many
+stages."""
 BatchNormMode = Literal["official", "frozen", "train"]
 """Which batch normalisation layers keep their running statistics in training."""
 
@@ -41,7 +40,7 @@ class ReIDNetwork(nn.Module):
         backbone: images to pooled features.
         embedding: the linear layer to ``embedding_dim`` values, Kaiming normal over the outputs, bias 0; or nothing.
         embedding_dim: length D of the target features.
-        embedding_norm: its batch normalisation, weight 1, bias 0.
+        embedding_norm: its batch normalisation, weight 1, bias 0; or nothing.
         classifier: the linear layer to the source classes, normal with standard deviation 0.001, bias 0; or a head
             of the margin-softmax family.
     """
@@ -65,19 +64,22 @@ class ReIDNetwork(nn.Module):
 
         Args:
             backbone: the backbone; ``freeze`` is applied to its parameters.
-            num_classes: number of source classes C.
+            num_classes: number of source classes C; 0 for a method that classifies nothing.
             embedding: ``linear`` as in ECN; ``none`` for batch normalisation on the pooled features themselves, without
-                ReLU, and a classifier without bias: the BNNeck of Luo et al. (CVPR workshops 2019).
+                ReLU, and a classifier without bias: the BNNeck of Luo et al. (CVPR workshops 2019); ``identity`` for
+                the pooled features as they are, and a classifier with bias.
             embedding_dim: length D of a linear embedding; 4096 in the paper.
             dropout: rate of both dropouts; 0.5 in the paper.
             target_dropout: ``after_norm`` as the authors do, ``before_norm`` (f has unit length) or ``none``.
             test_feature: ``pooled`` as the authors do, or ``embedding``.
             margin: of a head of the margin-softmax family, which takes the embedding without ReLU; None for a linear
                 classifier.
-            freeze: ``official`` keeps conv1, bn1, layer1 and layer2 from being trained; ``none`` freezes nothing.
+            freeze: ``official`` keeps the backbone's official part from being trained: in a ResNet conv1, bn1, layer1
+                and layer2. ``none`` freezes nothing, a number so many stages of the backbone.
             bn_mode: batch normalisation in training. ``official`` holds the running statistics of the layers that
-                have "bn" in their name and come before layer3: 22 in ResNet-50, without those in the shortcuts, which
-                go on adapting. ``frozen`` holds the shortcuts of layer1 and layer2 too; ``train`` holds none.
+                :meth:`Backbone.official_batch_norms` names: in a ResNet those of the official part, without those in
+                the shortcuts, which go on adapting. ``frozen`` holds all layers of the frozen stages, or of the
+                official part where ``freeze`` is no number; ``train`` holds none.
             generator: source of the initial weights, torch's own if None.
 
         Raises:
@@ -87,15 +89,15 @@ class ReIDNetwork(nn.Module):
         _check_choice("embedding", embedding, Embedding)
         _check_choice("target_dropout", target_dropout, TargetDropout)
         _check_choice("test_feature", test_feature, TestFeature)
-        _check_choice("freeze", freeze, Freeze)
+        depth = _depth(freeze, backbone)
         _check_choice("bn_mode", bn_mode, BatchNormMode)
         if not 0 <= dropout < 1:
             raise InputError(f"dropout: expected a rate of at least 0 and below 1, got {dropout}")
         self.backbone = backbone
-        is_linear = embedding == "linear"
-        self.embedding_dim = embedding_dim if is_linear else backbone.feature_dim
-        self.embedding = nn.Linear(backbone.feature_dim, embedding_dim) if is_linear else nn.Identity()
-        self.embedding_norm = nn.BatchNorm1d(self.embedding_dim)
+        self.embedding_dim = embedding_dim if embedding == "linear" else backbone.feature_dim
+        self.embedding, self.embedding_norm = neck_of(
+            embedding, feature_dim=backbone.feature_dim, embedding_dim=embedding_dim
+        )
         self.dropout = dropout
         self.target_dropout = target_dropout
         self.test_feature = test_feature
@@ -105,15 +107,13 @@ class ReIDNetwork(nn.Module):
             nn.init.zeros_(self.embedding.bias)
         self.classifier: nn.Linear | MarginHead
         if margin is None:
-            self.classifier = nn.Linear(self.embedding_dim, num_classes, bias=is_linear)
-            nn.init.normal_(self.classifier.weight, std=0.001, generator=generator)
-            if is_linear:
-                nn.init.zeros_(self.classifier.bias)
+            self.classifier = _linear_classifier(
+                self.embedding_dim, num_classes, has_bias=embedding != "none", generator=generator
+            )
         else:
             self.classifier = MarginHead(self.embedding_dim, num_classes, margin=margin, generator=generator)
-        if freeze == "official":
-            for layer in self._early_layers():
-                layer.requires_grad_(False)
+        backbone.freeze(0 if freeze == "none" else depth)
+        self._held_depth = depth
 
     def forward(self, images: Tensor, branch: Branch = "test", *, generator: torch.Generator | None = None) -> Tensor:
         """Output of one branch for (B, 3, H, W) normalised images.
@@ -179,22 +179,17 @@ class ReIDNetwork(nn.Module):
         return self
 
     def parameter_groups(self, *, lr_new: float, lr_backbone: float) -> list[dict[str, Any]]:
-        """Groups of trainable parameters for an optimiser: ``backbone`` and ``new`` (embedding and classifier).
+        """Groups of trainable parameters for an optimiser: ``backbone``, and ``new`` (pooling, embedding, classifier).
 
         Args:
             lr_new: learning rate of the embedding and the classifier; 0.1 in the paper.
             lr_backbone: learning rate of the backbone; 0.01 in the paper.
         """
-        backbone = [parameter for parameter in self.backbone.parameters() if parameter.requires_grad]
-        new = [
-            parameter
-            for module in (self.embedding, self.embedding_norm, self.classifier)
-            for parameter in module.parameters()
-        ]
-        return [
-            {"name": "backbone", "params": backbone, "lr": lr_backbone},
-            {"name": "new", "params": new, "lr": lr_new},
-        ]
+        groups = self.backbone.groups()
+        heads = (self.embedding, self.embedding_norm, self.classifier)
+        groups["new"] = [*groups["new"], *(parameter for module in heads for parameter in module.parameters())]
+        rates = {"backbone": lr_backbone, "new": lr_new}
+        return [{"name": name, "params": parameters, "lr": rates[name]} for name, parameters in groups.items()]
 
     def _test_features(self, pooled: Tensor) -> Tensor:
         return pooled if self.test_feature == "pooled" else self.embed(pooled)
@@ -206,20 +201,11 @@ class ReIDNetwork(nn.Module):
         kept = torch.empty_like(values).bernoulli_(1 - self.dropout, generator=generator)
         return values * kept / (1 - self.dropout)
 
-    def _early_layers(self) -> tuple[nn.Module, ...]:
-        return self.backbone.conv1, self.backbone.bn1, self.backbone.layer1, self.backbone.layer2
-
-    def _held_batch_norms(self) -> Iterator[nn.Module]:
+    def _held_batch_norms(self) -> list[nn.Module]:
         """Layers that keep their running statistics in training."""
         if self.bn_mode == "official":
-            for name, module in self.backbone.named_modules():
-                if "layer3" in name:
-                    return
-                if "bn" in name:
-                    yield module
-        elif self.bn_mode == "frozen":
-            for layer in self._early_layers():
-                yield from (module for module in layer.modules() if isinstance(module, _BatchNorm))
+            return self.backbone.official_batch_norms()
+        return self.backbone.batch_norms(self._held_depth) if self.bn_mode == "frozen" else []
 
 
 class Unscaled(nn.Module):
@@ -241,6 +227,33 @@ class Unscaled(nn.Module):
         return features
 
 
+def _linear_classifier(dim: int, num_classes: int, *, has_bias: bool, generator: torch.Generator | None) -> nn.Linear:
+    with warnings.catch_warnings():
+        # torch warns of a layer without outputs, which is what a method without classes asks for
+        warnings.filterwarnings("ignore", message="Initializing zero-element tensors")
+        classifier = nn.Linear(dim, num_classes, bias=has_bias)
+        nn.init.normal_(classifier.weight, std=0.001, generator=generator)
+        if has_bias:
+            nn.init.zeros_(classifier.bias)
+    return classifier
+
+
 def _check_choice(option: str, value: str, choices: Any) -> None:
     if value not in get_args(choices):
         raise unknown_name(option, value, get_args(choices))
+
+
+def _depth(freeze: Freeze, backbone: Backbone) -> int:
+    """Number of stages that ``freeze`` names; those of the official part where it freezes nothing.
+
+    Raises:
+        InputError: it is no number of stages and none of the two names.
+    """
+    if isinstance(freeze, str):
+        if freeze not in ("official", "none"):
+            raise unknown_name("freeze", freeze, ("official", "none", "a number of stages"))
+        return backbone.official_depth
+    stages = len(backbone.stages())
+    if not 0 <= freeze <= stages:
+        raise InputError(f"freeze: this backbone has {stages} stages, got {freeze}")
+    return freeze

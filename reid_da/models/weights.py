@@ -1,72 +1,55 @@
-"""Weight files: reading them without running code, and fitting them to a network."""
+"""Fitting the weights of other toolkits to a network, by their names."""
 
 import logging
 import os
-import pickle
 import re
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from http.client import HTTPException
-from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from reid_da.errors import InputError, first_few
+from reid_da.models.protocol import Backbone
+from reid_da.models.weight_files import read_state_dict as read_state_dict
 
 logger = logging.getLogger(__name__)
 
-# Prefixes of what other networks put behind the pooled features: classifiers, other embeddings, pixel statistics.
-_HEADS = ("classifier.", "fc.", "embedding.", "embedding_norm.", "heads.", "pixel_")
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Layout:
-    """How a toolkit names the weights of a ResNet.
-
-    Attributes:
-        name: the toolkit, for messages.
-        mark: prefix that some name of the file has; the first layout of :data:`_LAYOUTS` whose mark occurs is taken.
-        prefixes: (prefix in the file, prefix in :class:`reid_da.models.ReIDNetwork`); the first that fits is replaced.
-    """
-
-    name: str
-    mark: str
-    prefixes: tuple[tuple[str, str], ...] = ()
-
-    def rename(self, name: str) -> str:
-        """Name of a weight in a :class:`reid_da.models.ReIDNetwork`."""
-        for old, new in self.prefixes:
-            if name.startswith(old):
-                return new + name[len(old) :]
-        return name
-
-
-_LAYOUTS = (
-    _Layout(
-        name="official ECN",
-        mark="base.",
-        # the authors keep the unused ImageNet classifier inside the backbone
-        prefixes=(
-            ("base.fc.", "fc."),
-            ("base.", "backbone."),
-            ("feat.", "embedding."),
-            ("feat_bn.", "embedding_norm."),
-        ),
-    ),
-    _Layout(name="FastReID", mark="heads."),
-    _Layout(name="reid-da", mark="backbone."),
-    _Layout(
-        name="torchvision or torchreid",
-        mark="",
-        prefixes=(("fc.", "fc."), ("classifier.", "classifier."), ("", "backbone.")),
-    ),
+_WRAPPINGS = re.compile(r"^(?:module\.|_orig_mod\.)+")
+"""What data-parallel training and torch.compile put in front of all names."""
+_PREFIXES = ("", "backbone.", "base.", "model.", "encoder.", "reid.backbone.", "model.backbone.", "net.", "network.")
+"""Where toolkits keep the backbone in their networks."""
+_TOOLKITS = (  # a name that gives the layout away; the first that occurs counts
+    ("FastReID", r"heads\."),
+    ("mmtracking", r"(?:reid\.)?head\.(?:fcs\.|fc_out\.|bn\.)"),
+    ("layumi", r"classifier\d?\.add_block\."),
+    ("TransReID", r"base\.cls_token$"),
+    ("SpCL or cluster-contrast", r"base\.7\."),
+    ("MMT", r"base\.6\."),
+    ("strong baseline (BoT)", r"bottleneck\."),
+    ("official ECN", r"base\."),
+    ("DINO", r"backbone\.cls_token$"),
+    ("reid-da", r"backbone\."),
+    ("timm", r"cls_token$"),
+    ("torchvision or torchreid", ""),
 )
+_DIFFERENCES = {
+    "FastReID": "FastReID pools the stem without padding and normalises features in its head",
+    "MMT": "MMT has no ReLU in the stem",
+}
+_WHOLE = (  # parts behind the backbone, by their names in other toolkits and in ReIDNetwork
+    ("feat.", "embedding."),
+    ("feat_bn.", "embedding_norm."),
+    ("bottleneck.", "embedding_norm."),
+)
+_POWERS = ("gap.p", "heads.pool_layer.p")
+"""Names of the power of a GeM pooling: cluster-contrast's and FastReID's."""
+_HEADS = (
+    *("classifier", "fc.", "fc_norm.", "embedding", "feat.", "feat_bn.", "bottleneck", "head.", "heads.", "head_dist."),
+    *("gap.", "gem.", "pooling.", "b1.", "b2.", "last_linear.", "pixel_", "pre_logits.", "sie_embed", "dist_token"),
+)
+"""Starts of names of what other networks put behind, or beside, the backbone."""
+_IN_THE_BACKBONE = ("usam_",)
+"""Starts of names of layers that stand outside of the backbone's prefix and yet change its maps."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +60,8 @@ class WeightMatch:
         layout: toolkit whose names the file has.
         state: the weights by their names in the network, ready for ``load_state_dict(..., strict=False)``.
         ignored: names in the file that the network has no use for: classifiers and other heads.
-        missing: names in the network that the file lacks: only batch counters, which no result depends on.
+        missing: names in the network that the file lacks: batch counters, which no result depends on, and the power of
+            a pooling that no weights were trained with.
     """
 
     layout: str
@@ -86,36 +70,12 @@ class WeightMatch:
     missing: tuple[str, ...]
 
 
-def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """Weights of a file by name, on the CPU.
-
-    Reads ``.safetensors`` files and everything that ``torch.save`` writes: a state dict alone or a checkpoint with
-    one under ``state_dict`` (torchreid, official ECN) or ``model`` (FastReID). Nothing in the file can run code.
-
-    Raises:
-        InputError: there is no such file, it is damaged or no weight file, it holds Python objects that would have to
-            run code, or it holds no tensors by name.
-    """
-    file = Path(path)
-    if not file.is_file():
-        raise InputError(f"{file}: no such weight file")
-    content = _read_safetensors(file) if file.suffix == ".safetensors" else _read_torch(file)
-    for key in ("state_dict", "model"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    if not isinstance(content, Mapping) or not content:
-        raise InputError(f"{file}: expected weights by name (a state dict), found {_describe(content)}")
-    for name, value in content.items():
-        if not (isinstance(name, str) and isinstance(value, Tensor)):
-            raise InputError(f"{file}: expected weights by name, found {_describe(value)} under {name!r}")
-    return dict(content)
-
-
 def match_state_dict(state: Mapping[str, Tensor], model: nn.Module, *, origin: str = "state dict") -> WeightMatch:
     """Weights of ``state`` under the names of ``model``, which they fit completely.
 
-    Recognises the names of torchvision, torchreid, the official ECN code (Zhong et al., CVPR 2019), FastReID and this
-    package, each with or without the ``module.`` of data-parallel training. Heads that ``model`` lacks are left out.
+    Recognises the names of torchvision, torchreid, timm, the official ECN code (Zhong et al., CVPR 2019), FastReID, the
+    strong baseline (BoT), MMT, SpCL, cluster-contrast, layumi's baseline, mmtracking, TransReID, DINO and this package,
+    each with or without the ``module.`` of data-parallel training. Heads that ``model`` lacks are left out.
 
     Args:
         state: weights by name.
@@ -123,34 +83,49 @@ def match_state_dict(state: Mapping[str, Tensor], model: nn.Module, *, origin: s
         origin: what ``state`` came from, for messages.
 
     Raises:
-        InputError: none of the weights belongs to ``model``, or some are missing, not known or of another shape.
+        InputError: none of the weights belongs to ``model``, or some are missing, not known, of another shape or of
+            another type.
     """
+    backbone = model if isinstance(model, Backbone) else model.backbone
+    assert isinstance(backbone, Backbone)
+    own = "" if model is backbone else "backbone."
     expected = model.state_dict()
-    layout = _recognise(state)
-    sources = {_name_in(expected, layout, name): name for name in state}
-    matched = {new: state[old] for new, old in sources.items() if new in expected}
-    if not matched:
+    names = {_WRAPPINGS.sub("", name): name for name in state}
+    prefix, inner = _inner_names(names, backbone, {name.removeprefix(own) for name in expected})
+    targets: dict[str, str | None] = {name: own + found for name, found in inner.items()}
+    for name in names:
+        if targets.get(name) not in expected:
+            targets[name] = _outer_name(name, own)
+    sources = {target: names[name] for name, target in targets.items() if target is not None and target in expected}
+    if not sources:
         raise InputError(
             f"{origin}: holds no weight of this network; found {first_few(state)}, expected {first_few(expected)}"
         )
+    matched = {name: backbone.fitted(name.removeprefix(own), state[source]) for name, source in sources.items()}
     missing = [name for name in expected if name not in matched]
-    left_over = [(new, old) for new, old in sources.items() if new not in expected]
+    left_over = [name for name, target in targets.items() if target not in expected]
+    required = [name for name in missing if not name.endswith("num_batches_tracked")]
     faults = {
-        "missing": [name for name in missing if not name.endswith("num_batches_tracked")],
-        "not in the network": [old for new, old in left_over if not new.startswith(_HEADS)],
+        "missing": [name for name in required if not name.startswith(f"{own}pooling.")],
+        "not in the network": [names[name] for name in left_over if _is_fault(name, prefix, inner, is_whole=bool(own))],
         "of another shape": [
             f"{sources[name]} {_shape(value)} instead of {_shape(expected[name])}"
             for name, value in matched.items()
             if value.shape != expected[name].shape
         ],
+        "of another type": [
+            f"{sources[name]} {_dtype(value)} instead of {_dtype(expected[name])}"
+            for name, value in matched.items()
+            if value.is_floating_point() != expected[name].is_floating_point()
+        ],
     }
     if any(faults.values()):
-        texts = [f"{len(names)} {fault} ({first_few(names)})" for fault, names in faults.items() if names]
+        texts = [f"{len(found)} {fault} ({first_few(found)})" for fault, found in faults.items() if found]
         raise InputError(f"{origin}: does not fit this network; weights: {'; '.join(texts)}")
     return WeightMatch(
-        layout=layout.name,
+        layout=next(toolkit for toolkit, mark in _TOOLKITS if any(re.match(mark, name) for name in names)),
         state=matched,
-        ignored=tuple(old for _, old in left_over),
+        ignored=tuple(names[name] for name in left_over),
         missing=tuple(missing),
     )
 
@@ -163,86 +138,49 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> WeightMatch:
     """
     match = match_state_dict(read_state_dict(path), model, origin=str(path))
     model.load_state_dict(match.state, strict=False)
-    logger.info("%s: %d weights (%s), %d ignored", path, len(match.state), match.layout, len(match.ignored))
-    if match.layout == "FastReID":
-        logger.warning(
-            "%s: FastReID pools the stem without padding and normalises features in its head; "
-            "features of this network differ from those of FastReID",
-            path,
-        )
+    left_out = f"; not needed: {first_few(match.ignored, limit=8)}" if match.ignored else ""
+    logger.info("%s: %d weights (%s)%s", path, len(match.state), match.layout, left_out)
+    difference = _DIFFERENCES.get(match.layout)
+    if any("sie_embed" in name for name in match.ignored):
+        difference = "the file adds an embedding of the camera to the patches, which is left out"
+    if difference:
+        logger.warning("%s: %s; features of this network differ from those of %s", path, difference, match.layout)
     return match
 
 
-def cached_download(url: str) -> Path:
-    """Path of the file behind ``url`` in the cache of ``torch.hub``, downloaded if it is not there yet.
+def _inner_names(names: Mapping[str, str], backbone: Backbone, expected: set[str]) -> tuple[str, dict[str, str]]:
+    """The prefix of the file's backbone that fits best, and the names of its weights in ``backbone``."""
+    found = [(prefix, backbone.names_in(names, prefix)) for prefix in _PREFIXES]
+    return max(found, key=lambda candidate: len(expected.intersection(candidate[1].values())))
 
-    The eight digits at the end of the file's name are the start of its SHA-256 hash and are checked.
 
-    Raises:
-        InputError: the file is not in the cache and cannot be downloaded.
+def _outer_name(name: str, own: str) -> str | None:
+    """Name in the network of a weight that stands outside of a file's backbone, None if there is no such place.
+
+    Args:
+        name: name in the file.
+        own: prefix of the backbone in the network; empty if the network is a bare backbone.
     """
-    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
-    if path.is_file():
-        return path
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        hash_prefix = path.stem.rsplit("-", 1)[-1]
-        torch.hub.download_url_to_file(url, str(path), hash_prefix, progress=sys.stderr.isatty())
-    except (OSError, RuntimeError, HTTPException) as error:
-        raise InputError(
-            f"{url} cannot be downloaded ({error}): give the path of a local weight file, "
-            f"or put {path.name} into {path.parent}"
-        ) from error
-    return path
+    if name in _POWERS:
+        return f"{own}pooling.p"
+    if not own:
+        return None
+    return next((new + name[len(old) :] for old, new in _WHOLE if name.startswith(old)), name)
 
 
-def _recognise(state: Mapping[str, Tensor]) -> _Layout:
-    names = [name.removeprefix("module.") for name in state]
-    return next(layout for layout in _LAYOUTS if any(name.startswith(layout.mark) for name in names))
-
-
-def _name_in(expected: Mapping[str, Tensor], layout: _Layout, name: str) -> str:
-    """Name in the network with the state dict ``expected`` of what the file calls ``name``."""
-    renamed = layout.rename(name.removeprefix("module."))
-    is_bare_backbone = "conv1.weight" in expected
-    return renamed.removeprefix("backbone.") if is_bare_backbone else renamed
-
-
-def _read_safetensors(file: Path) -> object:
-    try:
-        return load_file(file)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"{file}: damaged, or not a safetensors file ({error})") from error
-
-
-def _read_torch(file: Path) -> object:
-    try:
-        with torch.serialization.safe_globals(_numpy_scalars()):
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except PermissionError as error:
-        raise InputError(f"{file}: cannot be read ({error.strerror})") from error
-    # a damaged file can raise nearly anything, from the archive reader to the unpickler
-    except Exception as error:
-        refused = re.search(r"(?:GLOBAL |got <class ')([\w.]+)", str(error))
-        if isinstance(error, pickle.UnpicklingError) and refused:
-            raise InputError(
-                f"{file}: holds a Python object ({refused[1]}), which is not loaded since it can run code; "
-                "save the weights alone: torch.save(model.state_dict(), path)"
-            ) from error
-        raise InputError(f"{file}: damaged, or not a file that torch.save wrote") from error
-
-
-def _numpy_scalars() -> list[Any]:
-    """Classes of a pickled numpy number: torchreid keeps the rank-1 of its test in the checkpoint as one."""
-    function = np.float64(0).__reduce__()[0]
-    # the same function has one name in files of numpy 1 and another in those of numpy 2
-    functions = [(function, f"numpy.{module}.multiarray.scalar") for module in ("core", "_core")]
-    return [*functions, np.dtype, *(type(np.dtype(kind)) for kind in ("float32", "float64", "int64"))]
-
-
-def _describe(value: object) -> str:
-    return "nothing" if isinstance(value, Mapping) and not value else type(value).__name__
+def _is_fault(name: str, prefix: str, inner: Mapping[str, str], *, is_whole: bool) -> bool:
+    """Whether a weight that the network has no place for shows that the file is of another network."""
+    if name in inner:
+        return not name.removeprefix(prefix).startswith(_HEADS)
+    if name.startswith(_IN_THE_BACKBONE):
+        return True
+    # what belongs to the backbone and yet has no name in it is superseded by something else in the file
+    return is_whole and not name.startswith((*_HEADS, *([prefix] if prefix else [])))
 
 
 def _shape(tensor: Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "scalar"
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")

@@ -27,7 +27,7 @@ def format_report(report: CheckReport) -> RenderableType:
     """The report for a terminal: verdict, counts, and findings with their first examples, gravest first."""
     return Group(
         _verdict(report),
-        Text(printable(f"{report.name} (format {report.format}) in {report.root}"), style="dim"),
+        Text(printable(report.reading), style="dim"),
         *_apart(_split_table(report.splits), _camera_table(report.cameras), *map(_finding, report.findings)),
     )
 
@@ -36,7 +36,8 @@ def format_statistics(statistics: DatasetStatistics) -> RenderableType:
     """The statistics for a terminal: counts by split and camera, and how the identities spread."""
     tables = [_split_table(statistics.splits), _camera_table(statistics.cameras), _identity_table(statistics)]
     sizes = [] if statistics.sizes is None else [_sizes(statistics.sizes)]
-    return Group(Text(printable(statistics.name), style="bold"), *_apart(*tables, *sizes))
+    heading = [Text(printable(statistics.name), style="bold"), Text(printable(statistics.reading), style="dim")]
+    return Group(*heading, *_apart(*tables, *sizes))
 
 
 def _apart(*blocks: RenderableType) -> list[RenderableType]:

@@ -22,7 +22,7 @@ def format_evaluation(evaluation: FeatureEvaluation) -> RenderableType:
     queries = f"{plain.num_valid_queries:,} of {plain.num_queries:,} queries have a true match and count"
     parts: list[RenderableType] = [table, "", queries, (evaluation.reranked or plain).convention]
     if evaluation.operating_points is not None:
-        parts += ["", _operating_points_table(evaluation.operating_points)]
+        parts += ["", _operating_points_table(evaluation.operating_points, same_camera=evaluation.same_camera)]
     return Group(*parts)
 
 
@@ -32,7 +32,7 @@ def _percents(result: RetrievalResult) -> list[str]:
     return [f"{100 * figure:.1f}" for figure in figures]
 
 
-def _operating_points_table(points: OperatingPoints) -> RenderableType:
+def _operating_points_table(points: OperatingPoints, *, same_camera: str) -> RenderableType:
     table = Table(box=None, pad_edge=False)
     for heading in ("FPR", "TPR", "threshold (cosine similarity)"):
         table.add_column(heading, justify="right")
@@ -40,7 +40,7 @@ def _operating_points_table(points: OperatingPoints) -> RenderableType:
         table.add_row(f"{point.fpr:g}", *_point_cells(point))
     pairs = (
         f"{points.num_positive_pairs:,} pairs of one identity and {points.num_negative_pairs:,} of two, "
-        "across cameras; - : too few pairs to tell"
+        f"{'across cameras' if same_camera == 'exclude' else 'within cameras too'}; - : too few pairs to tell"
     )
     return Group(table, pairs)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from reid_da.datasets import Dataset
-from reid_da.datasets.published import published_findings
+from reid_da.datasets.published import published_set
 from reid_da.datasets.statistics import count_splits
 
 Figures: TypeAlias = tuple[float | None, ...]
@@ -131,10 +131,7 @@ def published_name(dataset: Dataset) -> str | None:
     excepted: a result on a part of the images cannot be compared.
     """
     splits = {counts.name: counts for counts in count_splits(dataset)}
-    findings = published_findings(dataset.format, splits)
-    if [finding.code for finding in findings] != ["published-counts"]:
-        return None
-    return "msmt17" if dataset.format == "msmt17-market" else dataset.format
+    return published_set(dataset.format, splits)
 
 
 def published_rows(source: str | None, target: str | None) -> dict[str, PublishedRow]:

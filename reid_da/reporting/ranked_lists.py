@@ -101,10 +101,11 @@ def ranked_lists(
     rows: Sequence[int] | NDArray[np.int64],
     num: int = 10,
     distance: str = "cosine",
+    same_camera: str = "exclude",
 ) -> RankedLists:
     """The nearest gallery images of some queries, without those that an evaluation leaves out.
 
-    Left out are images of the query's person from the query's camera, and junk.
+    Left out are images of the query's person from the query's camera, unless they are asked for, and junk.
 
     Args:
         query_features: (Q, D).
@@ -114,6 +115,7 @@ def ranked_lists(
         rows: queries to look at.
         num: images K per query.
         distance: ``cosine`` or ``euclidean``.
+        same_camera: ``exclude`` or ``include`` images of the query's person from the query's camera.
 
     Raises:
         InputError: features that do not fit together or the tables, that are NaN, infinite or all zero; unknown
@@ -126,7 +128,8 @@ def ranked_lists(
             raise InputError(f"{table.name}: ranked lists tell right from wrong by identities, which are not all known")
     chosen = np.asarray(rows, dtype=np.int64)
     pids, camids = query.pids[chosen, None], query.camids[chosen, None]
-    is_valid = (gallery.pids != JUNK_PID) & ~((gallery.pids == pids) & (gallery.camids == camids))
+    is_own = (gallery.pids == pids) & (gallery.camids == camids) & (same_camera == "exclude")
+    is_valid = (gallery.pids != JUNK_PID) & ~is_own
     # as many as are left out may come before the last one that is wanted
     num_candidates = min(num + int((~is_valid).sum(axis=1).max()), len(gallery))
     found = search(

@@ -28,11 +28,19 @@ def verification_table(result: VerificationResult, identification: Mapping[int, 
             table.add_row(name, "-", f"needs {1 / rate.far:,.0f} pairs of two")
         else:
             table.add_row(name, f"{100 * rate.tar:.2f}", f"{rate.threshold:.4f}")
+    rate_by_folds = result.fold_accept_rate
+    name = f"true accepts at {rate_by_folds.far:.0e}, by folds"
+    if rate_by_folds.mean is None or rate_by_folds.std is None:
+        table.add_row(name, "-", "too few pairs of two")
+    else:
+        cell = f"{100 * rate_by_folds.mean:.2f} ± {100 * rate_by_folds.std:.2f}"
+        table.add_row(name, cell, f"{rate_by_folds.threshold:.4f}")
     for count, share in (identification or {}).items():
         table.add_row(f"rank-1 among {count:,} distractors", f"{100 * share:.2f}", "")
     table.caption = (
         "accuracy: mean and standard deviation over the folds, the threshold of each from the others\n"
-        "squared distance: of unit vectors; all other thresholds: cosine similarity"
+        "by folds: true accepts in each fold at the threshold that gives that share of false ones in the others\n"
+        "squared distance and by folds: thresholds on the squared distance of unit vectors; else on the cosine"
     )
     table.caption_justify = "left"
     return table

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reid_da.config import ExperimentSettings
+from reid_da.config import ExperimentSettings, SourceLossSettings
 from reid_da.datasets import Dataset, SampleTable, load_datasets
 from reid_da.datasets.pairs import ImagePairs
 from reid_da.errors import InputError, first_few
@@ -17,16 +17,17 @@ from reid_da.evaluation.angles import AngleStatistics, angle_statistics
 from reid_da.evaluation.calibration import Calibration, calibrate
 from reid_da.evaluation.extraction import (
     extract_features,
-    features_of_test_images,
     naming_undecodable,
     open_table,
 )
 from reid_da.evaluation.operating_point import check_rates
 from reid_da.evaluation.verification import VerificationResult, check_pairs, identification_rates, verify
+from reid_da.finite import check_rows
 from reid_da.images import open_images
 from reid_da.images.augment import normalize
 from reid_da.images.decode import OnError
 from reid_da.losses.margin import MarginHead
+from reid_da.methods.ecn import ECNSettings
 from reid_da.models.reid_net import ReIDNetwork, Unscaled
 from reid_da.styles.check import StyleCheck, check_styles
 from reid_da.styles.open import check_cameras, kind_of_style, open_style, size_of_run, style_name
@@ -41,8 +42,8 @@ def angles_of_run(
 ) -> dict[str, AngleStatistics]:
     """Angles of the embeddings of a run, on its labelled training images and on the gallery of a data set.
 
-    The centres of the classifier count where the training compared the embeddings with them: with a margin-softmax
-    head, or with the linear classifier of a network without an embedding layer, which has no bias.
+    The centres of the classifier count where the training compared the embeddings with them; see
+    :func:`compares_with_centers`.
 
     Args:
         run: run folder or checkpoint.
@@ -59,7 +60,7 @@ def angles_of_run(
     assert isinstance(network, ReIDNetwork)
     assert settings is not None
     network.test_feature = "embedding"
-    is_compared = isinstance(network.classifier, MarginHead) or settings.model.embedding == "none"
+    is_compared = compares_with_centers(settings, has_margin_head=isinstance(network.classifier, MarginHead))
     people = _people_of_gallery(data, settings.data.target)
     statistics = {}
     labelled = settings.data.target if settings.method == "supervised" else settings.data.source
@@ -75,6 +76,23 @@ def angles_of_run(
     if not statistics:
         raise InputError(f"{run}: has no labelled images to look at; give a data set with a gallery, --data PATH")
     return statistics
+
+
+def compares_with_centers(settings: ExperimentSettings, *, has_margin_head: bool) -> bool:
+    """Whether a training compared the embeddings with the rows of the classifier, so that their angles mean something.
+
+    A classification does where the classifier is a margin-softmax head, or the linear one of a network without an
+    embedding layer, which has no bias; the intra loss always does. Where neither has a weight, as with triplets
+    alone, or with all of the weight on the target, the rows are the random ones of the start.
+    """
+    loss = getattr(settings, "source_loss", None)
+    if not isinstance(loss, SourceLossSettings):
+        return False
+    if isinstance(settings, ECNSettings) and settings.invariance.exemplar and settings.loss_weight == 1:
+        return False
+    has_logits = loss.classification_weight > 0 or settings.method == "camstyle"
+    has_angles = has_margin_head or settings.model.embedding == "none"
+    return (has_logits and has_angles) or loss.intra_weight > 0
 
 
 def _people_of_gallery(
@@ -115,7 +133,7 @@ def verify_pairs(model: TrainedModel, pairs: ImagePairs) -> VerificationResult:
         pairs: the pairs; an image that cannot be decoded is an error.
 
     Raises:
-        InputError: an image cannot be decoded, or there are too few pairs or folds.
+        InputError: an image cannot be decoded, features are not finite or zero, or there are too few pairs or folds.
     """
     check_pairs(pairs.same, pairs.folds, name=pairs.name)
     source = open_images(pairs.images, size=model.image_size, cache="never", interpolation="bicubic")
@@ -123,9 +141,10 @@ def verify_pairs(model: TrainedModel, pairs: ImagePairs) -> VerificationResult:
     with naming_undecodable(
         pairs.name, pairs.images, size=model.image_size, advice="repair them, or take their pairs out"
     ):
-        plain = extract_features(network, source, normalize=False)
+        plain = extract_features(network, source, normalize=False, label=pairs.images.path)
     mirrored = extract_features(network, source, normalize=False, transform=lambda x: normalize(x).flip(3))
     features = torch.cat([plain, mirrored], dim=1)
+    check_rows(features, pairs.name, label=pairs.images.path)
     return verify(features[pairs.first], features[pairs.second], pairs.same, pairs.folds, mirrored=True)
 
 
@@ -142,7 +161,7 @@ def identification(model: TrainedModel, dataset: Dataset, *, counts: Sequence[in
     Raises:
         InputError: the data set has no query and gallery, or fewer distractors than asked for.
     """
-    features = features_of_test_images(dataset, model.network, image_size=model.image_size)
+    features = model.extract(dataset)
     is_mate = np.isin(features.gallery_pids, features.query_pids)
     gallery = torch.from_numpy(features.gallery_features)
     distractors = gallery[torch.from_numpy(~is_mate)]
@@ -174,16 +193,10 @@ def calibrate_run(
     """
     check_rates(fprs, name="--fpr")
     trained = load_trained(RunFolder.open(run).path, device=device)
-    assert trained.settings is not None
-    path = data or trained.settings.data.target
-    if path is None:
-        raise InputError(f"{run}: give the data set to calibrate on, --data PATH")
-    dataset = load_datasets(path)
-    features = features_of_test_images(dataset, trained.network, image_size=trained.image_size)
-    checkpoint = RunFolder.open(run).last_checkpoint()
-    assert checkpoint is not None
+    dataset = trained.test_data(data)
+    features = trained.extract(dataset)
     fingerprints = {"query": dataset.query.fingerprint, "gallery": dataset.gallery.fingerprint}
-    notes = {"data": dataset.name, "fingerprints": fingerprints, "epoch": checkpoint.description["epoch"]}
+    notes = {"data": dataset.name, "fingerprints": fingerprints, "epoch": trained.epoch}
     try:
         calibration = calibrate(features, fprs=fprs)
     except InputError as error:

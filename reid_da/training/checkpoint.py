@@ -18,8 +18,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from reid_da.atomic import atomic_folder
+from reid_da.atomic import atomic_folder, recording
 from reid_da.errors import InputError
+from reid_da.finite import check_weights
 
 WEIGHTS, STATE, DESCRIPTION = "model.safetensors", "state.pt", "checkpoint.json"
 FORMAT = 1
@@ -51,7 +52,8 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         with atomic_folder(folder) as temporary:
             weights = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.weights.items()}
             save_file(weights, temporary / WEIGHTS)
-            torch.save(dict(checkpoint.state), temporary / STATE)
+            with recording(temporary / STATE) as stream:
+                torch.save(dict(checkpoint.state), stream)
             checksums = {name: _checksum(temporary / name) for name in (WEIGHTS, STATE)}
             description = {**checkpoint.description, "format": FORMAT, "checksums": checksums}
             description["checksum"] = _digest(description)
@@ -69,7 +71,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     """Read a checkpoint and verify that it is whole.
 
     Raises:
-        InputError: a file is missing, cut off or changed.
+        InputError: a file is missing, cut off or changed, or weights are not finite.
     """
     try:
         description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
@@ -85,6 +87,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
             raise
         reason = " ".join(str(error).split())
         raise InputError(f"{folder}: not a checkpoint, or a damaged one: {reason}") from error
+    check_weights(weights, str(folder))
     return Checkpoint(weights=weights, state=state, description=description)
 
 

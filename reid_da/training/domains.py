@@ -81,7 +81,7 @@ class ExperimentContext(Shared):
 
     def styled(self, domain: Domain, views: ViewSettings) -> Domain:
         """A domain with views in the styles of its own cameras; see :class:`reid_da.methods.protocol.Context`."""
-        if domain.num_cameras < 2:
+        if len(domain.table.cameras) < 2:
             raise InputError(
                 f"{domain.table.root}: has one camera, and camera styles need several; set invariance.camera=false,"
                 " or for method camstyle camstyle.cameras=target"
@@ -120,6 +120,7 @@ class ExperimentContext(Shared):
         network = build_network(
             settings.model,
             num_classes=num_classes,
+            image_size=settings.data.image_size,
             head=head,
             weights="none" if self._bare or start else None,
             generator=torch.Generator().manual_seed(self.seed(purpose)),

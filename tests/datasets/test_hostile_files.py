@@ -60,15 +60,6 @@ def test_devices_and_pipes_are_not_read(folder: Path) -> None:
         read_manifest(folder / "zero.csv")
 
 
-def test_names_that_are_not_utf8(folder: Path) -> None:
-    (folder / "c1" / "a.jpg").rename(os.fsdecode(os.fsencode(folder / "c1") + b"/M\xfcller.jpg"))
-    dataset = load_dataset(folder)
-    assert len(dataset.train.fingerprint) == 16
-    assert {finding.code for finding in check_dataset(dataset).findings} >= {"reader-note"}
-    with pytest.raises(InputError, match=r"c1/M\\xfcller.jpg: the name is not UTF-8; rename the file"):
-        import_folder(folder)
-
-
 def test_the_fingerprint_of_ordinary_names_is_what_it_was() -> None:
     table = SampleTable.from_rows("t", Path("r"), [("a/ä.jpg", 1, 0), ("b.jpg", 2, 0)])
     assert table.fingerprint == "953f0f11dac68ce1"

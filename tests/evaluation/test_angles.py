@@ -77,3 +77,13 @@ def test_what_has_no_angles():
         angle_statistics(torch.randn(3, 2), torch.zeros(3, dtype=torch.int64))
     with pytest.raises(InputError, match="a label 5, but the classifier has 2 classes"):
         angle_statistics(torch.randn(2, 2), torch.tensor([0, 5]), weight=torch.randn(2, 2))
+
+
+@pytest.mark.parametrize(("value", "message"), [(math.nan, "1 rows hold NaN"), (0.0, "1 rows are all zeros")])
+def test_features_without_a_direction_have_no_angle(value, message):
+    features, labels, weight = torch.randn(4, 3), torch.tensor([0, 0, 1, 1]), torch.randn(2, 3)
+    features[2], weight[1] = value, value
+    with pytest.raises(InputError, match=f"features: {message}"):
+        angle_statistics(features, labels)
+    with pytest.raises(InputError, match=f"class centres: {message}"):
+        angle_statistics(torch.randn(4, 3), labels, weight=weight)

@@ -151,3 +151,46 @@ def test_autocast_with_right_and_wrong_kernels(kernels: Any) -> None:
 def test_no_images() -> None:
     with pytest.raises(InputError, match="there are no images"):
         extract_features(network(), Images(0))
+
+
+def with_nan(model: nn.Module) -> nn.Module:
+    with torch.no_grad():
+        next(iter(model.parameters()))[0, 0, 1, 1] = torch.nan
+    return model
+
+
+def test_one_nan_in_the_weights_is_blamed_on_the_weights() -> None:
+    model = with_nan(create_backbone("resnet18", width=0.125, weights="none"))
+    with pytest.raises(InputError, match=r"the model: 1 of 120 weight tensors hold NaN .*\(conv1.weight\)"):
+        extract_features(model, Images())
+
+
+class ByBrightness(nn.Module):
+    """Features that are not finite, or zero, for some images alone."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.value = value
+
+    def forward(self, images: Tensor) -> Tensor:
+        means = images.mean((1, 2, 3))
+        features = torch.ones(len(images), 2)
+        features[means == 0] = self.value
+        return features
+
+
+@pytest.mark.parametrize("batch_size", [2, 256])
+def test_images_whose_features_are_no_numbers_are_named(batch_size: int) -> None:
+    source = Images()
+    source.pixels[[2, 5]] = 0
+    options = {"transform": Tensor.float, "batch_size": batch_size}
+    number = 1 if batch_size == 2 else 2  # the first batch that has one ends it
+    for value in (torch.nan, torch.inf):
+        with pytest.raises(InputError, match=rf"though its weights are finite, for {number} images \(image 2"):
+            extract_features(ByBrightness(value), source, **options, label="image {}".format)
+    with pytest.raises(InputError, match=r"features: 2 rows are all zeros; .* \(image 2, image 5\)"):
+        extract_features(ByBrightness(0.0), source, **options, label="image {}".format)
+    assert not extract_features(ByBrightness(0.0), source, **options, normalize=False)[2].any()
+    # the square of such a length is no number: scaled to unit length the feature would become 0
+    with pytest.raises(InputError, match=r"2 rows are too large or too small to square .* \(image 2, image 5\)"):
+        extract_features(ByBrightness(1e30), source, **options, label="image {}".format)

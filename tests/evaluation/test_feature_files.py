@@ -1,8 +1,11 @@
 """Feature files: what goes in comes out, and every fault is named in one line."""
 
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import scipy.io
@@ -24,7 +27,7 @@ FEATURES = FeatureSet(
     gallery_pids=np.array([1, 2, 3, -1, 0, 2]),
     gallery_camids=np.array([1, 1, 0, 0, 2, 3]),
 )
-NPZ = vars(FEATURES)
+NPZ = {name: array for name, array in vars(FEATURES).items() if array is not None}
 MAT = {
     "query_f": FEATURES.query_features,
     "query_label": FEATURES.query_pids,  # savemat writes them as (1, N)
@@ -59,6 +62,48 @@ def test_mat(tmp_path: Path) -> None:
     features = load_feature_file(write(tmp_path / "result.mat", MAT))
     assert_equal(features, FEATURES)
     assert evaluate_retrieval(*features.arrays).to_json() == evaluate_retrieval(*FEATURES.arrays).to_json()
+
+
+NAMES = {".npz": list(NPZ), ".mat": list(MAT)}
+
+
+def with_labels(folder: Path, suffix: str, labels: list[list[str]]) -> FeatureSet:
+    """The set with other pids and cameras of the query, then of the gallery, as text, read back from a file."""
+    known = NPZ if suffix == ".npz" else MAT
+    names = [name for number, name in enumerate(NAMES[suffix]) if number % 3]
+    # text in a .mat file is a cell array, an array of objects here
+    arrays = {
+        name: np.array(of, dtype=str if suffix == ".npz" else object) for name, of in zip(names, labels, strict=True)
+    }
+    return load_feature_file(write(folder / f"f{suffix}", {**known, **arrays}))
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".mat"])
+def test_labels_may_be_text(tmp_path: Path, suffix: str) -> None:
+    query = [["1.0", "2", "03", "-1"], ["0", "0", "1.0", "1"]]
+    gallery = [["1", "2.0", "3", "00-1", "0", "2"], ["1", "1", "0", "0", "2", "3"]]
+    assert_equal(with_labels(tmp_path, suffix, query + gallery), FEATURES)
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".mat"])
+def test_names_are_numbered_over_query_and_gallery_together(tmp_path: Path, suffix: str) -> None:
+    query = [["bob", "cy", "dan", "-1"], ["yard", "yard", "door", "door"]]
+    gallery = [["bob", "cy", "dan", "-1", "ann", "cy"], ["door", "door", "yard", "yard", "²", "x"]]
+    features = with_labels(tmp_path, suffix, query + gallery)
+    assert features.query_pids.tolist() == [2, 3, 4, -1]
+    assert features.gallery_pids.tolist() == [2, 3, 4, -1, 1, 3]
+    assert features.query_camids.tolist() == [2, 2, 0, 0]
+    assert features.gallery_camids.tolist() == [0, 0, 2, 2, 3, 1]
+
+
+def test_files_without_cameras_are_evaluated_with_matches_by_the_same(tmp_path: Path) -> None:
+    features = load_feature_file(write(tmp_path / "f.npz", without(NPZ, "query_camids", "gallery_camids")))
+    assert features.query_camids.tolist() == [0] * 4
+    with pytest.raises(InputError, match="--same-camera include"):
+        evaluate_retrieval(*features.arrays)
+    assert evaluate_retrieval(*features.arrays, same_camera="include").num_valid_queries == 3
+    with pytest.raises(InputError, match="no gallery_camids .found"):
+        load_feature_file(write(tmp_path / "f.npz", without(NPZ, "gallery_camids")))
 
 
 def test_more_arrays_than_needed(tmp_path: Path) -> None:
@@ -135,7 +180,34 @@ def test_names_of_files(tmp_path: Path) -> None:
 def test_mat_of_version_7_3(tmp_path: Path) -> None:
     path = tmp_path / "f.mat"
     path.write_bytes(b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM" + bytes(500))
-    with pytest.raises(InputError, match=r"f.mat: cannot be read as .mat \(Please use HDF reader"):
+    with pytest.raises(InputError, match=r"f.mat: cannot be read as .mat \(.*; write the features again"):
+        load_feature_file(path)
+
+
+def write_mat73(path: Path, arrays: dict[str, Any]) -> Path:
+    """A file as MATLAB writes it: 512 bytes of header before the HDF5, every axis in reverse, labels as (1, N)."""
+    with h5py.File(path, "w", userblock_size=512) as file:
+        for name, array in arrays.items():
+            file[name] = np.atleast_2d(np.asarray(array, dtype=np.float64)).T
+        file.create_group("#refs#")
+    with path.open("r+b") as stream:
+        stream.write(b"MATLAB 7.3 MAT-file, Platform: GLNXA64".ljust(124) + b"\x00\x02IM")
+    return path
+
+
+def test_mat_of_version_7_3_gives_the_same(tmp_path: Path) -> None:
+    features = load_feature_file(write_mat73(tmp_path / "f.mat", MAT))
+    np.testing.assert_array_equal(features.query_features, FEATURES.query_features)
+    np.testing.assert_array_equal(features.gallery_pids, FEATURES.gallery_pids)
+    assert evaluate_retrieval(*features.arrays).to_json() == evaluate_retrieval(*FEATURES.arrays).to_json()
+
+
+def test_mat_of_version_7_3_without_h5py(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_mat73(tmp_path / "f.mat", MAT)
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(
+        InputError, match=r"f.mat: is of version 7.3, which needs h5py: install reid-da\[matlab\], or .*-v7"
+    ):
         load_feature_file(path)
 
 
@@ -246,3 +318,31 @@ def test_devices_and_pipes_are_no_feature_files(tmp_path: Path) -> None:
         load_feature_file(tmp_path / "zero.npz")
     with pytest.raises(InputError, match="none.npz: no such file"):
         load_feature_file(tmp_path / "none.npz")
+
+
+@pytest.mark.parametrize("name", ["f.npz", "f.mat"])
+def test_a_column_for_each_image(tmp_path: Path, name: str) -> None:
+    """Features of 3 dimensions and 4 or 6 images, transposed."""
+    arrays = NPZ if name == "f.npz" else MAT
+    query, gallery = ("query_features", "gallery_features") if name == "f.npz" else ("query_f", "gallery_f")
+    turned = {**arrays, query: arrays[query].T, gallery: arrays[gallery].T}
+    with pytest.raises(
+        InputError, match=rf"{name}: {query}: the shape \(3, 4\) with 4 labels has one column per image"
+    ):
+        load_feature_file(write(tmp_path / name, turned))
+    with pytest.raises(InputError, match="differ in dimensions: 4 and 6; both have 3 rows: .* transpose"):
+        evaluate_retrieval(turned[query], *FEATURES.arrays[1:3], turned[gallery], *FEATURES.arrays[4:])
+    with pytest.raises(InputError, match="query_pids: expected 3 values, .*one column per image have to be transposed"):
+        evaluate_retrieval(FEATURES.query_features.T, *FEATURES.arrays[1:3], np.ones((6, 4)), *FEATURES.arrays[4:])
+
+
+def test_names_of_images(tmp_path: Path) -> None:
+    named = replace(FEATURES, query_paths=np.array(list("abcd")), gallery_paths=np.array(list("efghij")))
+    save_feature_file(tmp_path / "f.npz", named)
+    found = load_feature_file(tmp_path / "f.npz")
+    assert found.query_paths is not None
+    assert found.query_paths.tolist() == list("abcd")
+    assert len(found.arrays) == 6
+    assert load_feature_file(write(tmp_path / "g.npz", NPZ)).gallery_paths is None
+    with pytest.raises(InputError, match=r"f.npz: query_paths: expected 4 texts, got the type <U1 and shape \(1,\)"):
+        load_feature_file(write(tmp_path / "f.npz", {**NPZ, "query_paths": np.array(["a"])}))

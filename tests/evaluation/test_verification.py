@@ -8,9 +8,16 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.interpolate import interp1d
 
 from reid_da.errors import InputError
-from reid_da.evaluation.verification import _numbers_right, accept_rates, identification_rates, verify
+from reid_da.evaluation.verification import (
+    _numbers_right,
+    accept_rates,
+    fold_accept_rate,
+    identification_rates,
+    verify,
+)
 
 
 def pairs(seed, count=40, dim=6, num_folds=4):
@@ -149,3 +156,67 @@ def test_what_cannot_be_verified():
         identification_rates(torch.randn(2, 2), torch.zeros(2), torch.randn(3, 2), counts=[4])
     with pytest.raises(InputError, match="two images of at least one person"):
         identification_rates(torch.randn(2, 2), torch.arange(2), torch.randn(3, 2), counts=[3])
+
+
+def insightface_val(squared, same, folds, far):
+    """Its calculation, threshold by threshold, with scipy's interpolation."""
+    thresholds = np.arange(0, 4, 0.001)
+    val, measured, chosen = [], [], []
+    for fold in sorted(set(folds.tolist())):
+        train, test = folds != fold, folds == fold
+        rates = np.array([np.mean(squared[train & ~same] < threshold) for threshold in thresholds])
+        threshold = (
+            float(interp1d(rates, thresholds, kind="linear", assume_sorted=True)(far)) if rates.max() >= far else 0.0
+        )
+        val.append(np.mean(squared[test & same] < threshold))
+        measured.append(np.mean(squared[test & ~same] < threshold))
+        chosen.append(threshold)
+    return np.mean(val), np.std(val), np.mean(measured), np.mean(chosen)
+
+
+@pytest.mark.parametrize("far", [0.01, 0.03, 0.1])
+@pytest.mark.parametrize("seed", range(3))
+def test_true_accepts_over_folds_equal_the_published_calculation(seed, far):
+    rng = np.random.default_rng(seed)
+    same = np.arange(600) % 2 == 0
+    squared = np.clip(np.where(same, rng.normal(0.8, 0.4, 600), rng.normal(1.8, 0.4, 600)), 0, 4)
+    folds = np.arange(600) * 10 // 600
+    found = fold_accept_rate(squared, same, folds, far=far)
+    expected = insightface_val(squared, same, folds, far)
+    assert (found.mean, found.std, found.measured_far, found.threshold) == pytest.approx(expected)
+    assert 0 < found.mean < 1
+
+
+def test_true_accepts_over_folds_by_hand():
+    same = np.array([True, True, False, False, False, False] * 2)
+    squared = np.array([0.5, 1.1003, 1.2005, 1.4005, 3, 3.5, 0.5, 0.5, 1.0005, 1.1005, 2, 3])
+    folds = np.repeat([0, 1], 6)
+    found = fold_accept_rate(squared, same, folds, far=0.3)
+    # fold 0 takes its threshold from fold 1: the rate is 0.25 at 1.100 and 0.5 at 1.101, so 0.3 at 1.1002
+    assert found.threshold == pytest.approx((1.1002 + 1.4002) / 2)
+    assert (found.mean, found.std, found.measured_far) == (0.75, 0.25, 0.25)
+    # a rate that is met is met up to the next pair
+    assert fold_accept_rate(squared, same, folds, far=0.5).threshold == pytest.approx((2 + 3) / 2)
+    few = fold_accept_rate(squared, same, folds, far=0.2)
+    assert (few.mean, few.std, few.measured_far, few.threshold) == (None, None, None, None)
+    with pytest.raises(InputError, match="far: expected"):
+        fold_accept_rate(squared, same, folds, far=0)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [(math.nan, "1 rows hold NaN or infinite"), (math.inf, "1 rows hold NaN"), (0, "1 rows are all zeros")],
+)
+def test_features_that_tell_nothing_are_refused(value, message):
+    first, second, same, folds = pairs(0)
+    broken = second.clone()
+    broken[3] = value
+    with pytest.raises(InputError, match=rf"second images of the pairs: {message}.*counted from 0: 3"):
+        verify(first, broken, same, folds)
+    with pytest.raises(InputError, match=f"probes: {message}"):
+        identification_rates(broken, torch.zeros(40), first, counts=[3])
+    with pytest.raises(InputError, match=f"distractors: {message}"):
+        identification_rates(first, torch.zeros(40), broken, counts=[3])
+    if value:
+        with pytest.raises(InputError, match="similarity: 1 of 4 values are NaN or infinite"):
+            accept_rates(np.array([1, value, 0, 0]), np.array([True, True, False, False]))

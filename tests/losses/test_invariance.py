@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from reid_da.errors import InputError
 from reid_da.losses.invariance import fused_invariance_loss, invariance_loss, memory_logits
-from reid_da.memory.neighbors import top_neighbors
+from reid_da.nearest import empty_slots, top_neighbors
 
 TEMPERATURE = 0.05
 
@@ -30,8 +30,9 @@ def reference_terms(features, memory, index, *, num_neighbors, own_slot, normali
     for feature, own in zip(features.tolist(), index.tolist(), strict=True):
         logits = [sum(a * b for a, b in zip(feature, slot, strict=True)) / TEMPERATURE for slot in memory.tolist()]
         log_sum = max(logits) + math.log(math.fsum(math.exp(z - max(logits)) for z in logits))
-        order = sorted(range(len(logits)), key=lambda slot: (-logits[slot], slot))
-        if own_slot == "exclude":
+        written = [slot for slot, values in enumerate(memory.tolist()) if any(values)]
+        order = sorted(written, key=lambda slot: (-logits[slot], slot))
+        if own_slot == "exclude" and own in order:
             order.remove(own)
         weights = dict.fromkeys(order[:num_neighbors], 1 / max(num_neighbors, 1))
         weights[own] = 1.0
@@ -45,7 +46,8 @@ def reference_terms(features, memory, index, *, num_neighbors, own_slot, normali
 def plain(features, memory, index, *, num_neighbors=0, own_slot="overwrite", normalize=False):
     logits = memory_logits(features, memory, temperature=TEMPERATURE)
     exclude = index if own_slot == "exclude" else None
-    neighbors = top_neighbors(logits, num_neighbors, exclude=exclude) if num_neighbors else None
+    empty = empty_slots(memory)
+    neighbors = top_neighbors(logits, num_neighbors, exclude=exclude, empty=empty) if num_neighbors else None
     return invariance_loss(logits, index, neighbors=neighbors, normalize=normalize)
 
 
@@ -240,3 +242,28 @@ def test_input_errors():
         fused(features, memory, index, num_neighbors=2, neighbors=index[:, None])
     with pytest.raises(ValueError, match="must not require a gradient"):
         fused(features, memory.requires_grad_(), index)
+
+
+@pytest.mark.parametrize("loss", [plain, fused])
+@pytest.mark.parametrize("own_slot", ["overwrite", "exclude"])
+def test_an_empty_memory_has_no_neighbours(loss, own_slot):
+    """All slots are equally near; those with the lowest numbers must not become everybody's neighbours."""
+    features, memory, index = make_batch(num_slots=12)
+    features.requires_grad_()
+    found = loss(features, torch.zeros_like(memory), index, num_neighbors=6, own_slot=own_slot)
+    assert (found.neighbors == -1).all()
+    assert not found.neighborhood.any()
+    assert found.total.item() == pytest.approx(math.log(12))
+
+
+@pytest.mark.parametrize("loss", [plain, fused])
+def test_few_written_slots_are_neighbours_with_the_weight_that_each_of_k_has(loss):
+    features, memory, _ = make_batch(num_slots=12)
+    memory[2:] = 0
+    index = torch.full((5,), 9)
+    found = loss(features, memory, index, num_neighbors=6)
+    assert found.neighbors[:, :2].sort(dim=1).values.tolist() == [[0, 1]] * 5 or not memory[0].any()
+    written = [slot for slot in range(2) if memory[slot].any()]
+    logits = memory_logits(features, memory, temperature=TEMPERATURE)
+    expected = -logits.log_softmax(dim=1)[:, written].sum(dim=1) / 6
+    torch.testing.assert_close(found.neighborhood, expected)

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from reid_da.errors import InputError
-from reid_da.losses.margin import Margin, MarginHead, margin_logits, sphereface_annealing
+from reid_da.losses._unit import SHORTEST
+from reid_da.losses.margin import MARGINS, Margin, MarginHead, margin_logits, sphereface_annealing
 
 FAMILY = {
     "norm_softmax": (1.0, 0.0, 0.0),
@@ -132,7 +133,7 @@ def test_straight_through_leaves_the_value_and_drops_the_factor():
 
 
 def test_annealing_follows_the_published_schedule():
-    assert sphereface_annealing(0) == 1000
+    # the authors' layer counts before it takes the weight: the first step is step 1
     assert sphereface_annealing(1) == pytest.approx(1000 / 1.12)
     assert sphereface_annealing(10**6) == 5
     assert sphereface_annealing(100, base=10, gamma=1, power=2, minimum=0) == pytest.approx(10 / 101**2)
@@ -176,16 +177,70 @@ def test_sphereface_scales_by_the_features_and_anneals():
     layer = head(Margin(m1=4.0, scale=None, annealed=True))
     features = torch.randn(3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     label = torch.tensor([0, 1, 2])
-    for step in range(3):
+    for step in range(1, 4):
         weight = sphereface_annealing(step)
-        logits = layer(features, label)
-        for row in range(3):
-            cosine = functional.cosine_similarity(features[row], layer.weight[label[row]], dim=0).item()
-            mixed = (weight * cosine + slow_target(cosine, 4.0, 0.0, 0.0, "hard")) / (1 + weight)
-            assert logits[row, label[row]].item() == pytest.approx(mixed * features[row].norm().item(), abs=1e-9)
+        assert step > 1 or weight == pytest.approx(892.857, abs=1e-3)
+        for _ in range(2):  # as where a step has a batch of real images and one of restyled ones
+            logits = layer(features, label)
+            for row in range(3):
+                cosine = functional.cosine_similarity(features[row], layer.weight[label[row]], dim=0).item()
+                mixed = (weight * cosine + slow_target(cosine, 4.0, 0.0, 0.0, "hard")) / (1 + weight)
+                assert logits[row, label[row]].item() == pytest.approx(mixed * features[row].norm().item(), abs=1e-9)
+        layer.count_step()
     assert layer.state_dict()["steps"] == 3
-    layer.eval()(features, label)
-    assert layer.steps == 3
+
+
+NEARLY_ZERO = [0.0, 0.3, 0.9, 1.0, 1.5]
+"""Lengths in units of the shortest that is stretched to 1."""
+
+
+@pytest.mark.parametrize("name", ["norm_softmax", "cosface", "arcface"])
+def test_a_feature_or_centre_of_length_zero_has_a_small_gradient(name):
+    """The usual normalisation gives it one of 1e12 and more."""
+    layer = MarginHead(3, 4, margin=MARGINS[name], generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        layer.weight[2] = 0
+    features = torch.zeros(2, 3, requires_grad=True)
+    logits = layer(features, torch.tensor([0, 2]))
+    functional.cross_entropy(logits, torch.tensor([0, 2])).backward()
+    assert torch.isfinite(logits).all()
+    assert not logits[0, 1:].any()
+    assert features.grad.abs().max() < 1
+    assert layer.weight.grad.abs().max() < 1
+
+
+@pytest.mark.parametrize("length", NEARLY_ZERO)
+def test_gradient_of_features_that_are_nearly_zero(length):
+    layer = head(Margin(m3=0.35, scale=1.0))
+    layer.weight.requires_grad_(False)
+    direction = functional.normalize(torch.tensor([[1.0, -2.0, 0.5]], dtype=torch.float64))
+    features = (length * SHORTEST * direction).requires_grad_()
+    step = 1e-4 * SHORTEST
+    assert torch.autograd.gradcheck(
+        lambda x: layer(x, torch.tensor([1])), (features,), eps=step, atol=5e-4 / SHORTEST, rtol=1e-3
+    )
+    (gradient,) = torch.autograd.grad(layer(features, torch.tensor([1]))[0, 1], features)
+    assert gradient.norm() <= 1.5 / SHORTEST
+    found = functional.normalize(features) @ functional.normalize(layer.weight).T
+    if length >= 1:
+        torch.testing.assert_close(layer(features), found)
+
+
+def test_margins_of_small_angles_under_autocast():
+    """At 2 degrees the cosine is 0.9994, which bfloat16 rounds to 1."""
+    layer = MarginHead(2, 2, margin=Margin(m2=0.5, scale=1.0))
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
+    theta = math.radians(2)
+    features = torch.tensor([[math.cos(theta), math.sin(theta)]], requires_grad=True)
+    for dtype in (torch.bfloat16, torch.float16):
+        with torch.autocast("cpu", dtype=dtype):
+            logits = layer(features, torch.tensor([0]))
+        assert logits[0, 0].item() == pytest.approx(math.cos(theta + 0.5), abs=1e-6)
+        (gradient,) = torch.autograd.grad(logits[0, 0], features)
+        # along the circle the angle grows by 1, so that the logit falls by sin(theta + m)
+        along = gradient[0, 1] * math.cos(theta) - gradient[0, 0] * math.sin(theta)
+        assert along.item() == pytest.approx(-math.sin(theta + 0.5), rel=1e-3)
 
 
 def test_head_is_float32_inside_autocast():

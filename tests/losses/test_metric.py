@@ -3,6 +3,7 @@
 import itertools
 import math
 import statistics
+from functools import partial
 
 import pytest
 import torch
@@ -43,18 +44,25 @@ def slow_triplet(features, labels, margin):
     return triplets_hard(features, labels, math.dist, hinge)
 
 
-def slow_angular_triplet(features, labels, margin):
+def slow_angular_hard(features, labels, margin):
     return triplets_hard(features, labels, angle, lambda gap: max(0.0, gap + margin))
 
 
+def slow_angular_semi_hard(features, labels, margin):
+    return triplets_semi_hard(features, labels, margin, angle)
+
+
 def slow_semi_hard(features, labels, margin):
-    points = [unit(feature) for feature in features]
+    return triplets_semi_hard(features, labels, margin, lambda a, b: math.dist(unit(a), unit(b)) ** 2)
+
+
+def triplets_semi_hard(points, labels, margin, measure):
     losses = []
     for a, p in itertools.permutations(range(len(points)), 2):
         if labels[a] != labels[p]:
             continue
-        positive = math.dist(points[a], points[p]) ** 2
-        negatives = [math.dist(points[a], points[n]) ** 2 for n in range(len(points)) if labels[n] != labels[a]]
+        positive = measure(points[a], points[p])
+        negatives = [measure(points[a], points[n]) for n in range(len(points)) if labels[n] != labels[a]]
         negatives = [d for d in negatives if positive < d < positive + margin]
         if negatives:
             losses.append(positive - min(negatives) + margin)
@@ -103,7 +111,8 @@ def slow_range(features, labels, margin, k=2):
 
 LOSSES = {
     "batch_hard": (batch_hard_triplet_loss, slow_triplet, (0.3, 2.0, None)),
-    "angular": (metric.angular_triplet_loss, slow_angular_triplet, (0.35, 1.0)),
+    "angular": (metric.angular_triplet_loss, slow_angular_semi_hard, (0.35, 1.0)),
+    "angular_hard": (partial(metric.angular_triplet_loss, negatives="hard"), slow_angular_hard, (0.35, 1.0)),
     "semi_hard": (metric.semi_hard_triplet_loss, slow_semi_hard, (0.2, 1.0)),
     "contrastive": (metric.contrastive_loss, slow_contrastive, (1.0, 3.0)),
     "circle": (lambda x, y, margin: metric.circle_loss(x, y, margin=margin, scale=8.0), slow_circle, (0.25, 0.4)),
@@ -133,7 +142,7 @@ def test_equals_the_loop(name, margin, seed):
 def test_gradient(name, margin):
     loss = LOSSES[name][0]
     features, labels = batch(3, count=7)
-    if name == "angular":  # the angle of an image to itself is 0, a kink of the arccosine
+    if name == "angular_hard":  # the angle of an image to itself is 0, a kink of the arccosine
         labels = torch.tensor([0, 0, 0, 1, 1, 2, 2])
     assert torch.autograd.gradcheck(lambda x: loss(x, labels, margin=margin), (features.requires_grad_(),))
 
@@ -189,10 +198,11 @@ def test_distances_of_far_points_keep_their_precision():
 
 
 def test_one_identity_is_no_batch_for_hard_triplets():
-    for loss in (batch_hard_triplet_loss, metric.angular_triplet_loss):
+    for loss in (batch_hard_triplet_loss, partial(metric.angular_triplet_loss, negatives="hard")):
         with pytest.raises(InputError, match="at least two identities"):
             loss(torch.ones(3, 2), torch.zeros(3, dtype=torch.int64))
     assert metric.semi_hard_triplet_loss(torch.randn(3, 2), torch.zeros(3, dtype=torch.int64)) == 0
+    assert metric.angular_triplet_loss(torch.randn(3, 2), torch.zeros(3, dtype=torch.int64)) == 0
     assert metric.circle_loss(torch.randn(3, 2), torch.zeros(3, dtype=torch.int64)) == 0
 
 
@@ -222,9 +232,8 @@ def test_losses_on_class_centres():
     weight = torch.randn(5, 4, dtype=torch.float64, generator=generator, requires_grad=True)
     features, labels = batch(4, count=6)
     rows, targets = weight.tolist(), labels.tolist()
-    cosine = torch.nn.functional.normalize(features) @ torch.nn.functional.normalize(weight).T
     expected = statistics.fmean(angle(f, rows[y]) for f, y in zip(features.tolist(), targets, strict=True)) / math.pi
-    assert metric.intra_loss(cosine, labels).item() == pytest.approx(expected)
+    assert metric.intra_loss(features, weight, labels).item() == pytest.approx(expected)
     pairs = [(y, j) for y in targets for j in range(5) if j != y]
     expected = -statistics.fmean(angle(rows[y], rows[j]) for y, j in pairs) / math.pi
     assert metric.inter_loss(weight, labels).item() == pytest.approx(expected)
@@ -235,4 +244,46 @@ def test_losses_on_class_centres():
         assert found.item() == pytest.approx(statistics.fmean(energies))
         assert torch.autograd.gradcheck(lambda w: metric.hyperspherical_energy(w, labels, power=power), (weight,))  # noqa: B023
     assert torch.autograd.gradcheck(lambda w: metric.inter_loss(w, labels), (weight,))
-    assert torch.autograd.gradcheck(lambda c: metric.intra_loss(c, labels), (cosine.detach().requires_grad_(),))
+    inputs = (features.requires_grad_(), weight)
+    assert torch.autograd.gradcheck(lambda x, w: metric.intra_loss(x, w, labels), inputs)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("degrees", [0.01, 2.0, 90.0, 179.99])
+def test_angles_to_class_centres_under_autocast(degrees, dtype):
+    """In sixteen bits the cosine of 2 degrees is 1, and the angle 0 without a gradient."""
+    theta = math.radians(degrees)
+    features = torch.tensor([[3 * math.cos(theta), 3 * math.sin(theta)]], requires_grad=True)
+    weight = torch.tensor([[0.5, 0.0], [0.0, 2.0]], requires_grad=True)
+    with torch.autocast("cpu", dtype=dtype):
+        loss = metric.intra_loss(features, weight, torch.tensor([0]))
+    assert loss.dtype == torch.float32
+    assert 180 * loss.item() == pytest.approx(degrees, rel=1e-4)
+    for gradient, length in zip(torch.autograd.grad(loss, [features, weight]), (3, 0.5), strict=True):
+        assert gradient[0].norm().item() == pytest.approx(1 / (math.pi * length), rel=1e-3)
+
+
+@pytest.mark.parametrize("name", [name for name in LOSSES if name != "range"])
+def test_features_of_length_zero_have_a_small_gradient(name):
+    loss, _, margins = LOSSES[name]
+    features = torch.zeros(4, 3)
+    features[2:, 0] = 1
+    features.requires_grad_()
+    loss(features, torch.tensor([0, 0, 1, 1]), margin=margins[0]).backward()
+    assert features.grad[:2].abs().max() < 10
+
+
+def test_angles_of_zeros_are_right_angles_without_a_gradient():
+    features, weight = torch.zeros(2, 3, requires_grad=True), torch.eye(2, 3)
+    weight[1] = 0
+    weight.requires_grad_()
+    loss = metric.intra_loss(features, weight, torch.tensor([0, 1]))
+    loss.backward()
+    assert metric.intra_loss(features[:1], weight, torch.tensor([0])).item() == pytest.approx(0.5)
+    assert not features.grad.any()
+    assert torch.isfinite(weight.grad).all()
+
+
+def test_unknown_negatives():
+    with pytest.raises(InputError, match="unknown negatives 'soft'"):
+        metric.angular_triplet_loss(torch.ones(2, 2), torch.tensor([0, 1]), negatives="soft")

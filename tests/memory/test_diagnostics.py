@@ -98,3 +98,15 @@ def test_summarize_an_empty_memory():
     summary = summarize_slots(torch.tensor([-1, -1]), torch.zeros(2))
     assert summary.unwritten == 1
     assert all(math.isnan(value) for name, value in asdict(summary).items() if name != "unwritten")
+
+
+def test_missing_neighbours_do_not_count():
+    short = torch.tensor([[0, 1, 2, 4], [1, -1, -1, -1]])
+    # of slots 1, 2, 4 around slot 0 two are from elsewhere; slot 1 around slot 3 is
+    assert cross_camera_share(short, INDEX, CAMIDS) == pytest.approx(3 / 4)
+    assert neighbor_precision(short, INDEX, PIDS) == pytest.approx(3 / 4)
+    missing = torch.full((2, 4), -1)
+    assert math.isnan(cross_camera_share(missing, INDEX, CAMIDS))
+    assert math.isnan(camera_entropy(missing, INDEX, CAMIDS, num_cameras=3))
+    first = camera_entropy(NEIGHBORS[:1], INDEX[:1], CAMIDS, num_cameras=3)
+    assert camera_entropy(short, INDEX, CAMIDS, num_cameras=3) == pytest.approx(first / 2)

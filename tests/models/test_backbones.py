@@ -2,6 +2,7 @@
 
 import functools
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,11 @@ import torchvision
 from torch import Tensor, nn
 
 from reid_da.errors import InputError
-from reid_da.models.backbones import BACKBONE_NAMES, Backbone, InstanceBatchNorm, create_backbone
+from reid_da.models.backbones import BACKBONE_NAMES, create_backbone
+from reid_da.models.protocol import Backbone
+from reid_da.models.resnet import InstanceBatchNorm
+
+TORCHVISION = ["resnet18", "resnet50", "mobilenet_v2", "efficientnet_b0"]
 
 
 @functools.cache
@@ -27,23 +32,37 @@ def strides(backbone: Backbone) -> dict[str, tuple[int, ...]]:
     return {name: module.stride for name, module in backbone.named_modules() if isinstance(module, nn.Conv2d)}
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50", "resnet101"])
+@pytest.mark.parametrize("name", [*TORCHVISION, "resnet34", "resnet101"])
 def test_weights_have_the_names_and_shapes_of_torchvision(name: str) -> None:
     with torch.device("meta"):
         reference = torchvision.models.get_model(name)
-    shapes = {key: value.shape for key, value in reference.state_dict().items() if not key.startswith("fc.")}
+    shapes = {
+        key: value.shape for key, value in reference.state_dict().items() if not key.startswith(("fc.", "classifier."))
+    }
     assert {key: value.shape for key, value in random_backbone(name).state_dict().items()} == shapes
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+@pytest.mark.parametrize("name", TORCHVISION)
 def test_features_are_those_of_torchvision_without_classifier(name: str) -> None:
-    backbone = random_backbone(name).eval()
+    backbone = random_backbone.__wrapped__(name).eval()
+    generator = torch.Generator().manual_seed(2)
+    for module in backbone.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(std=0.2, generator=generator)
+            module.running_var.uniform_(0.5, 1.5, generator=generator)
     reference = torchvision.models.get_model(name)
     reference.load_state_dict(backbone.state_dict(), strict=False)
-    reference.fc = nn.Identity()
+    setattr(reference, "fc" if name.startswith("resnet") else "classifier", nn.Identity())
     features = backbone(images())
     assert features.shape == (2, backbone.feature_dim)
-    torch.testing.assert_close(features, reference.eval()(images()))
+    torch.testing.assert_close(features, reference.eval()(images()), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "published"), [("mobilenet_v2", 3_504_872), ("efficientnet_b0", 5_288_548)])
+def test_parameters_are_as_many_as_torchvision_publishes(name: str, published: int) -> None:
+    backbone = random_backbone(name)
+    classifier = (backbone.feature_dim + 1) * 1000
+    assert sum(parameter.numel() for parameter in backbone.parameters()) + classifier == published
 
 
 @pytest.mark.parametrize(
@@ -51,9 +70,11 @@ def test_features_are_those_of_torchvision_without_classifier(name: str) -> None
     [
         ("resnet18", {"layer4.0.conv1", "layer4.0.downsample.0"}),
         ("resnet50", {"layer4.0.conv2", "layer4.0.downsample.0"}),
+        ("mobilenet_v2", {"features.14.conv.1.0"}),
+        ("efficientnet_b0", {"features.6.0.block.1.0"}),
     ],
 )
-def test_last_stride_changes_two_convolutions(name: str, changed: set[str]) -> None:
+def test_last_stride_changes_the_last_halving(name: str, changed: set[str]) -> None:
     stock, dense = random_backbone(name), random_backbone(name, last_stride=1)
     before, after = strides(stock), strides(dense)
     assert {key for key in before if before[key] != after[key]} == changed
@@ -138,11 +159,12 @@ def test_imagenet_weights_without_network_say_what_to_do(tmp_path: Path, monkeyp
         create_backbone("resnet50")
     message = str(caught.value)
     assert "no route to host" in message
-    assert "local weight file" in message
+    assert "model.weights=PATH" in message
+    assert "model.weights=none" in message
     assert message.endswith(f"put resnet50-0676ba61.pth into {tmp_path / 'hub' / 'checkpoints'}")
 
 
-@pytest.mark.parametrize("name", BACKBONE_NAMES)
+@pytest.mark.parametrize("name", [name for name in BACKBONE_NAMES if not name.startswith("osnet")])
 def test_imagenet_weights_are_asked_for_with_their_hash(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,7 +180,7 @@ def test_imagenet_weights_are_asked_for_with_their_hash(
         create_backbone(name)
     ((url, hash_prefix),) = asked
     assert len(hash_prefix) == 8
-    assert url.endswith(f"/{name}-{hash_prefix}.pth")
+    assert re.search(rf"/{name}(_rwightman)?-{hash_prefix}.pth$", url)
     if name != "resnet50_ibn_a":
         assert url == torchvision.models.get_model_weights(name).IMAGENET1K_V1.url
 

@@ -221,3 +221,31 @@ def test_things_that_are_no_images(weight_file: Path) -> None:
         extractor(weight_file)(3)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="expected the path of an image or an array, got Tensor"):
         extractor(weight_file)([torch.zeros(3, 8, 8)])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("shape", [(0, 5, 3), (5, 0, 3)])
+def test_an_empty_crop_is_no_black_image(shape):
+    extractor = FeatureExtractor("resnet18", weights="none", image_size=(32, 16))
+    crops = [np.full((9, 5, 3), 200, dtype=np.uint8), np.zeros(shape, dtype=np.uint8)]
+    with pytest.raises(InputError, match=r"images\[1\]: the shape \(.*\) has no pixels; leave empty crops out"):
+        extractor(crops)
+    height, width, _ = shape
+    for dtype in (torch.uint8, torch.float32):
+        with pytest.raises(InputError, match="has no pixels"):
+            extractor(torch.zeros(2, 3, height, width, dtype=dtype))
+
+
+def test_pixels_that_are_no_numbers():
+    extractor = FeatureExtractor("resnet18", weights="none", image_size=(32, 16))
+    images = torch.rand(3, 3, 32, 16)
+    images[1, 0, 4, 4] = torch.nan
+    with pytest.raises(InputError, match=r"images: 1 of 3 hold NaN or infinite values \(1\)"):
+        extractor(images)
+
+
+def test_weights_that_are_no_numbers():
+    extractor = FeatureExtractor("resnet18", weights="none", image_size=(32, 16))
+    with torch.no_grad():
+        extractor.model.layer4[0].conv1.weight[3, 0, 0, 0] = torch.inf
+    with pytest.raises(InputError, match=r"weight tensors hold NaN or infinite values \(layer4.0.conv1.weight\)"):
+        extractor(np.zeros((9, 5, 3), dtype=np.uint8))

@@ -11,8 +11,8 @@ from reid_da.errors import InputError
 from reid_da.images import open_images
 from reid_da.reporting.style_pictures import draw_views
 from reid_da.seeds import derived_seed
-from reid_da.styles.train import load_generator, resume_styles, train_styles
-from reid_da.styles.trained import load_style_settings
+from reid_da.styles.train import resume_styles, train_styles
+from reid_da.styles.trained import load_generator, load_style_settings
 from reid_da.styles.training_images import StyleImages, style_plan
 from reid_da.training.run_folder import RunFolder
 from reid_da.training.streams import epoch_batches
@@ -149,7 +149,7 @@ def test_a_pair_with_a_damaged_checkpoint_is_not_complete(three, tmp_path, caplo
     caplog.set_level("INFO")
     with pytest.raises(InputError, match="damaged or cut off: .*; resume the training with --skip-damaged"):
         resume_styles(run.path)
-    with pytest.raises(InputError, match="pair-1-2/checkpoints: all checkpoints are damaged; remove this folder"):
+    with pytest.raises(InputError, match="pair-1-2/checkpoints: no checkpoint can be read; remove this folder"):
         resume_styles(run.path, skip_damaged=True)
     shutil.rmtree(weights.parent.parent)
     resume_styles(run.path)

@@ -1,7 +1,7 @@
-"""Feature arrays and their labels as the evaluation wants them: checked, and never copied whole without need."""
+"""Feature arrays and the labels of their rows: checked, and never copied whole without need."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -9,8 +9,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from reid_da.datasets.table import JUNK_PID
 from reid_da.errors import InputError, first_few
+from reid_da.finite import fault_of_rows
 
 Array: TypeAlias = Tensor | ArrayLike
 Labels: TypeAlias = NDArray[np.int64]
@@ -63,7 +63,7 @@ def _can_be_multiplied_in_place(tensor: Tensor) -> bool:
 
 
 def working_dtype(*features: Tensor) -> torch.dtype:
-    """The type to compare ``features`` in: float64 where one of them is, otherwise float32."""
+    """The type to multiply ``features`` in: float64 where one of them is, otherwise float32."""
     return torch.float64 if any(tensor.dtype == torch.float64 for tensor in features) else torch.float32
 
 
@@ -80,7 +80,10 @@ def feature_pair(query_features: Array, gallery_features: Array) -> tuple[Tensor
         ("device", query.device, gallery.device),
     ):
         if ours != theirs:
-            raise InputError(f"query_features and gallery_features differ in {what}: {ours} and {theirs}")
+            hint = ""
+            if what == "dimensions" and len(query) == len(gallery):
+                hint = f"; both have {len(query)} rows: if these are the dimensions, transpose them to a row per image"
+            raise InputError(f"query_features and gallery_features differ in {what}: {ours} and {theirs}{hint}")
     return query, gallery, working_dtype(query, gallery)
 
 
@@ -104,11 +107,20 @@ def native_library(device: torch.device) -> Any:
     return np if device.type == "cpu" else torch
 
 
-def row_squares(features: Tensor, name: str, *, dtype: torch.dtype) -> Tensor:
+def row_squares(
+    features: Tensor, name: str, *, dtype: torch.dtype, label: Callable[[int], object] | None = None
+) -> Tensor:
     """(N,) squared Euclidean lengths of the rows of ``features`` (N, D), which are checked on the way.
 
+    Args:
+        features: (N, D) float.
+        name: what to call them in a message.
+        dtype: to compute in.
+        label: what to call a row, e.g. the name of its image; its number from 0 if None.
+
     Raises:
-        InputError: rows with NaN or infinite values, or rows of zeros; the message tells which.
+        InputError: rows with NaN or infinite values, rows of zeros, or rows too long or too short to be scaled to unit
+            length in ``dtype``; the message tells which.
     """
     library, squares = native_library(features.device), features.new_empty(len(features), dtype=dtype)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -116,24 +128,28 @@ def row_squares(features: Tensor, name: str, *, dtype: torch.dtype) -> Tensor:
             library.sum(library.square(native(features[rows].to(dtype))), 1, out=native(squares[rows]))
     suspects = (~(squares.isfinite() & (squares > 0))).nonzero().flatten()
     if len(suspects):
-        raise _bad_rows(features[suspects], suspects.tolist(), name, dtype)
+        raise _bad_rows(features[suspects], suspects.tolist(), name, dtype, label)
     return squares
 
 
-def _bad_rows(features: Tensor, numbers: list[int], name: str, dtype: torch.dtype) -> InputError:
+def _bad_rows(
+    features: Tensor, numbers: list[int], name: str, dtype: torch.dtype, label: Callable[[int], object] | None
+) -> InputError:
     """Error for rows (given with their numbers) whose length is zero or not finite."""
-    kinds = {
-        "hold NaN or infinite values; extract these images again": ~features.isfinite().all(dim=1),
-        "are all zeros; check the model or drop these images": (features == 0).all(dim=1),
-    }
-    for fault, mask in kinds.items():
-        rows = [number for number, faulty in zip(numbers, mask.tolist(), strict=True) if faulty]
-        if rows:
-            return InputError(f"{name}: {len(rows)} rows {fault} (rows counted from 0: {first_few(rows)})")
-    return InputError(
+    which = f"rows counted from 0: {first_few(numbers)}" if label is None else first_few(map(label, numbers))
+    return fault_of_rows(features, numbers, name, label=label) or InputError(
         f"{name}: {len(numbers)} rows are too large or too small to square in {str(dtype).removeprefix('torch.')}; "
-        f"scale the features (rows counted from 0: {first_few(numbers)})"
+        f"scale the features ({which})"
     )
+
+
+def check_directions(features: Tensor, name: str, *, label: Callable[[int], object] | None = None) -> None:
+    """Refuse features (N, D) that cannot be scaled to unit length in float32; see :func:`row_squares`.
+
+    Raises:
+        InputError: as said, or there are no rows or no columns.
+    """
+    row_squares(feature_tensor(features, name), name, dtype=torch.float32, label=label)
 
 
 def label_array(labels: Array, name: str, *, length: int) -> Labels:
@@ -144,7 +160,10 @@ def label_array(labels: Array, name: str, *, length: int) -> Labels:
     """
     values = _label_values(labels, name)
     if values.shape != (length,):
-        raise InputError(f"{name}: expected {length} values, one per row of features, got the shape {values.shape}")
+        raise InputError(
+            f"{name}: expected {length} values, one per row of features, got the shape {values.shape}; features with "
+            "one column per image have to be transposed"
+        )
     if values.dtype.kind not in "iuf" or not (np.floor(values) == values).all() or not np.isfinite(values).all():
         raise InputError(f"{name}: expected whole numbers, got {first_few(values)} (type {values.dtype})")
     # astype would give other numbers, -1 for the largest of uint64: junk
@@ -162,19 +181,3 @@ def _label_values(labels: Array, name: str) -> NDArray[Any]:
     # numpy knows no bfloat16
     exact: NDArray[Any] = (values.double() if values.dtype == torch.bfloat16 else values).numpy()
     return exact
-
-
-def pid_array(pids: Array, name: str, *, length: int) -> Labels:
-    """``pids`` as (length,) int64, each 0 or above or :data:`JUNK_PID`.
-
-    Raises:
-        InputError: as :func:`label_array`, or a pid below -1: an image without a label cannot be judged.
-    """
-    values = label_array(pids, name, length=length)
-    unlabelled = int((values < JUNK_PID).sum())
-    if unlabelled:
-        raise InputError(
-            f"{name}: {unlabelled} images have no identity (pid {values.min()}); an evaluation needs labels "
-            f"({JUNK_PID} marks junk)"
-        )
-    return values

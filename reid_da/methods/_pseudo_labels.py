@@ -1,0 +1,156 @@
+"""Pseudo-labels of a domain, made anew in each epoch from the features of its images."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from reid_da.clustering import (
+    ClusteringSettings,
+    ClusterResult,
+    adjusted_mutual_information,
+    cluster,
+    cluster_camera_entropy,
+    cluster_means,
+)
+from reid_da.config import AugmentSettings
+from reid_da.errors import InputError
+from reid_da.features import Labels
+from reid_da.images import IdentitySampler
+from reid_da.methods.protocol import NO_LABEL, Context, Domain, StreamPlan
+
+logger = logging.getLogger(__name__)
+
+LEAST_CLUSTERS = 2
+"""With fewer there is nothing to tell apart."""
+
+
+class PseudoLabels:
+    """Clusters of the images of a domain, and what they were an epoch before.
+
+    Args:
+        domain: the images.
+        settings: of the clustering.
+        context: of the run.
+
+    Attributes:
+        labels: (N,) int64 cluster of each image of the domain, -1 for outliers and images that cannot be decoded.
+    """
+
+    def __init__(self, domain: Domain, settings: ClusteringSettings, context: Context) -> None:
+        self.domain = domain
+        self.settings = settings
+        self.labels: Tensor | None = None
+        self._context = context
+
+    def extract(self, network: nn.Module) -> Tensor:
+        """(M, D) float32 features of unit length of the images that can be decoded, on the CPU."""
+        return self._context.extract(network, self.domain)[self.domain.rows]
+
+    def assign(self, features: Tensor, *, epoch: int) -> dict[str, float]:
+        """Cluster the images; figures about the clusters, of which only ``clusters_ami_pids`` needs labels.
+
+        Where fewer than two clusters are found, the labels of the epoch before are kept.
+
+        Args:
+            features: (M, D) of the images that can be decoded.
+            epoch: from 0; the first one has no labels to fall back to.
+
+        Raises:
+            InputError: there are too few clusters, and no labels from before.
+        """
+        camids = self.domain.camids[self.domain.rows].numpy()
+        found = cluster(
+            features.to(self._context.device),
+            camids,
+            settings=self.settings,
+            seed=self._context.seed("clustering", epoch),
+        )
+        if found.num_clusters < LEAST_CLUSTERS and self.labels is not None:
+            logger.warning(
+                "epoch %d: clustering found %d clusters; the labels of the epoch before are kept",
+                epoch + 1,
+                found.num_clusters,
+            )
+            return {"clusters_kept": 1.0}
+        found.require_clusters(LEAST_CLUSTERS)
+        return self.take(found.labels) | _figures_of(found, camids)
+
+    def take(self, labels: Labels) -> dict[str, float]:
+        """Let (M,) labels of the images that can be decoded be the current ones; how they agree with those before."""
+        before = self.labels
+        self.labels = torch.full((len(self.domain),), NO_LABEL)
+        self.labels[self.domain.rows] = torch.from_numpy(labels)
+        figures = {}
+        if before is not None:
+            figures["clusters_agreement"] = adjusted_mutual_information(before.numpy(), self.labels.numpy())
+        if self.domain.pids is not None:
+            labelled = self.labels != NO_LABEL
+            figures["clusters_ami_pids"] = adjusted_mutual_information(
+                self.labels[labelled].numpy(), self.domain.pids[labelled].numpy()
+            )
+        return figures
+
+    @property
+    def num_clusters(self) -> int:
+        """Number of clusters."""
+        assert self.labels is not None
+        return int(self.labels.max()) + 1
+
+    def means(self, features: Tensor) -> Tensor:
+        """(C, D) mean features of the clusters, of unit length, on the device of the run.
+
+        Args:
+            features: (M, D) of the images that can be decoded.
+        """
+        assert self.labels is not None
+        return cluster_means(features, self.labels[self.domain.rows].numpy()).to(self._context.device)
+
+    def stream(
+        self, *, size: int, instances: int, augment: AugmentSettings, labels: Tensor | None = None
+    ) -> StreamPlan:
+        """Batches with several images of each cluster; with fewer clusters than a batch wants, of all there are.
+
+        Args:
+            size: images in a batch.
+            instances: images of each cluster.
+            augment: random changes of the images.
+            labels: (N,) int64 groups to draw from instead of the clusters, such as those of a camera.
+        """
+        groups = self.labels if labels is None else labels
+        assert groups is not None
+        count = len(torch.unique(groups[groups != NO_LABEL]))
+        wanted = size // instances
+        if count < wanted:
+            logger.warning("batch.target asks for %d clusters, and there are %d: smaller batches", wanted, count)
+        sampler = IdentitySampler(min(wanted, count), instances)
+        return StreamPlan(domain=self.domain, sampler=sampler, augment=augment, labels=groups)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The labels."""
+        return {} if self.labels is None else {"labels": self.labels}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved state."""
+        self.labels = state.get("labels")
+
+
+def check_instances(*, size: int, instances: int) -> None:
+    """See to it that a batch consists of groups.
+
+    Raises:
+        InputError: it does not.
+    """
+    if size % instances or instances < 2:
+        raise InputError(f"batch.target is {size}: expected a multiple of batch.instances, {instances}, of at least 2")
+
+
+def _figures_of(found: ClusterResult, camids: Labels) -> dict[str, float]:
+    return {
+        "clusters": float(found.num_clusters),
+        "clusters_outliers": found.outlier_share,
+        "clusters_camera_entropy": cluster_camera_entropy(found.labels, np.asarray(camids)),
+    }
