@@ -10,9 +10,16 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from reid_da.atomic import LOCK_FILE, missing_folders, own_folder, remove_empty, remove_leftovers, write_text
+from reid_da.atomic import (
+    LOCK_FILE,
+    missing_folders,
+    naming,
+    open_own,
+    own_folder,
+    remove_empty,
+    remove_leftovers,
+    write_text,
+)
 from reid_da.config import ExperimentSettings, TrainingSettings, differences, dump_settings
 from reid_da.errors import InputError, first_few
 from reid_da.methods import load_settings
@@ -25,6 +32,7 @@ from reid_da.training.checkpoint import (
     save_checkpoint,
 )
 from reid_da.training.versions import software_versions
+from reid_da.yaml_files import read_yaml
 
 logger = logging.getLogger(__name__)
 
@@ -156,11 +164,8 @@ class RunFolder:
 
     def _require_config(self) -> dict[str, Any]:
         """The settings as they are in the file; what a damaged one lacks must not get the value of a default."""
-        try:
-            tree = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise InputError(f"{self.config_file}: is not YAML: {' '.join(str(error).split())}") from error
-        if not isinstance(tree, dict) or "name" not in tree:
+        tree = read_yaml(self.config_file)
+        if "name" not in tree:
             raise InputError(f"{self.config_file}: is empty or cut off; restore it, or name another run")
         return tree
 
@@ -177,7 +182,7 @@ class RunFolder:
         """Append a record to the metrics; a value that is not finite becomes null, which JSON can hold."""
         record = {key: _finite(value) for key, value in record.items()}
         line = json.dumps(record, allow_nan=False)
-        with self.metrics_file.open("a", encoding="utf-8") as stream:
+        with naming(self.metrics_file), open_own(self.metrics_file, "a", encoding="utf-8") as stream:
             stream.write(line + "\n")
         for listener in self.listeners:
             listener(record)
