@@ -183,9 +183,9 @@ class OptimizerSettings(Settings):
 
     kind: Literal["sgd", "adam"] = Field(default="sgd", description="adam: with its weight decay in the gradient")
     betas: tuple[Share, Share] = Field(default=(0.9, 0.999), description="of adam")
-    lr: float = Field(default=0.1, gt=0, le=1e6, description="learning rate of new layers")
+    lr: float = Field(default=0.1, gt=0, le=1e30, description="learning rate of new layers")
     backbone_lr_factor: float = Field(
-        default=0.1, ge=0, le=1e6, description="the backbone learns at this multiple of lr"
+        default=0.1, ge=0, le=1e30, description="the backbone learns at this multiple of lr"
     )
     momentum: float = Field(default=0.9, ge=0, lt=1, description="of sgd")
     nesterov: bool = Field(default=True, description="of sgd")

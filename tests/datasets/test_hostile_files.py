@@ -42,7 +42,7 @@ def test_a_folder_that_cannot_be_listed_is_not_left_out(folder: Path, monkeypatc
 def test_links_back_are_passed_over(folder: Path) -> None:
     (folder / "c1" / "up").symlink_to(folder)
     (folder / "c2" / "across").symlink_to(folder / "c1")
-    expected = ["c1/a.jpg", "c1/b.jpg", "c2/across/a.jpg", "c2/across/b.jpg", "c2/c.jpg"]
+    expected = ["c1/a.jpg", "c1/b.jpg", "c2/c.jpg"]
     assert list_images(folder, recursive=True) == expected
 
 
@@ -68,7 +68,7 @@ def test_odd_cameras_survive_a_manifest(folder: Path, camera: str) -> None:
     assert natural_key(camera)
     write_manifest([Crop(path="c1/a.jpg", person="1", camera=camera)], folder / "m.csv")
     assert not [cell for cell in (folder / "m.csv").read_text().split(",") if cell.startswith(("=", "@"))]
-    assert read_manifest(folder / "m.csv").camera_names == ("3" if camera == "٣" else camera,)
+    assert read_manifest(folder / "m.csv").camera_names == (camera,)
 
 
 @pytest.mark.parametrize("field", ["pid", "camid"])
