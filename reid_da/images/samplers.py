@@ -3,11 +3,15 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Generator, Tensor
 
 from reid_da.errors import InputError
+
+Grouping = Literal["all", "drawn", "once"]
+"""Which images of an identity a pass takes; see :class:`IdentitySampler`."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -88,16 +92,19 @@ class IdentitySampler(Sampler):
     A pass: the images of each identity are shuffled and cut into groups of K; what is left over rests until the next
     pass, but an identity with fewer than K images makes one group of all its images and of repeats drawn from them.
     Each batch takes a group of P identities drawn from those that have one left, all with the same probability; the
-    pass ends when fewer than P have. This is the rule of Luo et al. (CVPR workshops 2019), except that there an
-    identity with fewer than K images may come without some of them.
+    pass ends when fewer than P have.
 
     Attributes:
         num_identities: P.
         num_images: K.
+        grouping: ``all``: the rule above. ``drawn``: the group of an identity with fewer than K images is drawn with
+            replacement, so that it may lack some of them, as in the code of Luo et al. (CVPR workshops 2019). ``once``:
+            so, and one group of each identity in a pass, however many images it has, as in that of SphereReID.
     """
 
     num_identities: int
     num_images: int
+    grouping: Grouping = "all"
 
     @property
     def batch_size(self) -> int:  # type: ignore[override]
@@ -114,7 +121,7 @@ class IdentitySampler(Sampler):
                 f"a batch of {self.num_identities} identities with {self.num_images} images each: there are"
                 f" {len(counts)} identities; lower the batch size, or raise the images of each identity"
             )
-        num_groups = (counts // self.num_images).clamp(min=1)
+        num_groups = (counts // self.num_images).clamp(min=1, max=1 if self.grouping == "once" else None)
         groups = self._draw_groups(identity, counts, num_groups, generator)
         left = num_groups.clone()
         following = left.cumsum(0) - left
@@ -137,4 +144,5 @@ class IdentitySampler(Sampler):
         count = counts[owner][:, None]
         repeats = (torch.rand(place.shape, dtype=torch.float64, generator=generator) * count).long()
         first = (counts.cumsum(0) - counts)[owner][:, None]
-        return by_identity[first + torch.where(place < count, place, repeats)]
+        in_turn = place < count if self.grouping == "all" else (count >= self.num_images).expand_as(place)
+        return by_identity[first + torch.where(in_turn, place, repeats)]
