@@ -28,7 +28,8 @@ Model = Annotated[str, typer.Argument(metavar="MODEL", help="Run folder, checkpo
 BackboneName = Annotated[str, typer.Option(help="Network that a file of weights belongs to.")]
 LastStride = Annotated[int, typer.Option(help="Stride of layer4, for a file of weights or a backbone.")]
 StemReLU = Annotated[
-    bool, typer.Option(help="Whether a ResNet has the ReLU after its first convolution; the strong baseline's have not.")
+    bool,
+    typer.Option(help="Whether a ResNet has the ReLU after its first convolution; the strong baseline's have not."),
 ]
 Weights = Annotated[str, typer.Option(help="For a backbone: 'imagenet', or 'none' for random ones.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]

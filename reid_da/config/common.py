@@ -96,8 +96,8 @@ class AugmentSettings(Settings):
     crop_aspect: tuple[Aspect, Aspect] = Field(default=(2.0, 3.0), description="height / width of a rectangle")
     crop_on: Literal["resized", "original"] = Field(
         default="resized",
-        description="shape that a rectangle is drawn in: the images after their resize to data.image_size; or the files, "
-        "as the code of ECN and CamStyle has it: there a square is never cropped",
+        description="shape that a rectangle is drawn in: the images after their resize to data.image_size; or the "
+        "files, as the code of ECN and CamStyle has it, where a square is never cropped",
     )
     crop_pad: int = Field(default=10, ge=0, description="pixels on every side, for crop: pad")
     flip: Share = Field(default=0.5, description="probability of a horizontal flip")
@@ -153,7 +153,10 @@ class SourceLossSettings(Settings):
     classification_weight: float = Field(default=1.0, ge=0, description="weight of the cross-entropy of the classifier")
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     hardest_share: float = Field(
-        default=1.0, gt=0, le=1, description="share of a batch, that with the largest cross-entropy, which is trained on"
+        default=1.0,
+        gt=0,
+        le=1,
+        description="share of a batch, that with the largest cross-entropy, which is trained on",
     )
     triplet_weight: float = Field(default=0.0, ge=0, description="weight of a triplet loss")
     triplet: Literal["hard", "semi_hard", "angular", "angular_hard"] = Field(
@@ -218,8 +221,8 @@ class OptimizerSettings(Settings):
     warmup_epochs: float = Field(default=0.0, ge=0, description="epochs of growth from a hundredth of lr")
     warmup: Literal["steps", "epochs", "geometric"] = Field(
         default="steps",
-        description="steps: linear, with every step; epochs: linear, with every epoch, of which the first has the value "
-        "of its end, as in the strong baseline's code; geometric: by one factor with every epoch, as in SphereReID's",
+        description="steps: linear, with every step; epochs: linear, with every epoch, of which the first has the "
+        "value of its end, as in the strong baseline's code; geometric: by one factor an epoch, as in SphereReID's",
     )
     accumulate: Count = Field(default=1, description="steps whose gradients are added up before an update")
     clip_norm: float = Field(default=0.0, ge=0, description="largest norm of the gradient; 0: no limit")

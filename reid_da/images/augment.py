@@ -33,9 +33,9 @@ def random_sized_rect_crop_boxes(
     """(count, 4) boxes of the random crop of Zhong et al. (CVPR 2019): the first of some tries that fits, else all.
 
     Each try draws its share of the area and its ratio of height to width uniformly and rounds the sides to pixels; the
-    place of the box is uniform. The ratio is that of pixels in the images as they are given: the authors' code gives the
-    files as they are, of which a square is never cropped, since no box fits. After a resize to 2:1 it is cropped like
-    any other.
+    place of the box is uniform. The ratio is that of pixels in the images as they are given: the authors' code gives
+    the files as they are, of which a square is never cropped, since no box fits. After a resize to 2:1 it is cropped
+    like any other.
 
     Args:
         count: number of boxes B.

@@ -98,7 +98,7 @@ class FileSizes:
 
     def __call__(self, index: Tensor) -> Tensor:
         """(B, 2) int64 heights and widths, upright, of (B,) rows."""
-        for row in index[self._sizes[index, 0] == 0].unique().tolist():
+        for row in sorted(set(index[self._sizes[index, 0] == 0].tolist())):
             self._sizes[row] = torch.tensor(self._read(row))
         return self._sizes[index]
 
@@ -107,7 +107,7 @@ class FileSizes:
             with Image.open(self._table.path(row)) as image:
                 is_turned = image.getexif().get(ExifTags.Base.Orientation, 1) in _TURNED
                 return (image.width, image.height) if is_turned else (image.height, image.width)
-        except Exception:  # noqa: BLE001: Pillow's readers raise whatever they meet; decoding says what it is
+        except Exception:  # as above; decoding says what it is
             return self._unknown
 
 

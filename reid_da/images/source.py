@@ -60,14 +60,12 @@ class KnowsFiles(Protocol):
 
 @runtime_checkable
 class CutsFiles(Protocol):
-    """A source that decodes its files whenever they are wanted, so that it can cut crops out of them.
-
-    Attributes:
-        cuts_files: whether it does so for all of its images.
-    """
+    """A source that decodes its files whenever they are wanted, so that it can cut crops out of them."""
 
     @property
-    def cuts_files(self) -> bool: ...
+    def cuts_files(self) -> bool:
+        """Whether it does so for all of its images."""
+        ...
 
     def gather_crops(self, index: Tensor, boxes: Tensor, views: Tensor | None = None) -> Tensor:
         """(B, 3, H, W) uint8 RGB contents of boxes in the files, resized; see :meth:`ImageSource.gather`.

@@ -31,28 +31,25 @@ _FILLS = {"official": IMAGENET_MEAN, "mean": (0.0, 0.0, 0.0)}
 
 
 class BatchChange(Protocol):
-    """What a transform does to one batch: (B, 3, H, W) uint8 images to (B, 3, h, w) float32 input.
-
-    Attributes:
-        crops: (B, 4) boxes that the source shall cut out of its files before it resizes; None for the images as
-            they are.
-    """
+    """What a transform does to one batch."""
 
     @property
-    def crops(self) -> Tensor | None: ...
+    def crops(self) -> Tensor | None:
+        """(B, 4) boxes that the source shall cut out of its files before it resizes; None for the images as they are."""
+        ...
 
-    def __call__(self, images: Tensor, /) -> Tensor: ...
+    def __call__(self, images: Tensor, /) -> Tensor:
+        """(B, 3, h, w) float32 input of (B, 3, H, W) uint8 images."""
+        ...
 
 
 class BatchTransform(Protocol):
-    """Turns batches of uint8 images into the input of a network.
-
-    Attributes:
-        crops_files: whether :meth:`draw` wants to know the sizes of the files.
-    """
+    """Turns batches of uint8 images into the input of a network."""
 
     @property
-    def crops_files(self) -> bool: ...
+    def crops_files(self) -> bool:
+        """Whether :meth:`draw` wants to know the sizes of the files."""
+        ...
 
     def draw(
         self, count: int, image_size: tuple[int, int], *, files: Tensor | None = None, by_source: bool = False

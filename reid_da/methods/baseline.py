@@ -20,9 +20,9 @@ class BatchSettings(Settings):
     instances: Count = Field(default=1, description="images of each identity in a batch; 1: no grouping by identity")
     grouping: Grouping = Field(
         default="all",
-        description="all: an identity with fewer images than instances comes with all of them, and repeats; drawn: they "
-        "are drawn with replacement, as in the strong baseline's code; once: so, and each identity comes once an epoch, "
-        "as in SphereReID's",
+        description="all: an identity with fewer images than instances comes with all of them, and repeats; drawn: "
+        "they are drawn with replacement, as in the strong baseline's code; once: so, and each identity comes once "
+        "an epoch, as in SphereReID's",
     )
 
 

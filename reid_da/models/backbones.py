@@ -89,8 +89,8 @@ def create_backbone(
             the time. ImageNet weights have a width of 1.
         last_stride: stride of the last stage: 2 as in ImageNet classification, 1 for maps of twice the height and
             width. OSNet and networks of timm have no such choice.
-        stem_relu: whether a ResNet has the ReLU after its first convolution. The code of the strong baseline (Luo et al.,
-            CVPR workshops 2019) leaves it out, so the weights that it trained do not fit a network with it.
+        stem_relu: whether a ResNet has the ReLU after its first convolution. The code of the strong baseline (Luo et
+            al., CVPR workshops 2019) leaves it out, so the weights that it trained do not fit a network with it.
         weights: ``imagenet`` for the weights that torchvision calls ``IMAGENET1K_V1`` (IBN-Net's own for
             ``resnet50_ibn_a``, timm's for its networks), ``none`` for random ones, or the path of a file; see
             :func:`reid_da.models.read_state_dict` and :func:`reid_da.models.match_state_dict`.

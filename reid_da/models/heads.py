@@ -12,8 +12,8 @@ from reid_da.errors import unknown_name
 Pooling = Literal["default", "avg", "max", "gem"]
 """How maps become a vector; ``default``: the backbone's own way, which is the class token of a ViT, else ``avg``."""
 Embedding = Literal["linear", "norm_linear", "none", "identity"]
-"""What stands between pooled features and the two branches: FC and BN as in ECN, BN, dropout, FC and BN as in SphereReID,
-BN alone (BNNeck), or nothing."""
+"""What stands between pooled features and the two branches: FC and BN as in ECN; BN, dropout, FC and BN as in
+SphereReID; BN alone (BNNeck); or nothing."""
 
 
 def _wide(maps: Tensor) -> torch.dtype:
@@ -102,7 +102,7 @@ class NormLinear(nn.Module):
         self.norm = nn.BatchNorm1d(inputs)
         self.linear = nn.Linear(inputs, outputs)
 
-    def forward(self, pooled: Tensor, drop: Callable[[Tensor], Tensor] = nn.Identity()) -> Tensor:
+    def forward(self, pooled: Tensor, drop: Callable[[Tensor], Tensor]) -> Tensor:
         """(B, D) values of (B, F) pooled features.
 
         Args:

@@ -68,9 +68,10 @@ class ReIDNetwork(nn.Module):
             backbone: the backbone; ``freeze`` is applied to its parameters.
             num_classes: number of source classes C; 0 for a method that classifies nothing.
             embedding: ``linear`` as in ECN; ``norm_linear`` for batch normalisation and dropout before the linear
-                layer, and no other dropout, as the code of SphereReID (Fan et al., 2018) has it; ``none`` for batch normalisation on the pooled features themselves, without
-                ReLU, and a classifier without bias: the BNNeck of Luo et al. (CVPR workshops 2019); ``identity`` for
-                the pooled features as they are, and a classifier with bias.
+                layer, and no other dropout, as the code of SphereReID (Fan et al., 2018) has it; ``none`` for batch
+                normalisation on the pooled features themselves, without ReLU, and a classifier without bias: the
+                BNNeck of Luo et al. (CVPR workshops 2019); ``identity`` for the pooled features as they are, and a
+                classifier with bias.
             embedding_dim: length D of a linear embedding; 4096 in the paper.
             neck_bias: train the bias of the last batch normalisation; the code of Luo et al. keeps it at 0.
             dropout: rate of both dropouts; 0.5 in the paper.

@@ -146,9 +146,7 @@ class FileViews(ViewsOfSource):
         sizes[is_file] = sizes_of_files(self._files, rows[is_file])
         return sizes
 
-    def _collect(
-        self, index: Tensor, views: Tensor, gather: Callable[[ImageSource, Tensor, Tensor], Tensor]
-    ) -> Tensor:
+    def _collect(self, index: Tensor, views: Tensor, gather: Callable[[ImageSource, Tensor, Tensor], Tensor]) -> Tensor:
         """(B, 3, H, W) views by ``gather(source, rows, places in the batch)``."""
         check_index(index, len(self))
         check_index(views, self.num_cameras)

@@ -28,8 +28,8 @@ CROP_AREA = 1 / 1.125**2
 class StarGANSettings(StyleSettings):
     """Everything that defines the training of a StarGAN, one for all cameras.
 
-    The defaults are a shortened training: networks and weights of the losses of StarGAN for camera styles (Zhong et al.,
-    ECCV 2018), on images of half the height and width, for fewer steps, with a learning rate that does fall. The
+    The defaults are a shortened training: networks and weights of the losses of StarGAN for camera styles (Zhong et
+    al., ECCV 2018), on images of half the height and width, for fewer steps, with a learning rate that does fall. The
     published sizes and numbers of steps are in ``experiments/styles/``.
     """
 

@@ -67,9 +67,7 @@ def load_trained(
             f"{model}: no such run or file of weights, and no backbone of this name ({', '.join(BACKBONE_NAMES)})"
         )
     size = image_size or (256, 128)
-    network = create_backbone(
-        name, last_stride=last_stride, stem_relu=stem_relu, weights=source, image_size=size
-    )
+    network = create_backbone(name, last_stride=last_stride, stem_relu=stem_relu, weights=source, image_size=size)
     network = network.to(chosen).eval()
     check_weights(network, str(model))
     return TrainedModel(network=network, image_size=size)
