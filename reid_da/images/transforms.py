@@ -35,7 +35,7 @@ class BatchChange(Protocol):
 
     @property
     def crops(self) -> Tensor | None:
-        """(B, 4) boxes that the source shall cut out of its files before it resizes; None for the images as they are."""
+        """(B, 4) boxes that the source shall cut out of its files before it resizes; None for images as they are."""
         ...
 
     def __call__(self, images: Tensor, /) -> Tensor:

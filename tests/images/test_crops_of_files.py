@@ -80,7 +80,7 @@ def test_the_pack_is_cropped_at_the_same_places_to_half_a_pixel(make_table, tmp_
     exact = batch(OnTheFlyImages(table, size=SIZE), ORIGINAL, rows)
     resized = AugmentSettings(flip=0, erase=0)
     # here and there by up to half a pixel of 32x16, which the second resize blurs; 0.12 with boxes of other places
-    assert (batch(packed, ORIGINAL, rows) - exact).abs().mean() < 0.06
+    assert (batch(packed, ORIGINAL, rows) - exact).abs().mean() < 0.08
     assert (batch(packed, resized, rows) - exact).abs().mean() > 0.1
 
 

@@ -186,7 +186,7 @@ def test_a_stem_without_relu_fits_the_toolkits_that_have_none(
     layout: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     torch.save(LAYOUTS[layout][1](source().state_dict()), tmp_path / "weights.pth")
-    network = create_backbone("resnet18", stem_relu=False, weights="none")
+    network = target(stem_relu=False)
     load_weights(network, tmp_path / "weights.pth")
     assert not caplog.records
     images = torch.randn(1, 3, 32, 16)
