@@ -3,13 +3,19 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from reid_da.text import printable
+
 
 class InputError(ValueError):
     """A mistake in what the user gave: a path, a file, a key, an argument.
 
     The message is one line: it names the thing at fault, says what was expected and what to do. The command
-    line prints it and exits with status 2; as a library error it is an ordinary ``ValueError``.
+    line prints it and exits with status 2; as a library error it is an ordinary ``ValueError``. Names of files may hold
+    anything: what cannot be printed, and line breaks, are written as escapes.
     """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(printable(message))
 
 
 def unknown_name(kind: str, name: str, valid: Iterable[str]) -> InputError:

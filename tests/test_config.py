@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from reid_da.config import dump_settings, merge
@@ -34,6 +36,20 @@ def test_a_file_may_have_several_bases_of_which_later_ones_win(folder):
         load_settings(folder / "back.yaml")
 
 
+def test_bases_that_multiply_are_refused(folder):
+    for number in range(25):
+        (folder / f"b{number}.yaml").write_text(f"base: [b{number + 1}.yaml, b{number + 1}.yaml]\n")
+    (folder / "b25.yaml").write_text("seed: 1\n")
+    with pytest.raises(InputError, match="b0.yaml: is based on more than 100 files"):
+        load_settings(folder / "b0.yaml")
+
+
+def test_a_key_that_stands_twice_is_refused(folder):
+    (folder / "twice.yaml").write_text("seed: 1\nepochs: 2\nseed: 3\n")
+    with pytest.raises(InputError, match="twice.yaml: line 3: the key seed is there already, in line 1"):
+        load_settings(folder / "twice.yaml")
+
+
 def test_what_is_written_reads_back_the_same(folder):
     settings = load_settings(folder / "base.yaml", ["data.source=a/b", "data.image_size=[64, 32]", "init_from=x.pt"])
     (folder / "dump.yaml").write_text(dump_settings(settings))
@@ -66,7 +82,7 @@ def test_the_defaults_are_those_of_the_paper():
         ("name=../../x", "name: a name is wanted, not a path; -o says where a run goes, got '../../x'"),
         ("epochs=many", "epochs: .*got 'many'"),
         ("epochs", "'epochs' should be key=value"),
-        ("data.image_size=[1", "the value is not YAML"),
+        ("data.image_size=[1", "is not YAML"),
         ("model.freeze=all", "model.freeze: Input should be 'official', 'none' or a number of stages, got 'all'"),
         ("model.freeze=-1", "model.freeze: Input should be 'official', 'none' or a number of stages, got -1"),
         ("model.pooling=mean", "model.pooling: Input should be 'default', 'avg', 'max' or 'gem', got 'mean'"),
@@ -148,7 +164,7 @@ def test_the_defaults_of_cyclegan_are_those_of_camstyle():
     ("overrides", "message"),
     [
         (["method=stargen"], "unknown method 'stargen' .did you mean 'stargan'.*; valid: cyclegan, stargan"),
-        (["method=[1"], "the value is not YAML"),
+        (["method=[1"], "is not YAML"),
         (["pool_size=3"], "command line: pool_size is a setting of method cyclegan; method stargan has none"),
         (
             ["method=cyclegan", "critic_steps=3"],
@@ -164,3 +180,15 @@ def test_mistakes_in_settings_of_styles(overrides, message):
     with pytest.raises(InputError, match=message) as caught:
         load_style_settings(None, overrides)
     assert "\n" not in str(caught.value)
+
+
+def test_settings_and_overrides_as_mappings():
+    tree = {"method": "ecn", "memory.temperature": 0.2, "memory": {"num_neighbors": 4}, "data": {"source": Path("a")}}
+    loaded = load_settings(tree, {"memory": {"temperature": 0.3}, "data.target": "b", "epochs": 7})
+    assert (loaded.memory.temperature, loaded.memory.num_neighbors, loaded.epochs) == (0.3, 4, 7)
+    assert (loaded.data.source, loaded.data.target) == (Path("a"), Path("b"))
+    assert load_settings(tree, {}) == load_settings(tree)
+    with pytest.raises(InputError, match=r"overrides: memory\.num_neighbors: .*got -4"):
+        load_settings(tree, {"memory.num_neighbors": -4})
+    with pytest.raises(InputError, match="config: unknown key 'memry'"):
+        load_settings({"memry": 1})

@@ -25,14 +25,13 @@ from reid_da.errors import InputError
 from reid_da.losses.invariance import InvarianceLoss, fused_invariance_loss, invariance_loss, memory_logits
 from reid_da.memory.exemplar import ExemplarMemory
 from reid_da.memory.neighbors import (
-    DEFAULT_CHUNK_SIZE,
     ExactNeighbors,
     FaissKind,
     FaissNeighbors,
     NeighborIndex,
     check_neighbors,
-    top_neighbors,
 )
+from reid_da.nearest import DEFAULT_CHUNK_SIZE, top_neighbors
 
 NUM_NEIGHBORS = 6
 TEMPERATURE = 0.05

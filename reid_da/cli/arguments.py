@@ -15,6 +15,13 @@ K1 = Annotated[int, typer.Option("--k1", help="Of re-ranking: neighbours; fewer 
 K2 = Annotated[int, typer.Option("--k2", help="Of re-ranking: neighbours of its query expansion, at most k1.")]
 Lambda = Annotated[float, typer.Option("--lambda", help="Of re-ranking: share of the original distance, 0 to 1.")]
 Distance = Annotated[str, typer.Option(help="'cosine' or 'euclidean'.")]
+SameCamera = Annotated[
+    str | None,
+    typer.Option(
+        help="'exclude' gallery images of the query's identity and camera, as papers do, or 'include' them; by default "
+        "exclude, unless all images are by one camera or cameras are not known."
+    ),
+]
 Size = Annotated[str | None, typer.Option(help="Height and width of the images, e.g. 256x128.")]
 
 

@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from reid_da.cli.output import print_json
-from reid_da.datasets import Dataset, import_folder, load_dataset
+from reid_da.cli.output import check_output, print_json, say, show
+from reid_da.datasets import import_folder, load_dataset
+from reid_da.datasets.importing import persons_file
 
 app = typer.Typer(help="Check data sets, count what is in them, make manifests.", no_args_is_help=True)
 
@@ -15,6 +15,16 @@ DataPath = Annotated[Path, typer.Argument(metavar="PATH", help="Folder of a data
 Format = Annotated[str | None, typer.Option(help="Layout on disk; found out from what is there if not given.")]
 Boxes = Annotated[str | None, typer.Option(help="CUHK03-NP: 'detected' (default) or 'labelled' boxes.")]
 TrainLists = Annotated[str | None, typer.Option(help="MSMT17: 'train+val' (default, as papers count) or 'train'.")]
+TestList = Annotated[str | None, typer.Option(help="VehicleID: vehicles in the test list, e.g. '800' (default).")]
+Trial = Annotated[
+    str | None, typer.Option(help="VIPeR, PRID2011, CUHK01, GRID, i-LIDS, CAVIAR, VehicleID: random split '0' to '9'.")
+]
+Layout = Annotated[
+    str | None,
+    typer.Option(
+        help="Own folders: what they are where names do not tell, 'camera-folders', 'person-folders' or 'flat'."
+    ),
+]
 Pattern = Annotated[
     str | None,
     typer.Option(
@@ -24,16 +34,15 @@ Pattern = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 
-def _load(path: Path, format: str | None, boxes: str | None, train_lists: str | None, pattern: str | None) -> Dataset:
-    return load_dataset(path, format=format, boxes=boxes, train_lists=train_lists, pattern=pattern)
-
-
 @app.command()
 def check(
     path: DataPath,
     format: Format = None,
     boxes: Boxes = None,
     train_lists: TrainLists = None,
+    test_list: TestList = None,
+    trial: Trial = None,
+    layout: Layout = None,
     pattern: Pattern = None,
     as_json: AsJson = False,
 ) -> None:
@@ -46,11 +55,21 @@ def check(
     from reid_da.datasets.check import check_dataset
     from reid_da.reporting.dataset_tables import format_report
 
-    report = check_dataset(_load(path, format, boxes, train_lists, pattern))
+    dataset = load_dataset(
+        path,
+        format=format,
+        boxes=boxes,
+        train_lists=train_lists,
+        test_list=test_list,
+        trial=trial,
+        layout=layout,
+        pattern=pattern,
+    )
+    report = check_dataset(dataset)
     if as_json:
         print_json(report.to_json())
     else:
-        Console().print(format_report(report))
+        show(format_report(report))
     raise typer.Exit(0 if report.is_sound else 1)
 
 
@@ -60,6 +79,9 @@ def stats(
     format: Format = None,
     boxes: Boxes = None,
     train_lists: TrainLists = None,
+    test_list: TestList = None,
+    trial: Trial = None,
+    layout: Layout = None,
     pattern: Pattern = None,
     picture: Annotated[Path | None, typer.Option(help="Also draw the counts, as PNG.")] = None,
     as_json: AsJson = False,
@@ -72,20 +94,32 @@ def stats(
     from reid_da.reporting.dataset_pictures import draw_statistics
     from reid_da.reporting.dataset_tables import format_statistics
 
-    statistics = dataset_statistics(_load(path, format, boxes, train_lists, pattern))
+    check_output(picture)
+    dataset = load_dataset(
+        path,
+        format=format,
+        boxes=boxes,
+        train_lists=train_lists,
+        test_list=test_list,
+        trial=trial,
+        layout=layout,
+        pattern=pattern,
+    )
+    statistics = dataset_statistics(dataset)
     if as_json:
         print_json(statistics.to_json())
     else:
-        Console().print(format_statistics(statistics))
+        show(format_statistics(statistics))
     if picture is not None:
         draw_statistics(statistics, picture)
-        Console(stderr=True).print(f"picture: {picture}", soft_wrap=True)
+        say(f"picture: {picture}", error=True)
 
 
 @app.command("import")
 def import_(
     path: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder with person crops at any depth.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The manifest; FOLDER/manifest.csv.")] = None,
+    layout: Layout = None,
     pattern: Pattern = None,
     split: Annotated[
         float | None, typer.Option(help="Share of the identities that goes to query and gallery, e.g. 0.5.")
@@ -95,11 +129,22 @@ def import_(
 ) -> None:
     """Write a manifest for a folder of crops, with an identity-disjoint train/query/gallery split if asked.
 
+    Where the names do not tell what the folders are, --layout or --pattern does; the manifest keeps the answer.
+
     Folders named *_camstyle in it are left out: their images are made of the others, in the styles of other cameras.
 
     Example: reid-da data import crops/ --split 0.5 && reid-da data check crops/
     """
-    manifest = import_folder(path, output=output, pattern=pattern, test_share=split, seed=seed, overwrite=overwrite)
+    manifest = import_folder(
+        path, output=output, layout=layout, pattern=pattern, test_share=split, seed=seed, overwrite=overwrite
+    )
     dataset = load_dataset(manifest)
     counts = ", ".join(f"{name} {len(table)}" for name, table in dataset.splits.items() if len(table))
-    Console().print(f"{manifest}: {counts}; cameras {', '.join(dataset.camera_names)}", soft_wrap=True)
+    say(f"{manifest}: {counts}; cameras {', '.join(dataset.camera_names)}")
+    if persons_file(manifest).exists():
+        say(f"{persons_file(manifest)}: which person has which pid")
+    if dataset.same_camera == "include" and len(dataset.query):
+        say(
+            "there is one camera, or none is known: evaluations count matches by the same camera, and their figures "
+            "cannot be compared with those of papers"
+        )

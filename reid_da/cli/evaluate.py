@@ -5,20 +5,21 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from reid_da.atomic import atomic_paths
 from reid_da.cli.arguments import (
     K1,
     K2,
     Distance,
     Lambda,
     Rerank,
+    SameCamera,
     Size,
     check_data_given,
     parse_size,
     rerank_settings,
 )
-from reid_da.cli.output import check_output, print_json, show_log
+from reid_da.cli.output import check_output, print_json, say, show, show_log
 from reid_da.errors import InputError
 
 OperatingPoint = Annotated[
@@ -54,6 +55,7 @@ def evaluate_features(
     An .npz file has the arrays query_features, query_pids, query_camids, gallery_features, gallery_pids and
     gallery_camids, with one row of features per image; a .mat file those of the Market-1501 scripts: query_f,
     query_label, query_cam and so on (version 7.3 needs h5py: the extra 'matlab').
+    Identities and cameras are numbers or text; without cameras give --same-camera include.
 
     Example: reid-da evaluate-features features.npz --rerank --operating-point 1e-3
     """
@@ -71,7 +73,7 @@ def evaluate_features(
     if as_json:
         print_json(result.to_json())
     else:
-        Console().print(format_evaluation(result))
+        show(format_evaluation(result))
 
 
 def evaluate(
@@ -82,6 +84,7 @@ def evaluate(
     k2: K2 = 6,
     lambda_value: Lambda = 0.3,
     operating_point: OperatingPoint = None,
+    same_camera: SameCamera = None,
     flip: Annotated[bool, typer.Option("--flip", help="Average with the features of mirror images.")] = False,
     backbone: BackboneName = "resnet50",
     last_stride: LastStride = 2,
@@ -95,8 +98,6 @@ def evaluate(
 
     Example: reid-da evaluate runs/rendered-a2b-seed0 --data data/rendered/site-b --rerank
     """
-    from reid_da.datasets import load_datasets
-    from reid_da.evaluation.extraction import features_of_test_images
     from reid_da.evaluation.feature_evaluation import evaluate_feature_set
     from reid_da.evaluation.operating_point import check_rates
     from reid_da.reporting.evaluation_tables import format_evaluation
@@ -115,17 +116,17 @@ def evaluate(
         image_size=parse_size(size),
         device=device,
     )
-    path = data or (trained.settings.data.target if trained.settings else None)
-    if path is None:
-        raise InputError(f"{model}: give the data set to evaluate on, --data PATH")
-    features = features_of_test_images(load_datasets(path), trained.network, image_size=trained.image_size, flip=flip)
+    dataset = trained.test_data(data)
     result = evaluate_feature_set(
-        features, rerank=rerank_settings(rerank, k1, k2, lambda_value), operating_point=operating_point
+        trained.extract(dataset, flip=flip),
+        same_camera=same_camera or dataset.same_camera,
+        rerank=rerank_settings(rerank, k1, k2, lambda_value),
+        operating_point=operating_point,
     )
     if as_json:
         print_json(result.to_json())
     else:
-        Console().print(format_evaluation(result))
+        show(format_evaluation(result))
 
 
 def extract(
@@ -169,7 +170,7 @@ def extract(
     text = extract_to_file(
         trained.network, images, output, image_size=trained.image_size, flip=flip, splits=split or ()
     )
-    Console().print(f"{output}: {text}", soft_wrap=True)
+    say(f"{output}: {text}")
 
 
 def angles(
@@ -196,9 +197,9 @@ def angles(
     if as_json:
         print_json({name: entry.to_json() for name, entry in statistics.items()})
         return
-    Console().print(angle_table(statistics, title=str(run)))
+    show(angle_table(statistics, title=str(run)))
     if output is not None:
-        Console(stderr=True).print(f"picture: {output}", soft_wrap=True)
+        say(f"picture: {output}", error=True)
 
 
 def verify(
@@ -263,9 +264,9 @@ def verify(
     if as_json:
         print_json({**result.to_json(), "identification": {str(number): rate for number, rate in rates.items()}})
         return
-    Console().print(verification_table(result, rates))
+    show(verification_table(result, rates))
     if output is not None:
-        Console(stderr=True).print(f"picture: {output}", soft_wrap=True)
+        say(f"picture: {output}", error=True)
 
 
 def calibrate(
@@ -290,10 +291,12 @@ def calibrate(
     for name in ("calibration.json", "calibration.png"):
         check_output(run / name)
     calibration, notes = calibrate_run(run, fprs=fpr or (1e-2, 1e-3, 1e-4), data=data, device=device)
-    save_calibration(run / "calibration.json", calibration, notes=notes)
-    draw_calibration(calibration, run / "calibration.png", title=str(notes["data"]))
+    # on a full disk, new thresholds beside an old picture would be read as one result
+    with atomic_paths(run / "calibration.json", run / "calibration.png") as (record, picture):
+        save_calibration(record, calibration, notes=notes)
+        draw_calibration(calibration, picture, title=str(notes["data"]))
     if as_json:
         print_json({**notes, "points": [asdict(point) for point in calibration.points]})
         return
-    Console().print(calibration_table(calibration, title=f"{run} on {notes['data']}"))
-    Console(stderr=True).print(f"stored: {run / 'calibration.json'}", soft_wrap=True)
+    show(calibration_table(calibration, title=f"{run} on {notes['data']}"))
+    say(f"stored: {run / 'calibration.json'}", error=True)

@@ -4,10 +4,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from reid_da.cli.arguments import check_data_given
-from reid_da.cli.output import check_output, show_log
+from reid_da.cli.arguments import SameCamera, check_data_given
+from reid_da.cli.output import check_output, say, show_log
 from reid_da.errors import InputError
 
 Picture = Annotated[Path | None, typer.Option("--output", "-o", help="The PNG file to write.")]
@@ -30,7 +29,7 @@ def curves(
     path = output or run / "curves.png"
     check_output(path)
     draw_run(folder.records(), path, title=folder.name)
-    Console().print(f"picture: {path}", soft_wrap=True)
+    say(f"picture: {path}")
 
 
 def ranked_lists(
@@ -38,6 +37,7 @@ def ranked_lists(
     data: Annotated[Path | None, typer.Option(help="Data set; that of the first run is its target.")] = None,
     num_queries: Annotated[int, typer.Option(min=1, help="Queries to show, of different people.")] = 8,
     num: Annotated[int, typer.Option(min=1, help="Gallery images in each list.")] = 10,
+    same_camera: SameCamera = None,
     output: Picture = None,
 ) -> None:
     """Draw what models find for the same queries, right and wrong.
@@ -46,9 +46,7 @@ def ranked_lists(
     """
     import torch
 
-    from reid_da.datasets import load_datasets
     from reid_da.evaluation import evaluate_retrieval
-    from reid_da.evaluation.extraction import features_of_test_images
     from reid_da.reporting.ranked_lists import check_picture, draw_comparison, pick_queries
     from reid_da.reporting.ranked_lists import ranked_lists as rank
     from reid_da.training.trained import load_trained
@@ -58,29 +56,23 @@ def ranked_lists(
     check_output(file)
     check_data_given(models[0], data, purpose="to search")
     trained = {model: load_trained(model) for model in models}
-    settings = trained[models[0]].settings
-    path = data or (settings.data.target if settings else None)
-    if path is None:
-        raise InputError(f"{models[0]}: give the data set to search, --data PATH")
-    dataset = load_datasets(path)
+    dataset = trained[models[0]].test_data(data)
     check_picture(
         num_queries=min(num_queries, dataset.query.num_pids),
         num=min(num, len(dataset.gallery)),
         num_models=len(trained),
     )
-    features = {
-        name: features_of_test_images(dataset, model.network, image_size=model.image_size)
-        for name, model in trained.items()
-    }
+    features = {name: model.extract(dataset) for name, model in trained.items()}
     query, gallery = dataset.query.without_junk(), dataset.gallery.without_junk()
-    result = evaluate_retrieval(*features[models[0]].arrays)
+    same_camera = same_camera or dataset.same_camera
+    result = evaluate_retrieval(*features[models[0]].arrays, same_camera=same_camera)
     rows = pick_queries(query, result.per_query.first_match_rank > 0, num=num_queries)
     lists = {
         name: rank(
             torch.from_numpy(found.query_features), torch.from_numpy(found.gallery_features), query, gallery,
-            rows=rows, num=num,
+            rows=rows, num=num, same_camera=same_camera,
         )
         for name, found in features.items()
     }  # fmt: skip
     draw_comparison(query, gallery, lists, file, camera_names=dataset.camera_names)
-    Console().print(f"picture: {file}", soft_wrap=True)
+    say(f"picture: {file}")

@@ -10,12 +10,21 @@ from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError, Valida
 from pydantic.fields import FieldInfo
 
 from reid_da.errors import InputError, unknown_name
+from reid_da.yaml_files import parse_yaml, read_yaml
 
 Layer: TypeAlias = tuple[str, Mapping[str, Any]]
 """Where some settings come from, and their keys and values."""
 
+_MAX_FILES = 100
+"""Most files that an experiment is put together of."""
+
+Overrides: TypeAlias = Sequence[str] | Mapping[str, Any]
+"""Changes of settings: texts ``memory.temperature=0.1``, or a mapping with dotted or nested keys."""
+
 COMMAND_LINE = "command line"
-"""Where overrides come from."""
+"""Where overrides in the form of texts come from."""
+OVERRIDES = "overrides"
+"""Where those in a mapping come from."""
 
 FREE: dict[str, Any] = {"free": True}
 """Marks a field (``json_schema_extra``) that may differ between the two halves of a resumed run."""
@@ -73,20 +82,24 @@ class Family(Generic[S]):
     command: str
     example: str
 
-    def load(self, file: str | Path | None, overrides: Sequence[str] = ()) -> S:
+    def load(self, config: str | Path | Mapping[str, Any] | None, overrides: Overrides = ()) -> S:
         """Settings of a YAML file, of the files that it is based on, and of the overrides, in rising priority.
 
         Args:
-            file: YAML file, or None for the defaults; its key ``base`` names a file, relative to it, whose settings it
-                changes, or several, of which later ones change earlier ones.
-            overrides: ``memory.temperature=0.1`` and the like; values are read as YAML.
+            config: YAML file, a mapping with its keys and values, or None for the defaults; the key ``base`` of a file
+                names a file, relative to it, whose settings it changes, or several, of which later ones change earlier
+                ones.
+            overrides: ``memory.temperature=0.1`` and the like, whose values are read as YAML; or a mapping.
 
         Raises:
             InputError: a file cannot be read, a key is unknown (the nearest valid one is named), a value is out of
                 range.
         """
-        layers = [] if file is None else _read_layers(Path(file))
-        return self._of_layers([*layers, *((COMMAND_LINE, self.override(text)) for text in overrides)])
+        if isinstance(config, Mapping):
+            layers: list[Layer] = [("config", nested(config))]
+        else:
+            layers = [] if config is None else _read_layers(Path(config))
+        return self._of_layers([*layers, *self.changes(overrides)])
 
     def of(self, tree: Mapping[str, Any], *, where: str) -> S:
         """Settings of nested mappings.
@@ -100,6 +113,16 @@ class Family(Generic[S]):
         """
         return self._of_layers([(where, tree)])
 
+    def changes(self, overrides: Overrides) -> list[Layer]:
+        """The layers that overrides make.
+
+        Raises:
+            InputError: a text is not of the form ``key=value``, or its value is not YAML.
+        """
+        if isinstance(overrides, Mapping):
+            return [(OVERRIDES, nested(overrides))]
+        return [(COMMAND_LINE, self.override(text)) for text in overrides]
+
     def override(self, text: str) -> dict[str, Any]:
         """The tree of ``key=value``.
 
@@ -109,10 +132,7 @@ class Family(Generic[S]):
         key, equals, value = text.partition("=")
         if not equals or not key:
             raise InputError(f"{text!r} should be key=value, for example {self.example}")
-        try:
-            return nested({key: yaml.safe_load(value)})
-        except yaml.YAMLError as error:
-            raise InputError(f"{text!r}: the value is not YAML: {' '.join(str(error).split())}") from error
+        return nested({key: parse_yaml(value, where=repr(text))})
 
     def stage(self, settings: S) -> S | None:
         """Settings of the pretraining stage, None without one.
@@ -167,7 +187,7 @@ class Family(Generic[S]):
         owner = self._owner(keys)
         if owner is None:
             raise self._unknown(keys, where)
-        if where == COMMAND_LINE:
+        if where in (COMMAND_LINE, OVERRIDES):
             other, key = owner.model_fields["method"].default, ".".join(keys)
             same = sorted(".".join(name) for name in setting_keys(self.kinds[method]) if name[-1] == keys[-1])
             hint = f"has {same[0]}" if same else "has none"
@@ -337,32 +357,25 @@ def _sets(tree: Any, keys: Sequence[int | str]) -> bool:
     return True
 
 
-def _read_layers(file: Path, *, deriving: tuple[Path, ...] = ()) -> list[Layer]:
+def _read_layers(file: Path, *, deriving: tuple[Path, ...] = (), read: list[Path] | None = None) -> list[Layer]:
     """The settings of the files that a file is based on, and its own after them.
 
     Args:
         file: YAML file.
         deriving: files that are based on it, the nearest last.
+        read: files that have been read, to which it is added; a file counts as often as others are based on it.
     """
+    read = [] if read is None else read
+    read.append(file)
+    if len(read) > _MAX_FILES:
+        raise InputError(f"{read[0]}: is based on more than {_MAX_FILES} files, some of them perhaps several times")
     if file.resolve() in [path.resolve() for path in deriving]:
         raise InputError(f"{file}: its base leads back to itself")
-    tree = _read_yaml(file, named_by=f"{deriving[-1]}: base: " if deriving else "")
+    tree = read_yaml(file, named_by=f"{deriving[-1]}: base: " if deriving else "")
     base = tree.pop("base", None)
     layers = []
     for name in base if isinstance(base, list) else [] if base is None else [base]:
         if not isinstance(name, str):
             raise InputError(f"{file}: base: expected the name of a YAML file, got {name!r}")
-        layers += _read_layers(file.parent / name, deriving=(*deriving, file))
+        layers += _read_layers(file.parent / name, deriving=(*deriving, file), read=read)
     return [*layers, (str(file), nested(tree))]
-
-
-def _read_yaml(file: Path, *, named_by: str) -> dict[str, Any]:
-    try:
-        tree = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    except OSError as error:
-        raise InputError(f"{named_by}{file}: cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(tree, dict):
-        raise InputError(f"{file}: expected keys and values, found a {type(tree).__name__}")
-    return tree

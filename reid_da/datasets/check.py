@@ -38,6 +38,7 @@ class CheckReport:
         name: name of the data set.
         format: name of the layout that it was read from.
         root: folder of the data set.
+        reading: one line that says how it was read.
         splits: counts of train, query and gallery.
         cameras: counts of every camera, in the order of the camids.
         findings: what was found, gravest first.
@@ -47,6 +48,7 @@ class CheckReport:
     name: str
     format: str
     root: Path
+    reading: str
     splits: tuple[SplitCounts, ...]
     cameras: tuple[CameraCounts, ...]
     findings: tuple[Finding, ...]
@@ -79,9 +81,10 @@ def check_dataset(dataset: Dataset, *, num_workers: int | None = None, verify_im
     findings = [
         *_split_findings(dataset, splits),
         *(_file_findings(dataset, num_workers) if verify_images else []),
+        *_passed_over(dataset),
         *_query_findings(dataset),
         *_identity_findings(dataset),
-        *_camera_findings(cameras),
+        *_camera_findings(dataset, cameras),
         *published_findings(dataset.format, splits),
         *(Finding(severity="note", code="reader-note", message=note, count=1) for note in dataset.notes),
     ]
@@ -89,6 +92,7 @@ def check_dataset(dataset: Dataset, *, num_workers: int | None = None, verify_im
         name=dataset.name,
         format=dataset.format,
         root=dataset.root,
+        reading=dataset.reading,
         splits=tuple(splits.values()),
         cameras=cameras,
         findings=tuple(sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))),
@@ -103,6 +107,11 @@ def _file_findings(dataset: Dataset, num_workers: int | None) -> list[Finding]:
         dataset, dict(zip(names, files, strict=True)), has_own_test_pids=dataset.format in OWN_TEST_PIDS
     )
     return image_findings(list(names.values()), files) + duplicate_findings(groups)
+
+
+def _passed_over(dataset: Dataset) -> list[Finding]:
+    message = "pictures or films of a kind that is not read, left out: convert them to JPEG or PNG"
+    return found("warning", "files-passed-over", message, dataset.passed_over)
 
 
 def _split_findings(dataset: Dataset, splits: dict[str, SplitCounts]) -> list[Finding]:
@@ -151,12 +160,15 @@ def _query_findings(dataset: Dataset) -> list[Finding]:
         return []
     shown = shows_person(query, distractor_pid=dataset.distractor_pid)
     total, same_camera = count_matches(query, gallery)
+    if dataset.same_camera == "include":
+        same_camera = np.zeros_like(same_camera)
     absent = shown & (total == 0)
     one_camera = shown & (total > 0) & (total == same_camera)
     nobody = ~shown & (query.pids != UNLABELLED_PID)
     findings = []
     if not (shown & (total > same_camera)).any():
-        message = "no query has a true match in another camera, so that nothing can be measured "
+        where = "in another camera" if dataset.same_camera == "exclude" else "at all"
+        message = f"no query has a true match {where}, so that nothing can be measured "
         message += f"('all query identities do not appear in gallery'): {_why_none(dataset, shown, absent)}"
         findings.append(Finding(severity="problem", code="no-query-matches", message=message, count=len(query)))
     left_out = "; evaluation leaves such queries out"
@@ -206,13 +218,18 @@ def _identity_findings(dataset: Dataset) -> list[Finding]:
     ]
     findings = []
     if dataset.format not in OWN_TEST_PIDS:
+        # a leak or two numberings: numbers alone do not tell
+        advice = "renumber one of them"
+        if dataset.format == "market-style":
+            advice = "as those of MSMT17 do, say so: --format msmt17-market"
         findings = found(
             "problem",
             "ids-in-train-and-test",
             "identities in train and in test: results will be too good; keep each identity in one half (or, if the "
-            "halves merely count from the same start, renumber one of them)",
+            f"halves merely count from the same start, {advice})",
             _pid_names(np.intersect1d(pids, _test_pids(dataset))),
         )
+    in_one_camera = (num_images > 1) & (num_cameras == 1) if dataset.num_cameras > 1 else np.zeros(len(pids), np.bool_)
     return [
         *findings,
         *found(
@@ -225,7 +242,7 @@ def _identity_findings(dataset: Dataset) -> list[Finding]:
             "warning",
             "train-ids-in-one-camera",
             "training identities with several images by one camera: they teach nothing about differences of cameras",
-            _pid_names(pids[(num_images > 1) & (num_cameras == 1)]),
+            _pid_names(pids[in_one_camera]),
         ),
     ]
 
@@ -236,8 +253,15 @@ def _test_pids(dataset: Dataset) -> NDArray[np.int64]:
     return np.unique(np.concatenate(pids))
 
 
-def _camera_findings(cameras: Sequence[CameraCounts]) -> list[Finding]:
+def _camera_findings(dataset: Dataset, cameras: Sequence[CameraCounts]) -> list[Finding]:
     """Cameras that show nobody or one person, and cameras that only one half knows."""
+    consequence = (
+        "matches by the same camera count in evaluations, whose figures cannot be compared with those of papers; "
+        "camera styles and the camera term of a loss need several"
+    )
+    if not dataset.has_cameras:
+        message = f"cameras are not known: {consequence}"
+        return [Finding(severity="warning", code="no-cameras", message=message, count=sum(c.images for c in cameras))]
     used = [camera for camera in cameras if camera.images]
     if not used:
         return []
@@ -264,7 +288,7 @@ def _camera_findings(cameras: Sequence[CameraCounts]) -> list[Finding]:
         ),
     ]
     if len(used) == 1:
-        message = "all images are by one camera: there is no other to match with; is it read rightly from the names?"
+        message = f"all images are by one camera (is it read rightly from the names?): {consequence}"
         findings += found("warning", "one-camera", message, [used[0].name])
     return findings
 

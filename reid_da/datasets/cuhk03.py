@@ -7,10 +7,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 from scipy.io import loadmat
-from scipy.io.matlab import MatReadError
 
 from reid_da.datasets import market_layout
 from reid_da.datasets.listing import describe_folder, list_images, match_names
+from reid_da.datasets.matlab import MAT_ERRORS, reason
 from reid_da.datasets.table import Dataset, SampleTable
 from reid_da.errors import InputError, first_few
 
@@ -24,8 +24,9 @@ NAME = re.compile(r"\d+_\d+_(?P<view>[12])_")
 
 
 def has_layout(folder: Path) -> bool:
-    """Whether CUHK03-NP lies in the folder, in either layout and with either kind of boxes."""
-    return any(_box_folder(folder, boxes) or _config(folder, boxes) for boxes in SPELLINGS)
+    """Whether CUHK03 lies in the folder, in either layout and with either kind of boxes; its config may be missing."""
+    extracted = any((folder / f"images_{spelling}").is_dir() for names in SPELLINGS.values() for spelling in names)
+    return extracted or any(_box_folder(folder, boxes) for boxes in SPELLINGS)
 
 
 def read_cuhk03np(root: Path, *, boxes: Boxes = "detected") -> Dataset:
@@ -48,6 +49,14 @@ def read_cuhk03np(root: Path, *, boxes: Boxes = "detected") -> Dataset:
     config = _config(root, boxes)
     if config is None:
         spellings = " or ".join(SPELLINGS[boxes])
+        images = next((f"images_{name}" for name in SPELLINGS[boxes] if (root / f"images_{name}").is_dir()), None)
+        if images:
+            raise InputError(
+                f"{root}: {images}/ without cuhk03_new_protocol_config_{images.removeprefix('images_')}.mat, which "
+                "tells training from test images; copy it beside the folder (from the authors of CUHK03-NP), or "
+                "read all images as training images of two cameras: --pattern "
+                r"'(?P<pid>\d+_\d+)_(?P<camera>[12])_'"
+            )
         raise InputError(
             f"{root}: looked for {spellings}/ with {market_layout.TRAIN}/, or images_... ({spellings}) beside "
             f"cuhk03_new_protocol_config_... .mat, found {describe_folder(root)}"
@@ -76,11 +85,10 @@ def _read_extracted(root: Path, file: Path, folder: str, *, name: str) -> Datase
         files = [str(np.asarray(item).item()) for item in config["filelist"].ravel()]
         # MATLAB counts from 1
         splits = {split: config[f"{split}_idx"].ravel().astype(np.int64) - 1 for split in ("train", "query", "gallery")}
-    # scipy 1.12 meets a file that ends early with an IndexError
-    except (MatReadError, ValueError, LookupError, NotImplementedError, OSError, TypeError) as error:
+    except MAT_ERRORS as error:
         raise InputError(
             f"{file}: not a config of the new protocol (fields labels, filelist, train_idx, query_idx, gallery_idx): "
-            f"{str(error).splitlines()[0]}"
+            f"{reason(error)}"
         ) from error
     missing = sorted(set(files) - set(list_images(root / folder)))
     if missing:
@@ -101,4 +109,5 @@ def _read_extracted(root: Path, file: Path, folder: str, *, name: str) -> Datase
         query=tables["query"],
         gallery=tables["gallery"],
         camera_names=market_layout.numbered_cameras(*tables.values()),
+        layout=f"{folder}/ with {file.name}",
     )

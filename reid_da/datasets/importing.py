@@ -1,17 +1,22 @@
 """From a folder of crops to a manifest, with a train/query/gallery split if identities are known."""
 
+import csv
+import io
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reid_da.datasets.folders import camera_name, list_crops, number_persons
+from reid_da.atomic import write_text
+from reid_da.datasets.folders import camera_names, dataset_of_crops, list_crops
 from reid_da.datasets.manifest import write_manifest
+from reid_da.datasets.persons import number_persons
 from reid_da.datasets.table import JUNK_PID, UNLABELLED_PID
 from reid_da.errors import InputError
+from reid_da.text import csv_cell
 
 
 def import_folder(
@@ -19,60 +24,99 @@ def import_folder(
     *,
     output: Path | None = None,
     pattern: str | None = None,
+    layout: str | None = None,
     test_share: float | None = None,
     seed: int = 0,
     overwrite: bool = False,
 ) -> Path:
     """Write a manifest of all images below a folder and return its path.
 
+    Persons who have names instead of numbers get numbers; which is whose is kept in a second file beside the manifest,
+    see :func:`persons_file`.
+
     Args:
         root: folder with images at any depth; sub-folders named ``*_camstyle`` are left out.
         output: the manifest; ``manifest.csv`` in ``root`` if None.
         pattern: how paths tell camera and person; see :func:`reid_da.datasets.folders.list_crops`.
+        layout: what the folders are, where their names do not tell; see there too.
         test_share: share of the identities, between 0 and 1, that goes to query and gallery; None: all images
-            are for training.
+            are for training, unless the pattern tells the split.
         seed: of the random split.
         overwrite: replace an existing manifest.
 
     Raises:
         InputError: the folder does not fit the pattern, a split is asked for without identities or with too few of
-            them, or the manifest exists.
+            them, or the manifest exists. Nothing is written then.
     """
-    output = output or root / "manifest.csv"
+    root = _home(root)
+    output = _home(output) if output else root / "manifest.csv"
     if output.suffix.lower() != ".csv":
         raise InputError(f"{output}: the manifest is written as CSV, name it ....csv")
-    if output.exists() and not overwrite:
-        raise InputError(f"{output} exists; name another file or ask to overwrite it")
+    for file in (output, persons_file(output)):
+        if file.exists() and not overwrite:
+            raise InputError(f"{file} exists; name another file or ask to overwrite it")
     if not root.is_dir():
         raise InputError(f"{root}: no such folder")
-    crops, _ = list_crops(root, pattern)
-    pids, _ = number_persons([crop.person for crop in crops])
+    crops, _ = list_crops(root, pattern, layout)
+    pids = number_persons([crop.person for crop in crops])
+    spelled = camera_names([crop.camera for crop in crops])
     if test_share is not None:
-        splits = split_identities(pids, [camera_name(crop.camera) for crop in crops], test_share=test_share, seed=seed)
+        if any(crop.split != "train" for crop in crops):
+            raise InputError(f"{root}: the pattern tells the split already; leave the share of the test half out")
+        splits = split_identities(pids, [spelled[crop.camera] for crop in crops], test_share=test_share, seed=seed)
         crops = [replace(crop, split=split) for crop, split in zip(crops, splits, strict=True)]
+    # whatever would make the manifest unreadable is found here
+    names = dataset_of_crops(crops, root=root, name=root.name, format="folder").person_names
     prefix = _relative_prefix(root, output.parent)
     numbered = (
         replace(
             crop,
             path=prefix + crop.path,
             person=None if pid == UNLABELLED_PID else str(pid),
-            camera=camera_name(crop.camera),
+            camera=None if crop.camera is None else spelled[crop.camera],
         )
         for crop, pid in zip(crops, pids, strict=True)
     )
+    if names:
+        _write_names(names, persons_file(output))
+    else:
+        persons_file(output).unlink(missing_ok=True)
     write_manifest(numbered, output)
     return output
+
+
+def persons_file(manifest: Path) -> Path:
+    """The file beside a manifest that says which person has which number: columns ``pid`` and ``person``."""
+    return manifest.with_suffix(".persons.csv")
+
+
+def _write_names(names: Mapping[int, str], file: Path) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("pid", "person"))
+    writer.writerows((pid, csv_cell(name)) for pid, name in sorted(names.items()))
+    write_text(file, text.getvalue())
+
+
+def _home(path: Path) -> Path:
+    """The path with ``~`` as the home folder."""
+    try:
+        return path if path.exists() else path.expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{path}: {error}") from error
 
 
 def split_identities(pids: NDArray[np.int64], cameras: Sequence[str], *, test_share: float, seed: int = 0) -> list[str]:
     """Split of each image (``train``, ``query`` or ``gallery``) such that no identity is in training and test.
 
-    A test identity gives at most one query for each of its cameras, and only queries that keep a true match in another
-    camera; the rest of its images is gallery. Junk (pid -1) goes to the gallery.
+    A test identity gives at most one query for each of its cameras, and only queries that keep a true match in
+    another camera; the rest of its images is gallery. Where all images are by one camera, or by unknown ones, each
+    test identity with two images gives one query, whose matches are by the same camera. Junk (pid -1) goes to the
+    gallery.
 
     Args:
         pids: (N,) identities.
-        cameras: camera of each image.
+        cameras: camera of each image, one name for all where they are not known.
         test_share: share of the identities that goes to the test half, between 0 and 1; at least one identity each way.
         seed: the same seed gives the same split.
 
@@ -84,7 +128,7 @@ def split_identities(pids: NDArray[np.int64], cameras: Sequence[str], *, test_sh
     if (pids == UNLABELLED_PID).any():
         raise InputError(
             f"{int((pids == UNLABELLED_PID).sum())} of {len(pids)} images have no identity, so no split into train, "
-            "query and gallery can be made; give a pattern with (?P<pid>...) or import without a split"
+            "query and gallery can be made; give a pattern with (?P<pid>...), or import without a split"
         )
     identities = np.unique(pids[pids != JUNK_PID])
     if len(identities) < 2:
@@ -99,15 +143,25 @@ def split_identities(pids: NDArray[np.int64], cameras: Sequence[str], *, test_sh
             splits[row] = "gallery"
         if pid in test:
             images[pid][cameras[row]].append(row)
+    one_camera = len(set(cameras)) == 1
     for pid in sorted(images):
-        for row in _choose_queries(images[pid], generator):
+        chosen = _choose_one(images[pid], generator) if one_camera else _choose_queries(images[pid], generator)
+        for row in chosen:
             splits[row] = "query"
+    if "query" not in splits and one_camera:
+        raise InputError("no identity of the test half has two images, so there is nothing to query")
     if "query" not in splits:
         raise InputError(
             "no identity of the test half was seen by two cameras, so there is nothing to query; "
             "`reid-da data stats` shows how many cameras see each identity"
         )
     return splits
+
+
+def _choose_one(rows: dict[str, list[int]], generator: np.random.Generator) -> list[int]:
+    """One of the rows of an identity if it has several."""
+    (own,) = rows.values()
+    return [own[int(generator.integers(len(own)))]] if len(own) > 1 else []
 
 
 def _choose_queries(rows: dict[str, list[int]], generator: np.random.Generator) -> list[int]:

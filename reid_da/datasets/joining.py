@@ -33,10 +33,12 @@ def join_datasets(datasets: Sequence[Dataset]) -> Dataset:
     """
     root = Path(os.path.commonpath([dataset.root.resolve() for dataset in datasets]))
     pids, camids = 0, 0
+    persons: dict[int, str] = {}
     parts: dict[str, list[SampleTable]] = {"train": [], "query": [], "gallery": []}
     for dataset in datasets:
         for name, table in dataset.splits.items():
             parts[name].append(_shifted(table, root, pids=pids, camids=camids))
+        persons |= {pid + pids: name for pid, name in dataset.person_names.items()}
         pids += 1 + max((int(table.pids.max()) for table in dataset.splits.values() if len(table)), default=-1)
         camids += dataset.num_cameras
     title = "+".join(dataset.name for dataset in datasets)
@@ -52,6 +54,8 @@ def join_datasets(datasets: Sequence[Dataset]) -> Dataset:
         gallery=gallery,
         camera_names=names,
         notes=notes,
+        person_names=persons,
+        passed_over=tuple(path for dataset in datasets for path in dataset.passed_over),
     )
 
 

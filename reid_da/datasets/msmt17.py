@@ -8,6 +8,7 @@ from reid_da.datasets.listing import describe_folder, list_images, match_names
 from reid_da.datasets.market_layout import numbered_cameras
 from reid_da.datasets.table import Dataset, SampleTable
 from reid_da.errors import InputError, first_few
+from reid_da.reading import UnsuitableFileError, read_list
 
 TrainLists = Literal["train+val", "train"]
 
@@ -19,8 +20,8 @@ NAME = re.compile(r"[^_]+_[^_]+_(?P<camera>\d+)_")
 
 
 def has_layout(folder: Path) -> bool:
-    """Whether the folder holds the list files of MSMT17 and one of the two pairs of image folders."""
-    return all((folder / name).is_file() for name in LISTS) and _image_folders(folder) is not None
+    """Whether the folder holds one of the two pairs of image folders of MSMT17, and list files; one may be missing."""
+    return _image_folders(folder) is not None and sum((folder / name).is_file() for name in LISTS) > 1
 
 
 def read_msmt17(root: Path, *, train_lists: TrainLists = "train+val") -> Dataset:
@@ -43,11 +44,17 @@ def read_msmt17(root: Path, *, train_lists: TrainLists = "train+val") -> Dataset
             f"{root}: looked for {', '.join(LISTS)} beside train/ and test/ (or mask_train_v2/ and mask_test_v2/), "
             f"found {describe_folder(root)}"
         )
+    wanted = LISTS if train_lists == "train+val" else tuple(name for name in LISTS if name != "list_val.txt")
+    missing = [name for name in wanted if not (root / name).is_file()]
+    if missing:
+        advice = "; without list_val.txt read it with train_lists=train" if missing == ["list_val.txt"] else ""
+        raise InputError(f"{root}: no {', '.join(missing)} beside {folders[0]}/; copy it from the archive{advice}")
     train_folder, test_folder = folders
     present = {folder: frozenset(list_images(root / folder, recursive=True)) for folder in folders}
     rows = {
         name: _read_list(root, name, folder, present[folder])
         for name, folder in zip(LISTS, (train_folder, train_folder, test_folder, test_folder), strict=True)
+        if (root / name).is_file()
     }
     train_rows = rows["list_train.txt"] + (rows["list_val.txt"] if train_lists == "train+val" else [])
     tables = [
@@ -58,7 +65,8 @@ def read_msmt17(root: Path, *, train_lists: TrainLists = "train+val") -> Dataset
             ("gallery", rows["list_gallery.txt"]),
         )
     ]
-    notes = () if train_lists == "train+val" else (f"{len(rows['list_val.txt'])} images of list_val.txt left out",)
+    left_out = f"{len(rows.get('list_val.txt', []))} images of list_val.txt left out"
+    notes = () if train_lists == "train+val" else (left_out,)
     return Dataset(
         name="msmt17",
         format="msmt17",
@@ -68,6 +76,7 @@ def read_msmt17(root: Path, *, train_lists: TrainLists = "train+val") -> Dataset
         gallery=tables[2],
         camera_names=numbered_cameras(*tables),
         notes=notes,
+        layout=f"{train_folder}/ and {test_folder}/ with lists, {train_lists} for training",
     )
 
 
@@ -79,11 +88,15 @@ def _read_list(root: Path, name: str, folder: str, present: frozenset[str]) -> l
     """Rows (path below root, pid, camid) of a list file with lines ``0000/0000_000_01_..._0.jpg 0``."""
     file = root / name
     paths, pids = [], []
-    for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+    try:
+        text = read_list(file, errors="replace")
+    except UnsuitableFileError as error:
+        raise InputError(f"{file}: {error}") from error
+    for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
             continue
         path, _, pid = line.strip().rpartition(" ")
-        if not path or not pid.isdecimal():
+        if not path or not pid.isdecimal() or len(pid) > 18:
             raise InputError(f"{file}: line {number} should be 'path pid', got {line.strip()!r}")
         paths.append(path)
         pids.append(int(pid))

@@ -11,13 +11,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from reid_da.datasets.folders import camera_name
+from reid_da.datasets.listing import natural_key
 from reid_da.datasets.table import JUNK_PID, UNLABELLED_PID, Dataset, SampleTable
 from reid_da.errors import InputError, first_few
+from reid_da.reading import UnsuitableFileError, read_list
 
 NUM_FOLDS = 10
 DEFAULT_COUNT = 6000
 """Pairs that are drawn where there are as many: the number of LFW."""
-_SAME = {"0": "0", "1": "1", "false": "0", "true": "1"}
+_SAME = {"0": "0", "1": "1", "0.0": "0", "1.0": "1", "false": "0", "true": "1"}
 _SHOWN = 60
 """Characters of a line that a message shows."""
 
@@ -59,10 +62,11 @@ class _Pair:
 def read_pairs(file: Path, images: Path | None = None) -> ImagePairs:
     """Pairs of a file.
 
-    A file whose name ends in ``.csv`` has the columns ``path1``, ``path2``, ``same`` (0 or 1, false or true) and, if it
-    likes, ``fold``; without, the pairs of each kind are dealt out to ten folds in their order. Any other file has the
-    format of LFW: a line ``FOLDS PAIRS`` (or ``PAIRS`` for one fold), then for each fold as many lines ``NAME N M`` of
-    one person and as many lines ``NAME N OTHER M`` of two, where image N of NAME is ``NAME/NAME_000N.jpg``.
+    A file whose name ends in ``.csv`` has the columns ``path1``, ``path2``, ``same`` (0 or 1, false or true) and, if
+    it likes, ``fold``, a number or a name; without, the pairs of each kind are dealt out to ten folds in their order.
+    Any other file has the format of LFW: a line ``FOLDS PAIRS`` (or ``PAIRS`` for one fold), then for each fold as
+    many lines ``NAME N M`` of one person and as many lines ``NAME N OTHER M`` of two, where image N of NAME is
+    ``NAME/NAME_000N.jpg``.
 
     Args:
         file: the file.
@@ -73,8 +77,8 @@ def read_pairs(file: Path, images: Path | None = None) -> ImagePairs:
     """
     try:
         # Excel begins its files with a byte order mark
-        text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_list(file)
+    except (OSError, UnicodeDecodeError, UnsuitableFileError) as error:
         raise InputError(f"{file}: cannot be read as text: {error}") from error
     pairs = _read_csv(text, file) if file.suffix.lower() == ".csv" else _read_lfw(text, file)
     if not pairs:
@@ -101,6 +105,8 @@ def read_pairs(file: Path, images: Path | None = None) -> ImagePairs:
 def draw_pairs(dataset: Dataset, count: int | None = None, *, seed: int = 0) -> ImagePairs:
     """Random pairs of a query and a gallery image from different cameras, half of them of one person, in ten folds.
 
+    Where there is one camera, or none is known, the images of a pair are by the same.
+
     Args:
         dataset: with query and gallery, whose people are known.
         count: number of pairs; an equal number of pairs of each kind is drawn without repetition. If None as many as
@@ -115,9 +121,7 @@ def draw_pairs(dataset: Dataset, count: int | None = None, *, seed: int = 0) -> 
     query, gallery = dataset.query, dataset.gallery
     wanted = (DEFAULT_COUNT if count is None else count) // 2
     rng = np.random.default_rng(seed)
-    kinds = [
-        _draw(query, gallery, wanted, same=same, distractor=dataset.distractor_pid, rng=rng) for same in (True, False)
-    ]
+    kinds = [_draw(dataset, wanted, same=same, rng=rng) for same in (True, False)]
     drawn = min(map(len, kinds))
     if drawn < wanted:
         _tell_that_pairs_are_few(dataset, kinds, is_refused=count is not None)
@@ -167,7 +171,8 @@ def _tell_that_pairs_are_few(dataset: Dataset, kinds: Sequence[NDArray[np.int64]
     """
     drawn = min(map(len, kinds))
     kind = "one person" if len(kinds[0]) == drawn else "two persons"
-    found = f"{dataset.root}: has {drawn} pairs of {kind} from different cameras"
+    cameras = " from different cameras" if dataset.same_camera == "exclude" else ""
+    found = f"{dataset.root}: has {drawn} pairs of {kind}{cameras}"
     if drawn < NUM_FOLDS:
         raise InputError(f"{found}, too few for {NUM_FOLDS} folds; give another data set, or a file of pairs")
     if is_refused:
@@ -175,16 +180,10 @@ def _tell_that_pairs_are_few(dataset: Dataset, kinds: Sequence[NDArray[np.int64]
     logger.info("%s, and as many of the other kind are drawn", found)
 
 
-def _draw(
-    query: SampleTable,
-    gallery: SampleTable,
-    count: int,
-    *,
-    same: bool,
-    distractor: int | None,
-    rng: np.random.Generator,
-) -> NDArray[np.int64]:
+def _draw(dataset: Dataset, count: int, *, same: bool, rng: np.random.Generator) -> NDArray[np.int64]:
     """(at most count, 2) rows of query and gallery, in random order; fewer only if there are no more."""
+    query, gallery, distractor = dataset.query, dataset.gallery, dataset.distractor_pid
+    across = dataset.same_camera == "exclude"
     usable = np.flatnonzero((gallery.pids != JUNK_PID) & ((gallery.pids != distractor) | (not same)))
     queries = rng.permutation(np.flatnonzero(query.pids != JUNK_PID))
     # some pairs of each query in turn: all pairs of two persons would not fit into the memory
@@ -193,7 +192,7 @@ def _draw(
         found: list[NDArray[np.int64]] = [np.empty((0, 2), dtype=np.int64)]
         for row in queries:
             is_pair = (gallery.pids[usable] == query.pids[row]) == same
-            columns = usable[is_pair & (gallery.camids[usable] != query.camids[row])]
+            columns = usable[is_pair & ((not across) | (gallery.camids[usable] != query.camids[row]))]
             columns = rng.permutation(columns)[:share]
             found.append(np.stack([np.full(len(columns), row), columns], axis=1))
         pairs = np.concatenate(found)
@@ -248,10 +247,12 @@ def _read_csv(text: str, file: Path) -> list[_Pair]:
         raise InputError(f"{file}, line 1: expected the columns path1, path2, same, found {found!r}{hint}")
     rows = [_csv_row(header, values, f"{file}, line {number}") for number, values in records]
     totals = Counter(row["same"] for row in rows)
+    names = sorted({row["fold"] for row in rows if "fold" in row}, key=natural_key)
+    numbers = {name: int(name) if all(map(_is_number, names)) else place for place, name in enumerate(names)}
     seen = Counter[str]()
     pairs = []
     for row in rows:
-        fold = int(row["fold"]) if "fold" in row else seen[row["same"]] * NUM_FOLDS // totals[row["same"]]
+        fold = numbers[row["fold"]] if numbers else seen[row["same"]] * NUM_FOLDS // totals[row["same"]]
         seen[row["same"]] += 1
         pairs.append(_Pair(first=row["path1"], second=row["path2"], same=row["same"] == "1", fold=fold))
     return pairs
@@ -283,8 +284,11 @@ def _csv_row(header: list[str], values: list[str], where: str) -> dict[str, str]
     same = _SAME.get(row["same"].lower())
     if same is None:
         raise InputError(f"{where}: same should be 0 or 1, false or true, found {row['same'][:_SHOWN]!r}")
-    if "fold" in row and not (row["fold"].isdecimal() and len(row["fold"]) < 10):
-        raise InputError(f"{where}: fold should be a number, found {row['fold'][:_SHOWN]!r}")
+    if row.get("fold") == "":
+        raise InputError(f"{where}: fold should be a number or a name, found ''; or leave the column out")
+    if "fold" in row:
+        # 2.0 is 2, as tables with gaps have it
+        row["fold"] = camera_name(row["fold"])
     return {**row, "same": same}
 
 
@@ -294,3 +298,7 @@ def _lfw(name: str, number: str) -> str:
 
 def _shown(lines: Sequence[Sequence[str]], index: int) -> str:
     return " ".join(lines[index])[:_SHOWN] if lines else ""
+
+
+def _is_number(text: str) -> bool:
+    return text.isdecimal() and len(text) < 10

@@ -15,38 +15,46 @@ class PublishedCounts:
     """What the papers say of a data set.
 
     Attributes:
+        name: name of the data set for programs.
         title: name in print.
-        counts: published numbers by what they count, e.g. ``train images``. Gallery images are counted without
-            junk (pid -1) and with distractors, identities without both.
+        counts: published numbers by what they count, e.g. ``train images``, as far as there are any. Gallery images
+            are counted without junk (pid -1) and with distractors, identities without both.
         causes: known causes of other numbers: ``(what is counted, number): cause``.
     """
 
+    name: str
     title: str
     counts: Mapping[str, int]
     causes: Mapping[tuple[str, int], str] = field(default_factory=dict)
 
 
-def _counts(
-    train_ids: int, train_images: int, query_ids: int, query_images: int, gallery_images: int
-) -> dict[str, int]:
-    return {
-        "train ids": train_ids,
-        "train images": train_images,
-        "query ids": query_ids,
-        "query images": query_images,
-        "gallery images": gallery_images,
-    }
+_NAMES = ("train ids", "train images", "query ids", "query images", "gallery images")
+
+
+def _counts(*numbers: int | None) -> dict[str, int]:
+    """Counts in the order of :data:`_NAMES`, None where there is none."""
+    return {name: number for name, number in zip(_NAMES, numbers, strict=True) if number is not None}
 
 
 _MSMT17 = PublishedCounts(
+    name="msmt17",
     title="MSMT17",
     counts=_counts(1041, 32621, 3060, 11659, 82161),
     causes={("train images", 30248): "list_train.txt alone, without the 2,373 images of list_val.txt"},
 )
+_OCCLUDED_DUKE = PublishedCounts(
+    name="occluded-duke", title="Occluded-DukeMTMC", counts=_counts(702, 15618, 519, 2210, 17661)
+)
+
+
+def _drawn(name: str, title: str, *numbers: int | None) -> tuple[PublishedCounts, ...]:
+    return (PublishedCounts(name=name, title=title, counts=_counts(*numbers)),)
+
 
 PUBLISHED: dict[str, tuple[PublishedCounts, ...]] = {
     "market1501": (
         PublishedCounts(
+            name="market1501",
             title="Market-1501",
             counts=_counts(751, 12936, 750, 3368, 15913),
             causes={
@@ -56,16 +64,39 @@ PUBLISHED: dict[str, tuple[PublishedCounts, ...]] = {
             },
         ),
     ),
-    "dukemtmcreid": (PublishedCounts(title="DukeMTMC-reID", counts=_counts(702, 16522, 702, 2228, 17661)),),
+    # the names of the files are the same in both
+    "dukemtmcreid": (
+        PublishedCounts(name="dukemtmcreid", title="DukeMTMC-reID", counts=_counts(702, 16522, 702, 2228, 17661)),
+        _OCCLUDED_DUKE,
+    ),
+    "occluded-duke": (_OCCLUDED_DUKE,),
     "msmt17": (_MSMT17,),
     "msmt17-market": (_MSMT17,),
     "cuhk03np": (
-        PublishedCounts(title="CUHK03-NP (detected)", counts=_counts(767, 7365, 700, 1400, 5332)),
-        PublishedCounts(title="CUHK03-NP (labelled)", counts=_counts(767, 7368, 700, 1400, 5328)),
+        PublishedCounts(name="cuhk03np", title="CUHK03-NP (detected)", counts=_counts(767, 7365, 700, 1400, 5332)),
+        PublishedCounts(name="cuhk03np", title="CUHK03-NP (labelled)", counts=_counts(767, 7368, 700, 1400, 5328)),
     ),
+    "veri776": _drawn("veri776", "VeRi-776", 576, 37778, 200, 1678, 11579),
+    # sources differ about its images
+    "vehicleid": tuple(
+        PublishedCounts(
+            name="vehicleid", title=f"VehicleID (test list {ids})", counts=_counts(13164, None, ids, None, ids)
+        )
+        for ids in (800, 1600, 2400)
+    ),
+    "mars": _drawn("mars", "MARS", 625, 509914, None, 1980, None),
+    "occluded-reid": _drawn("occluded-reid", "Occluded-REID", None, None, 200, 1000, 1000),
+    "viper": _drawn("viper", "VIPeR", 316, 632, 316, 316, 316),
+    "prid2011": _drawn("prid2011", "PRID2011 (single-shot)", 100, 200, 100, 100, 649),
+    "cuhk01": _drawn("cuhk01", "CUHK01", 485, 1940, 486, 972, 972),
+    "grid": _drawn("grid", "GRID", 125, 250, 125, 125, 900),
+    "ilids": _drawn("ilids", "QMUL i-LIDS", 59, None, 60, None, 60),
+    "caviar4reid": _drawn("caviar4reid", "CAVIAR4REID", 36, None, 36, None, 36),
 }
-"""Counts by name of the format (Zheng et al., ICCV 2015; Zheng et al., ICCV 2017; Wei et al., CVPR 2018, both versions
-of MSMT17; Zhong et al., CVPR 2017). A data set that comes in two kinds has an entry for each."""
+"""Counts by name of the format (Zheng et al., ICCV 2015; Zheng et al., ICCV 2017; Miao et al., ICCV 2019; Wei et al.,
+CVPR 2018, both versions of MSMT17; Zhong et al., CVPR 2017; Liu et al., ECCV 2016; Liu et al., CVPR 2016; Zheng et
+al., ECCV 2016; Zhuo et al., ICME 2018; of the small sets what follows from their identities and the protocol). A data
+set that comes in several kinds has an entry for each."""
 
 
 def published_findings(data_format: str, splits: Mapping[str, SplitCounts]) -> list[Finding]:
@@ -79,11 +110,10 @@ def published_findings(data_format: str, splits: Mapping[str, SplitCounts]) -> l
         data_format: name of the layout, :attr:`reid_da.datasets.Dataset.format`.
         splits: counts of the splits by name.
     """
-    candidates = PUBLISHED.get(data_format)
-    counts = _comparable(splits)
-    if not candidates or not counts:
+    published = _nearest(data_format, splits)
+    if published is None:
         return []
-    published = min(candidates, key=lambda candidate: _difference(counts, candidate))
+    counts = _comparable(splits, published)
     near = [abs(count / published.counts[what] - 1) <= CLOSE for what, count in counts.items()]
     if sum(near) * 2 < len(near):
         message = f"uses the naming of {published.title} but is another data set"
@@ -95,19 +125,34 @@ def published_findings(data_format: str, splits: Mapping[str, SplitCounts]) -> l
     return [Finding(severity="note", code="published-counts", message=message, count=len(counts))]
 
 
-def _comparable(splits: Mapping[str, SplitCounts]) -> dict[str, int]:
+def published_set(data_format: str, splits: Mapping[str, SplitCounts]) -> str | None:
+    """Name of the published data set whose counts these are, None if there is none or a count differs."""
+    published = _nearest(data_format, splits)
+    if published is None:
+        return None
+    counts = _comparable(splits, published)
+    return published.name if all(count == published.counts[what] for what, count in counts.items()) else None
+
+
+def _nearest(data_format: str, splits: Mapping[str, SplitCounts]) -> PublishedCounts | None:
+    """The published set of this format whose counts differ least, None if there is nothing to compare."""
+    candidates = [published for published in PUBLISHED.get(data_format, ()) if _comparable(splits, published)]
+    return min(candidates, key=lambda published: _difference(splits, published), default=None)
+
+
+def _comparable(splits: Mapping[str, SplitCounts], published: PublishedCounts) -> dict[str, int]:
     counts: dict[str, int] = {}
     for name, split in splits.items():
         if split.images:
             counts[f"{name} images"] = split.images - split.junk
             if not split.unlabelled:
                 counts[f"{name} ids"] = split.ids
-    counts.pop("gallery ids", None)  # not published for every set
-    return counts
+    return {what: count for what, count in counts.items() if what in published.counts}
 
 
-def _difference(counts: Mapping[str, int], published: PublishedCounts) -> float:
-    return sum(abs(count / published.counts[what] - 1) for what, count in counts.items())
+def _difference(splits: Mapping[str, SplitCounts], published: PublishedCounts) -> float:
+    counts = _comparable(splits, published)
+    return sum(abs(count / published.counts[what] - 1) for what, count in counts.items()) / len(counts)
 
 
 def _mismatch(published: PublishedCounts, what: str, count: int) -> Finding:

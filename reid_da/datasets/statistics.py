@@ -127,6 +127,7 @@ class DatasetStatistics:
 
     Attributes:
         name: name of the data set.
+        reading: one line that says how it was read.
         splits: counts of train, query and gallery.
         cameras: counts of every camera, in the order of the camids.
         train: how the training identities spread over images and cameras.
@@ -135,6 +136,7 @@ class DatasetStatistics:
     """
 
     name: str
+    reading: str
     splits: tuple[SplitCounts, ...]
     cameras: tuple[CameraCounts, ...]
     train: IdentityStatistics
@@ -161,6 +163,7 @@ def dataset_statistics(
     """
     return DatasetStatistics(
         name=dataset.name,
+        reading=dataset.reading,
         splits=count_splits(dataset),
         cameras=count_cameras(dataset),
         train=_identity_statistics(dataset.train, distractor_pid=None, matches=_train_matches(dataset.train)),

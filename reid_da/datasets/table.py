@@ -1,10 +1,11 @@
 """The record of a data set: columns of paths, identities and cameras."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,6 +16,10 @@ UNLABELLED_PID = -2
 """pid of an image whose identity is not known (an unlabelled target)."""
 JUNK_PID = -1
 """pid of a junk image: neither right nor wrong, left out of every evaluation (Market-1501)."""
+UNKNOWN_CAMERA = "unknown"
+"""Name of the one camera of a data set whose cameras are not known."""
+
+SameCamera = Literal["exclude", "include"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -118,7 +123,7 @@ class SampleTable:
         """
         digest = hashlib.sha256()
         for path in self.paths:
-            digest.update(path.encode() + b"\0")
+            digest.update(path.encode("utf-8", "surrogateescape") + b"\0")
         return digest.hexdigest()[:16]
 
     def content_fingerprint(self, *, labels: bool) -> str:
@@ -147,6 +152,9 @@ class Dataset:
         camera_names: name of every camera; ``camera_names[camid]``.
         distractor_pid: pid that marks images of nobody in the query set (0 in Market-1501), or None.
         notes: what the reader left out or took for granted, one sentence each.
+        layout: how the paths were read, in a few words, e.g. ``a folder for each person``.
+        person_names: what the identities are called that are not numbers on disk, by pid; empty where they are.
+        passed_over: paths below ``root`` of pictures whose kind is not read.
     """
 
     name: str
@@ -158,6 +166,9 @@ class Dataset:
     camera_names: tuple[str, ...]
     distractor_pid: int | None = None
     notes: tuple[str, ...] = ()
+    layout: str = ""
+    person_names: Mapping[int, str] = field(default_factory=dict, repr=False)
+    passed_over: tuple[str, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         for table in self.splits.values():
@@ -173,3 +184,32 @@ class Dataset:
     def num_cameras(self) -> int:
         """Number of cameras of the data set, in whichever split they occur."""
         return len(self.camera_names)
+
+    @property
+    def has_cameras(self) -> bool:
+        """Whether it is known which camera took which image."""
+        return self.camera_names != (UNKNOWN_CAMERA,)
+
+    @property
+    def same_camera(self) -> SameCamera:
+        """What an evaluation does with gallery images of the query's identity and camera.
+
+        ``exclude``, as papers do, unless all images are by one camera, or by cameras that are not known: then nothing
+        would be left, and ``include`` is the only evaluation that there is.
+        """
+        cameras = np.unique(np.concatenate([table.camids for table in self.splits.values()]))
+        return "include" if len(cameras) == 1 else "exclude"
+
+    @property
+    def reading(self) -> str:
+        """One line that says how the data set was read: layout, images of each split, identities, cameras."""
+        how = f" ({self.layout})" if self.layout else ""
+        images = ", ".join(f"{name} {len(table):,}" for name, table in self.splits.items() if len(table))
+        people = [name for name, table in self.splits.items() if len(table) and (table.pids == UNLABELLED_PID).all()]
+        labelled = f"; identities of {', '.join(people)} unknown" if people else ""
+        cameras = _plural(self.num_cameras, "camera") if self.has_cameras else "cameras unknown"
+        return f"{self.root}: read as {self.format}{how}: {images or 'no images'}; {cameras}{labelled}"
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from reid_da.datasets.table import JUNK_PID
 from reid_da.errors import InputError, unknown_name
-from reid_da.evaluation._features import Array, Labels, label_array, pid_array
+from reid_da.features import Array, Labels, label_array
 
 SAME_CAMERA = ("exclude", "include")
 
@@ -124,7 +124,7 @@ class Relevance:
             )
         else:
             advice = (
-                "use same_camera='include' (reid-da evaluate-features --same-camera include)"
+                "count such matches: same_camera='include' (--same-camera include)"
                 if is_choice
                 else "give images that at least two cameras took of the same people"
             )
@@ -138,3 +138,19 @@ class Relevance:
 def _numbers_within(counts: Labels) -> Labels:
     """0, 1, ..., counts[0] - 1, 0, 1, ..., counts[1] - 1, and so on."""
     return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+
+
+def pid_array(pids: Array, name: str, *, length: int) -> Labels:
+    """``pids`` as (length,) int64, each 0 or above or :data:`JUNK_PID`.
+
+    Raises:
+        InputError: as :func:`label_array`, or a pid below -1: an image without a label cannot be judged.
+    """
+    values = label_array(pids, name, length=length)
+    unlabelled = int((values < JUNK_PID).sum())
+    if unlabelled:
+        raise InputError(
+            f"{name}: {unlabelled} images have no identity (pid {values.min()}); an evaluation needs labels "
+            f"({JUNK_PID} marks junk)"
+        )
+    return values

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from reid_da.errors import InputError
-from reid_da.evaluation._features import check_directions
+from reid_da.features import check_directions
 
 BLOCK = 4096
 """Rows and columns of the blocks of a product."""

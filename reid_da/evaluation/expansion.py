@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from reid_da.errors import InputError
-from reid_da.evaluation._features import (
+from reid_da.evaluation.search import search
+from reid_da.features import (
     Array,
     Labels,
     feature_pair,
@@ -18,7 +19,6 @@ from reid_da.evaluation._features import (
     row_squares,
     working_dtype,
 )
-from reid_da.evaluation.search import search
 
 _EXPANDED_ROWS = 256
 """Images whose neighbours' features are gathered at a time (21 MB for 10 neighbours in 2,048 dimensions)."""

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reid_da.datasets import UNLABELLED_PID, Dataset, SampleTable, load_dataset
+from reid_da.datasets.loading import split_path
 from reid_da.errors import InputError, first_few, unknown_name
-from reid_da.evaluation._features import check_directions
 from reid_da.evaluation.feature_files import FeatureSet, check_npz, save_arrays
+from reid_da.features import check_directions
 from reid_da.images import FailedImage, ImageSource, augment, open_images, usable_rows
 from reid_da.images.decode import OnError, decode_row
-from reid_da.models.inference import infer_in_batches
+from reid_da.models.inference import device_of, infer_in_batches
 
 
 def extract_features(
@@ -57,12 +58,12 @@ def extract_features(
             they are to have unit length; the message tells whether the weights or certain images are to blame.
     """
     features = infer_in_batches(
-        _WithMirrored(model) if flip else model,
+        WithMirrored(model) if flip else model,
         lambda rows: source.gather(torch.arange(rows.start, rows.stop)),
         len(source),
         prepare=transform or augment.normalize,
         batch_size=batch_size,
-        device=_device_of(model) if device is None else torch.device(device),
+        device=device_of(model) if device is None else torch.device(device),
         autocast=autocast,
         store_on=torch.device("cpu"),
         label=label,
@@ -269,7 +270,8 @@ def extract_to_file(
             does not end in ``.npz``.
     """
     check_npz(output)
-    if len(images) == 1 and (images[0].is_dir() or images[0].suffix in (".csv", ".parquet")):
+    bare = split_path(images[0])[0]
+    if len(images) == 1 and (bare.is_dir() or bare.suffix in (".csv", ".parquet")):
         dataset = load_dataset(images[0])
         tables = _chosen_splits(dataset, splits)
         arrays = features_of_splits(tables, model, name=str(dataset.root), image_size=image_size, flip=flip)
@@ -354,11 +356,7 @@ def _chosen_splits(dataset: Dataset, wanted: Sequence[str]) -> dict[str, SampleT
     return chosen
 
 
-def _device_of(model: nn.Module) -> torch.device:
-    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-
-
-class _WithMirrored(nn.Module):
+class WithMirrored(nn.Module):
     """Mean of a model's features for images and for their mirror images."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -366,5 +364,6 @@ class _WithMirrored(nn.Module):
         self.model = model
 
     def forward(self, images: Tensor) -> Tensor:
+        """(B, D) features of (B, 3, H, W) images."""
         features: Tensor = (self.model(images) + self.model(images.flip(3))) / 2
         return features

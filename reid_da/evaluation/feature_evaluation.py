@@ -22,11 +22,13 @@ class FeatureEvaluation:
         plain: retrieval by the distances of the features.
         reranked: retrieval by re-ranked distances, if asked for.
         operating_points: thresholds on the cosine similarity, if asked for.
+        same_camera: whether matches by the query's own camera were left out (``exclude``) or counted (``include``).
     """
 
     plain: RetrievalResult
     reranked: RetrievalResult | None = None
     operating_points: OperatingPoints | None = None
+    same_camera: str = "exclude"
 
     def to_json(self) -> dict[str, Any]:
         """The figures that were asked for, at the top; with re-ranking, those without it as ``without_rerank``."""
@@ -75,5 +77,6 @@ def evaluate_feature_set(
             blocks, query_pids, query_camids, gallery_pids, gallery_camids, same_camera=same_camera
         )
     if operating_point is not None:
-        points = operating_points(*features.arrays, fprs=sorted({*FPRS, operating_point}, reverse=True))
-    return FeatureEvaluation(plain=plain, reranked=reranked, operating_points=points)
+        fprs = sorted({*FPRS, operating_point}, reverse=True)
+        points = operating_points(*features.arrays, fprs=fprs, same_camera=same_camera)
+    return FeatureEvaluation(plain=plain, reranked=reranked, operating_points=points, same_camera=same_camera)

@@ -2,15 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from reid_da.datasets.table import JUNK_PID
 from reid_da.errors import InputError
-from reid_da.evaluation._features import Array, pieces
 from reid_da.evaluation._relevance import Relevance
-from reid_da.evaluation._streaming import FeatureBlocks, whole_rows
+from reid_da.evaluation._streaming import whole_rows
+from reid_da.features import Array, pieces
+from reid_da.nearest import FeatureBlocks
 
 NUM_BINS = 2**16
 """Bins of the histograms over the cosine similarity from -1 to 1."""
@@ -69,11 +71,13 @@ def operating_points(
     gallery_camids: Array,
     *,
     fprs: Sequence[float] = (1e-1, 1e-2, 1e-3, 1e-4),
+    same_camera: str = "exclude",
 ) -> OperatingPoints:
     """True positive rates and thresholds on the cosine similarity at the given false positive rates.
 
-    Only pairs across cameras count. Their similarities are counted in :data:`NUM_BINS` bins as they are computed, so
-    that thresholds are multiples of :data:`RESOLUTION`; the rates at these thresholds are exact.
+    Only pairs across cameras count, unless ``same_camera`` is ``include``. Their similarities are counted in
+    :data:`NUM_BINS` bins as they are computed, so that thresholds are multiples of :data:`RESOLUTION`; the rates at
+    these thresholds are exact.
 
     Args:
         query_features: (Q, D) array or tensor; the gallery is on the same device, which does the work.
@@ -83,6 +87,7 @@ def operating_points(
         gallery_pids: (G,) identities.
         gallery_camids: (G,) cameras.
         fprs: false positive rates, above 0 and at most 1.
+        same_camera: ``exclude`` or ``include`` pairs within a camera.
 
     Raises:
         InputError: arrays that do not fit together, features that are NaN, infinite or all zero, a rate out of its
@@ -90,7 +95,13 @@ def operating_points(
     """
     check_rates(fprs)
     positives, negatives = similarity_histograms(
-        query_features, query_pids, query_camids, gallery_features, gallery_pids, gallery_camids
+        query_features,
+        query_pids,
+        query_camids,
+        gallery_features,
+        gallery_pids,
+        gallery_camids,
+        same_camera=same_camera,
     )
     return points_of_histograms(positives, negatives, fprs)
 
@@ -117,6 +128,8 @@ def similarity_histograms(
     gallery_features: Array,
     gallery_pids: Array,
     gallery_camids: Array,
+    *,
+    same_camera: str = "exclude",
 ) -> tuple[Tensor, Tensor]:
     """Cosine similarities of the pairs across cameras: (:data:`NUM_BINS`,) int64 pairs of one identity, and of two.
 
@@ -128,8 +141,9 @@ def similarity_histograms(
     blocks = FeatureBlocks(query_features, gallery_features, distance="cosine")
     shape = (blocks.num_queries, blocks.num_gallery)
     relevance = Relevance(
-        query_pids, query_camids, gallery_pids, gallery_camids, shape=shape, same_camera="exclude", is_choice=False
+        query_pids, query_camids, gallery_pids, gallery_camids, shape=shape, same_camera=same_camera, is_choice=False
     )
+    left_out = partial(_left_out, relevance, within_camera=same_camera == "exclude")
     positives, negatives = torch.zeros(2, NUM_BINS, dtype=torch.int64)
     for rows, values in whole_rows(blocks, "comparing pairs"):
         of_block = relevance.block(rows, values.device)
@@ -139,7 +153,7 @@ def similarity_histograms(
         negatives -= of_matches
         for columns in pieces(blocks.num_gallery):
             bins = _bins(blocks.distances(values[:, columns], rows))
-            negatives += _histogram(bins.masked_fill_(_left_out(relevance, rows, columns, bins.device), NUM_BINS))
+            negatives += _histogram(bins.masked_fill_(left_out(rows, columns, bins.device), NUM_BINS))
     return positives, negatives
 
 
@@ -153,13 +167,16 @@ def _histogram(bins: Tensor) -> Tensor:
     return torch.bincount(bins.flatten(), minlength=NUM_BINS + 1)[:NUM_BINS].cpu()
 
 
-def _left_out(relevance: Relevance, rows: slice, columns: slice, device: torch.device) -> Tensor:
-    """(q, g) bool, pairs within a camera or with junk."""
+def _left_out(
+    relevance: Relevance, rows: slice, columns: slice, device: torch.device, *, within_camera: bool
+) -> Tensor:
+    """(q, g) bool, pairs with junk and, if asked for, those within a camera."""
     query_pids, query_camids = relevance.query_pids[rows], relevance.query_camids[rows]
     gallery_pids, gallery_camids = relevance.gallery_pids[columns], relevance.gallery_camids[columns]
     arrays = (query_camids, query_pids == JUNK_PID, gallery_camids, gallery_pids == JUNK_PID)
     query_camera, query_is_junk, camera, is_junk = (torch.from_numpy(array).to(device) for array in arrays)
-    return (query_camera.unsqueeze(1) == camera) | query_is_junk.unsqueeze(1) | is_junk
+    is_left_out = query_is_junk.unsqueeze(1) | is_junk
+    return is_left_out | (query_camera.unsqueeze(1) == camera) if within_camera else is_left_out
 
 
 def points_of_histograms(positives: Tensor, negatives: Tensor, fprs: Sequence[float]) -> OperatingPoints:

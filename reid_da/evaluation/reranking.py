@@ -1,21 +1,16 @@
 """k-reciprocal re-ranking without a matrix over all pairs (Zhong et al., CVPR 2017, arXiv 1701.08398)."""
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
 from torch import Tensor
 
 from reid_da.errors import InputError
-from reid_da.evaluation._features import Array, feature_pair
-from reid_da.evaluation._reciprocal import Distances, Rows, nearest_neighbors, reciprocal_encoding
-from reid_da.evaluation._streaming import FeatureBlocks
-
-_OVERLAP_ELEMENTS = 2**22
-"""Pairs of sparse entries compared at a time in :func:`_sums_of_minima` (16 bytes each)."""
+from reid_da.features import Array, feature_pair
+from reid_da.nearest import Distances, FeatureBlocks
+from reid_da.reciprocal import Rows, encoding, expanded_sets, local_query_expansion, minima, nearest_neighbors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,11 +90,14 @@ def rerank(
     num_queries, num_points = original.num_queries, original.num_queries + original.num_gallery
     RerankSettings(k1=k1, k2=k2, lambda_value=lambda_value).check(num_points=num_points)
     points = _points(query_features, gallery_features, unit=distance == "cosine")
-    neighbors, farthest = nearest_neighbors(points, k1 + 1)
+    farthest = np.empty(num_points)
+    neighbors = nearest_neighbors(points, k1 + 1, farthest=farthest)
     # where all images coincide, their distances are 0 rather than 0 / 0
     farthest[farthest == 0] = 1
-    encoding = reciprocal_encoding(points, neighbors, farthest, k1=k1, k2=k2)
-    return KReciprocalDistances(points, encoding, farthest=farthest, num_queries=num_queries, lambda_value=lambda_value)
+    # round() and numpy.around, which the authors' code calls, both take a half to the even neighbour
+    sets = expanded_sets(neighbors, neighbors[:, : round(k1 / 2) + 1])
+    rows = local_query_expansion(encoding(points, sets, scale=farthest), neighbors[:, :k2])
+    return KReciprocalDistances(points, rows, farthest=farthest, num_queries=num_queries, lambda_value=lambda_value)
 
 
 class KReciprocalDistances:
@@ -107,34 +105,29 @@ class KReciprocalDistances:
 
     Made by :func:`rerank`.
 
+    Attributes:
+        num_queries: number of rows Q.
+        num_gallery: number of columns G.
+
     Args:
         points: (Q + G, D) float32 or float64, queries before gallery; the original distance is the squared
             Euclidean one of these.
-        encoding: (Q + G, Q + G) float32, sparse rows that sum to 1.
+        rows: (Q + G, Q + G) float32, sparse encodings that sum to 1.
         farthest: (Q + G,) positive, what the original distances of each row are divided by.
         num_queries: number of queries Q.
         lambda_value: share of the original distance, 0 to 1.
     """
 
     def __init__(
-        self, points: Tensor, encoding: Rows, *, farthest: Distances, num_queries: int, lambda_value: float
+        self, points: Tensor, rows: Rows, *, farthest: Distances, num_queries: int, lambda_value: float
     ) -> None:
         queries, gallery = points[:num_queries], points[num_queries:]
         self._original = FeatureBlocks(queries, gallery, distance="euclidean")
-        self._query_encoding, self._gallery_encoding = encoding[:num_queries], encoding[num_queries:]
+        self.num_queries, self.num_gallery = len(queries), len(gallery)
+        self._query_encoding, self._gallery_encoding = rows[:num_queries], rows[num_queries:]
         self._scale = torch.from_numpy(lambda_value / farthest[:num_queries, None]).to(points)
         self._offset = self._scale * queries.square().sum(dim=1, keepdim=True)
         self._jaccard_share = 1 - lambda_value
-
-    @property
-    def num_queries(self) -> int:
-        """Number of rows Q."""
-        return self._original.num_queries
-
-    @property
-    def num_gallery(self) -> int:
-        """Number of columns G."""
-        return self._original.num_gallery
 
     def block(self, query_rows: slice, gallery_rows: slice) -> Tensor:
         """(q, g) float32 re-ranked distances of the given queries to the given gallery images; lower is nearer."""
@@ -149,28 +142,12 @@ class KReciprocalDistances:
         return distances.add_(self._jaccard_share).sub_(similarity, alpha=self._jaccard_share)
 
 
-def _sums_of_minima(left: csr_array, right: csr_array) -> NDArray[np.float32]:
-    """(L, R) float32, ``sum_j min(left[l, j], right[r, j])`` for sparse non-negative rows with L and R rows.
-
-    Every entry of ``left`` meets the entries of ``right`` in the same column and no others; those of one row of
-    ``left`` are laid end to end as one sparse row with repeated columns, and making it dense adds them up.
-    """
-    columns = right.T.tocsr()
+def _sums_of_minima(left: Rows, right: Rows) -> NDArray[np.float32]:
+    """(L, R) float32, ``sum_j min(left[l, j], right[r, j])`` for sparse non-negative rows with L and R rows."""
     sums = np.empty((left.shape[0], right.shape[0]), dtype=np.float32)
-    for first, last in _even_batches(left, np.diff(columns.indptr)):
-        batch = left[first:last]
-        met = columns[batch.indices]
-        minima = np.minimum(met.data, np.repeat(batch.data, np.diff(met.indptr)))
-        shape = (last - first, right.shape[0])
-        csr_array((minima, met.indices, met.indptr[batch.indptr]), shape=shape).toarray(out=sums[first:last])
+    for rows, shared in minima(left, right.T.tocsr()):
+        shared.toarray(out=sums[rows])
     return sums
-
-
-def _even_batches(left: csr_array, column_sizes: NDArray[np.int32]) -> list[tuple[int, int]]:
-    """Ranges of rows of ``left`` that meet at most about :data:`_OVERLAP_ELEMENTS` entries, one row at least."""
-    met = np.concatenate([[0], np.cumsum(column_sizes[left.indices], dtype=np.int64)])[left.indptr[:-1]]
-    inner = np.flatnonzero(np.diff(met // _OVERLAP_ELEMENTS)) + 1
-    return list(pairwise([0, *inner.tolist(), left.shape[0]]))
 
 
 def _points(query_features: Array, gallery_features: Array, *, unit: bool) -> Tensor:

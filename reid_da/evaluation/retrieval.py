@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from reid_da.errors import InputError
-from reid_da.evaluation._features import Array
 from reid_da.evaluation._relevance import BlockRelevance, Relevance
-from reid_da.evaluation._streaming import FeatureBlocks, sort_rows, whole_rows
+from reid_da.evaluation._streaming import sort_rows, whole_rows
 from reid_da.evaluation.blocks import DistanceBlocks
+from reid_da.features import Array
+from reid_da.nearest import FeatureBlocks
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -252,9 +253,9 @@ def _result(per_query: QueryScores, *, ranks: tuple[int, ...], max_rank: int, co
 
 
 def _convention(distance: str, same_camera: str) -> str:
-    left_out = "junk (pid -1)"
-    if same_camera == "exclude":
-        left_out = f"gallery images of the query's identity and camera, and {left_out}"
+    left_out = "gallery images of the query's identity and camera, and junk (pid -1)"
+    if same_camera == "include":
+        left_out = "junk (pid -1); matches by the query's own camera count, which papers leave out"
     return (
         f"distance: {distance}; left out: {left_out}; queries without a true match are skipped; a wrong image at the "
         "distance of a match ranks before it; mAP averages the precisions at the matches, mAP_trapezoid takes the "

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from reid_da.errors import InputError
-from reid_da.evaluation._features import Array
-from reid_da.evaluation._streaming import FeatureBlocks, whole_rows
+from reid_da.evaluation._streaming import whole_rows
 from reid_da.evaluation.blocks import DistanceBlocks
+from reid_da.features import Array
+from reid_da.nearest import FeatureBlocks, best_columns
 
 
 class Neighbors(NamedTuple):
@@ -46,7 +47,7 @@ def search(
     _check_number(num_neighbors, blocks.num_gallery)
     found = []
     for rows, values in whole_rows(blocks, "searching the gallery"):
-        nearest, columns = _nearest(values, num_neighbors)
+        nearest, columns = best_columns(values, num_neighbors, largest=False)
         found.append((blocks.distances(nearest, rows), columns))
     distances, indices = zip(*found, strict=True)
     return Neighbors(torch.cat(distances), torch.cat(indices))
@@ -59,7 +60,9 @@ def search_distances(blocks: DistanceBlocks, *, num_neighbors: int) -> Neighbors
         InputError: more neighbours than the gallery has images.
     """
     _check_number(num_neighbors, blocks.num_gallery)
-    found = [_nearest(values, num_neighbors) for _, values in whole_rows(blocks, "searching the gallery")]
+    found = [
+        best_columns(values, num_neighbors, largest=False) for _, values in whole_rows(blocks, "searching the gallery")
+    ]
     distances, indices = zip(*found, strict=True)
     return Neighbors(torch.cat(distances), torch.cat(indices))
 
@@ -67,18 +70,3 @@ def search_distances(blocks: DistanceBlocks, *, num_neighbors: int) -> Neighbors
 def _check_number(num_neighbors: int, num_gallery: int) -> None:
     if not 1 <= num_neighbors <= num_gallery:
         raise InputError(f"num_neighbors: expected 1 to {num_gallery}, the size of the gallery, got {num_neighbors}")
-
-
-def _nearest(values: Tensor, num_neighbors: int) -> tuple[Tensor, Tensor]:
-    """The smallest ``values`` (q, G) of each row in increasing order and their columns, both (q, K)."""
-    found = values.topk(min(num_neighbors + 1, values.shape[1]), dim=1, largest=False)
-    nearest, columns = found.values[:, :num_neighbors], found.indices[:, :num_neighbors]
-    # which of several equal values topk returns is left open, and so is their order
-    undecided = (found.values[:, num_neighbors:] == nearest[:, -1:]).any(dim=1).nonzero().flatten()
-    if len(undecided):
-        ordered = values[undecided].sort(dim=1, stable=True)
-        nearest[undecided] = ordered.values[:, :num_neighbors]
-        columns[undecided] = ordered.indices[:, :num_neighbors]
-    columns, order = columns.sort(dim=1)
-    nearest, order = nearest.gather(1, order).sort(dim=1, stable=True)
-    return nearest, columns.gather(1, order)

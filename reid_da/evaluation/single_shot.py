@@ -9,9 +9,10 @@ from torch import Tensor
 
 from reid_da.datasets.table import JUNK_PID
 from reid_da.errors import InputError
-from reid_da.evaluation._features import Array, Labels
 from reid_da.evaluation._relevance import BlockRelevance, Relevance
-from reid_da.evaluation._streaming import FeatureBlocks, whole_rows
+from reid_da.evaluation._streaming import whole_rows
+from reid_da.features import Array, Labels
+from reid_da.nearest import FeatureBlocks
 
 
 def single_gallery_shot_cmc(

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from reid_da.errors import InputError
-from reid_da.evaluation._features import Array, feature_tensor
-from reid_da.evaluation._streaming import FeatureBlocks, whole_rows
+from reid_da.evaluation._streaming import whole_rows
+from reid_da.features import Array, feature_tensor
 from reid_da.finite import check_finite, check_rows
+from reid_da.nearest import FeatureBlocks
 
 
 @dataclass(frozen=True, kw_only=True)

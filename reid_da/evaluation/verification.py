@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from reid_da.errors import InputError
-from reid_da.evaluation._features import check_directions
+from reid_da.features import check_directions
 from reid_da.finite import check_finite, check_rows
 
 FARS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)

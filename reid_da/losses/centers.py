@@ -47,5 +47,6 @@ class ClassCenters(nn.Module):
         if self.rule == "sgd":
             self.centers.index_add_(0, labels, 2 * rate / len(labels) * pull)
             return
-        counts = torch.bincount(labels, minlength=len(self.centers))
+        # bincount would wait for a GPU, to learn the largest label
+        counts = labels.new_zeros(len(self.centers)).index_add_(0, labels, torch.ones_like(labels))
         self.centers.index_add_(0, labels, rate * pull / (1 + counts[labels])[:, None])

@@ -21,13 +21,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from reid_da.errors import unknown_name
-from reid_da.memory.neighbors import (
+from reid_da.features import working_dtype
+from reid_da.nearest import (
     DEFAULT_CHUNK_SIZE,
     NO_NEIGHBOR,
     RunningNeighbors,
     empty_in_block,
     empty_slots,
-    product_dtype,
     similarity_blocks,
 )
 
@@ -61,7 +61,7 @@ def memory_logits(features: Tensor, memory: Tensor, *, temperature: float) -> Te
         memory: (M, D) float, one slot per target image.
         temperature: beta, divides the inner products; 0.05 in the paper.
     """
-    dtype = product_dtype(features, memory)
+    dtype = working_dtype(features, memory)
     with torch.autocast(features.device.type, enabled=False):
         # dividing the features is dividing the logits, M / D times cheaper
         return (features.to(dtype) / temperature) @ memory.to(dtype).T
@@ -74,7 +74,7 @@ def invariance_loss(
 
     The own slot i has weight w_i = 1 and each of the K neighbours w_j = 1/K. As in the authors' code the own slot
     may be among the neighbours and then keeps its weight of 1, so that the weights sum to 2 without it and to
-    2 - 1/K with it, not to 1. Choose neighbours with :func:`reid_da.memory.neighbors.top_neighbors`, with
+    2 - 1/K with it, not to 1. Choose neighbours with :func:`reid_da.nearest.top_neighbors`, with
     ``exclude=index`` for K neighbours besides the own slot. Without neighbours it is plain cross-entropy.
 
     Args:
@@ -132,7 +132,7 @@ def fused_invariance_loss(
         raise unknown_name("own_slot", own_slot, get_args(OwnSlot))
     exclude = index if num_neighbors and own_slot == "exclude" else None
     with torch.autocast(features.device.type, enabled=False):
-        scaled = features.to(product_dtype(features, memory)) / temperature
+        scaled = features.to(working_dtype(features, memory)) / temperature
         log_sum, found = _MemorySoftmax.apply(scaled, memory, num_neighbors, exclude, chunk_size)
         neighbors = found if neighbors is None else neighbors
         logits = torch.einsum("bd,bkd->bk", scaled, memory[_targets(index, neighbors)].to(scaled.dtype))

@@ -211,9 +211,10 @@ class MarginHead(nn.Module):
 
 def _with_targets(cosine: Tensor, label: Tensor, change: Any) -> Tensor:
     """The cosines with those of the targets changed, where there is one."""
-    rows = torch.nonzero(label != NO_CLASS).squeeze(1)
-    columns = label[rows]
-    return cosine.index_put((rows, columns), change(cosine[rows, columns]))
+    # without a list of the rows that have one, for which a GPU would have to be waited for
+    has_target, column = (label != NO_CLASS)[:, None], label.clamp_min(0)[:, None]
+    target = cosine.gather(1, column)
+    return cosine.scatter(1, column, torch.where(has_target, change(target), target))
 
 
 class _AngularMargin(torch.autograd.Function):

@@ -6,9 +6,7 @@ from reid_da.memory.neighbors import (
     FaissNeighbors,
     NeighborIndex,
     check_neighbors,
-    empty_slots,
     neighbor_recall,
-    top_neighbors,
 )
 
 __all__ = [
@@ -17,8 +15,6 @@ __all__ = [
     "FaissNeighbors",
     "NeighborIndex",
     "check_neighbors",
-    "empty_slots",
     "momentum_schedule",
     "neighbor_recall",
-    "top_neighbors",
 ]

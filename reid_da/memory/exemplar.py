@@ -1,5 +1,6 @@
 """The exemplar memory: one slot per target training image, updated explicitly after each step."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -46,7 +47,7 @@ class ExemplarMemory(nn.Module):
         self.register_load_state_dict_pre_hook(_check_saved_state)  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
-    def update(self, index: Tensor, features: Tensor, *, momentum: float) -> None:
+    def update(self, index: Tensor, features: Tensor, *, momentum: float, repeats: int | None = None) -> None:
         """Move slots towards new features: K[i] <- a K[i] + (1 - a) f, then to unit length.
 
         An image that occurs more than once in the batch moves its slot once per occurrence, in their order. A
@@ -56,6 +57,8 @@ class ExemplarMemory(nn.Module):
             index: (B,) int64, slot of each feature.
             features: (B, D) float, of any length; the authors' have dropout applied.
             momentum: a, share in 0..1 of the old value that is kept; see :func:`momentum_schedule`.
+            repeats: how often every slot of the batch occurs in it, where the caller knows; it is not checked. None
+                finds out, for which a GPU has to be waited for.
 
         Raises:
             ValueError: shapes that do not fit, or a momentum outside 0..1.
@@ -68,9 +71,7 @@ class ExemplarMemory(nn.Module):
         if not 0 <= momentum <= 1:
             raise ValueError(f"momentum is a share in 0..1, got {momentum}")
         features = features.to(torch.promote_types(self.slots.dtype, torch.float32))
-        ranks = _occurrence_ranks(index)
-        for rank in range(int(ranks.max()) + 1 if len(ranks) else 0):
-            chosen = ranks == rank
+        for chosen in _rounds(index, repeats):
             self._move(index[chosen], features[chosen], momentum)
         self.last_update[index] = self.num_updates
         self.num_updates += 1
@@ -110,6 +111,21 @@ def momentum_schedule(epoch: int, *, rate: float = 0.01, num_epochs: int | None 
     """
     progress = epoch if num_epochs is None else epoch * PUBLISHED_EPOCHS / num_epochs
     return min(rate * progress, maximum)
+
+
+def _rounds(index: Tensor, repeats: int | None) -> Iterator[Tensor | slice]:
+    """Which elements of ``index`` (B,) to take at a time, in their order, so that no value occurs twice among them."""
+    if not len(index):
+        return
+    if repeats == 1:
+        yield slice(None)
+        return
+    ranks = _occurrence_ranks(index)
+    if repeats is not None:
+        yield from ranks.argsort(stable=True).view(repeats, -1)
+        return
+    for rank in range(int(ranks.max()) + 1):
+        yield ranks == rank
 
 
 def _occurrence_ranks(index: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 import logging
 import math
-from collections.abc import Iterator
 from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
@@ -11,18 +10,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from reid_da.errors import InputError, unknown_name
+from reid_da.features import pieces, working_dtype
+from reid_da.nearest import (
+    DEFAULT_CHUNK_SIZE,
+    NO_NEIGHBOR,
+    RunningNeighbors,
+    drop_excluded,
+    empty_in_block,
+    empty_slots,
+    require_slots,
+    similarity_blocks,
+)
 
 logger = logging.getLogger(__name__)
 
 FaissKind = Literal["flat", "ivf", "hnsw"]
 Refresh = Literal["step", "epoch"]
-
-DEFAULT_CHUNK_SIZE = 16384
-"""Memory slots that are compared with a batch at a time."""
-
-
-NO_NEIGHBOR = -1
-"""Stands in a list of neighbours where there are too few: an empty slot is nobody's neighbour."""
 
 
 class NeighborIndex(Protocol):
@@ -58,108 +61,6 @@ class NeighborIndex(Protocol):
         ...
 
 
-class RunningNeighbors:
-    """The nearest slots among the blocks of similarities seen so far.
-
-    Of equally near slots the one with the lower number comes first, whatever the blocks.
-
-    Args:
-        num_neighbors: slots to keep per row.
-        exclude: (B,) int64, a slot per row that is left out; None leaves out nothing.
-    """
-
-    def __init__(self, num_neighbors: int, *, exclude: Tensor | None = None) -> None:
-        self._num_neighbors = num_neighbors
-        self._exclude = exclude
-        self._num_seen = 0
-        self._best: tuple[Tensor, Tensor] | None = None
-
-    def add(self, similarity: Tensor, *, empty: Tensor | None = None) -> None:
-        """Take in the similarity (B, c), higher is nearer, of the c slots that follow those already seen.
-
-        Args:
-            similarity: (B, c).
-            empty: (c,) bool, slots that are nobody's neighbours; None for none.
-        """
-        length = self._num_neighbors + (self._exclude is not None)
-        similarity = similarity.detach()
-        if empty is not None and bool(empty.any()):
-            similarity = similarity.masked_fill(empty, -torch.inf)
-        values, columns = _highest(similarity, length)
-        slots = columns + self._num_seen
-        self._num_seen += similarity.shape[1]
-        if self._best is not None:
-            # the older list stands first, so that a lower column still means a lower slot
-            values, columns = _highest(torch.cat([self._best[0], values], dim=1), length)
-            slots = torch.cat([self._best[1], slots], dim=1).gather(1, columns)
-        self._best = values, slots
-
-    def slots(self) -> Tensor:
-        """The nearest slots, (B, num_neighbors) int64, nearest first, then :data:`NO_NEIGHBOR`.
-
-        Raises:
-            InputError: there were too few slots.
-        """
-        _require_slots(self._num_seen, self._num_neighbors, self._exclude)
-        if self._best is None:
-            raise ValueError("no similarities were added")
-        values, slots = self._best
-        return _without(slots.masked_fill(values == -torch.inf, NO_NEIGHBOR), self._exclude)
-
-
-def empty_slots(memory: Tensor) -> Tensor:
-    """(M,) bool, which slots of a memory (M, D) are all zeros: never written."""
-    lengths: Tensor = torch.linalg.vector_norm(memory, torch.inf, dim=1)
-    return lengths == 0
-
-
-def empty_in_block(rows: Tensor, similarity: Tensor) -> Tensor:
-    """(c,) bool, which of the slots ``rows`` (c, D) are empty, at hardly any cost beside their ``similarity`` (B, c).
-
-    An empty slot has a similarity of exactly 0 to the first feature, which few others have: only those are looked at.
-    """
-    is_empty = similarity.detach()[:1].eq(0).any(dim=0)
-    suspects = is_empty.nonzero().flatten()
-    if len(suspects):
-        is_empty[suspects] = empty_slots(rows[suspects])
-    return is_empty
-
-
-def top_neighbors(
-    logits: Tensor, num_neighbors: int, *, exclude: Tensor | None = None, empty: Tensor | None = None
-) -> Tensor:
-    """Slots of the highest logits, (B, num_neighbors) int64, highest first, equal ones by slot number.
-
-    Args:
-        logits: (B, M) float, similarity of every feature to every slot; no gradient flows through the choice.
-        num_neighbors: slots per row.
-        exclude: (B,) int64, a slot per row that is left out, such as its own; None leaves out nothing.
-        empty: (M,) bool, slots that are nobody's neighbours, from :func:`empty_slots`; where too few are left a list
-            ends with :data:`NO_NEIGHBOR`.
-
-    Raises:
-        InputError: there are too few slots.
-    """
-    nearest = RunningNeighbors(num_neighbors, exclude=exclude)
-    nearest.add(logits, empty=empty)
-    return nearest.slots()
-
-
-def similarity_blocks(features: Tensor, memory: Tensor, *, chunk_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Blocks of at most ``chunk_size`` slots in their order: (rows (c, D), similarity (B, c)).
-
-    Both have the dtype of ``features``, so that a bfloat16 memory is widened one block at a time.
-    """
-    for start in range(0, len(memory), chunk_size):
-        rows = memory[start : start + chunk_size].to(features.dtype)
-        yield rows, features @ rows.T
-
-
-def product_dtype(features: Tensor, memory: Tensor) -> torch.dtype:
-    """Dtype in which features and memory are multiplied: the wider of the two, float32 at least."""
-    return torch.promote_types(torch.promote_types(features.dtype, memory.dtype), torch.float32)
-
-
 class ExactNeighbors:
     """Exact search that reads the memory itself, block by block; the (B, M) similarities never exist.
 
@@ -180,7 +81,7 @@ class ExactNeighbors:
         """Slots nearest to each feature; see :meth:`NeighborIndex.search`."""
         nearest = RunningNeighbors(num_neighbors, exclude=exclude)
         with torch.autocast(features.device.type, enabled=False):
-            features = features.to(product_dtype(features, memory))
+            features = features.to(working_dtype(features, memory))
             for rows, similarity in similarity_blocks(features, memory, chunk_size=self.chunk_size):
                 nearest.add(similarity, empty=empty_in_block(rows, similarity))
         return nearest.slots().masked_fill(empty_slots(features)[:, None], NO_NEIGHBOR)
@@ -249,8 +150,8 @@ class FaissNeighbors:
         self._is_empty = empty_slots(memory)
         if not self._index.is_trained:
             self._index.train(_to_numpy(memory))
-        for start in range(0, len(memory), DEFAULT_CHUNK_SIZE):
-            self._index.add(_to_numpy(memory[start : start + DEFAULT_CHUNK_SIZE]))
+        for slots in pieces(len(memory), DEFAULT_CHUNK_SIZE):
+            self._index.add(_to_numpy(memory[slots]))
 
     def search(self, features: Tensor, memory: Tensor, num_neighbors: int, *, exclude: Tensor | None = None) -> Tensor:
         """Slots nearest to each feature; see :meth:`NeighborIndex.search`.
@@ -258,13 +159,13 @@ class FaissNeighbors:
         Where FAISS finds too few slots, because the clusters it looked into are small or because some of the slots
         were empty when it took over the memory, the search is an exact one.
         """
-        _require_slots(len(memory), num_neighbors, exclude)
+        require_slots(len(memory), num_neighbors, exclude)
         if self._index is None or self.refresh == "step":
             self.rebuild(memory)
         _, found = self._index.search(_to_numpy(features), num_neighbors + (exclude is not None))
         slots = torch.from_numpy(found).to(features.device)
         was_empty = self._is_empty.to(slots.device)[slots.clamp_min(0)]
-        slots = _without(slots.masked_fill(was_empty, NO_NEIGHBOR), exclude)
+        slots = drop_excluded(slots.masked_fill(was_empty, NO_NEIGHBOR), exclude)
         short = (slots < 0).any(dim=1)
         if short.any():
             left_out = None if exclude is None else exclude[short]
@@ -342,50 +243,9 @@ def neighbor_recall(found: Tensor, features: Tensor, memory: Tensor, *, toleranc
     return float((near & exists & ~repeated).sum() / is_true.sum())
 
 
-def _highest(similarity: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The ``count`` highest values of each row (fewer if the row is shorter) and their columns, ties by column."""
-    width = similarity.shape[1]
-    count = min(count, width)
-    values, columns = similarity.topk(min(count + 1, width) if count else 0, dim=1)
-    if 0 < count < width:
-        # topk takes any of the equal values at the border; only those rows need a second look
-        tied = values[:, count - 1] == values[:, count]
-        if tied.any():
-            columns[tied, :count] = _first_of_tied(similarity[tied], values[tied, count - 1], count)
-    columns = columns[:, :count].sort(dim=1).values
-    values, order = similarity.gather(1, columns).sort(dim=1, descending=True, stable=True)
-    return values, columns.gather(1, order)
-
-
-def _first_of_tied(similarity: Tensor, border: Tensor, count: int) -> Tensor:
-    """Columns of the ``count`` highest values of each row, of those equal to ``border`` (B,) the first ones."""
-    above = ~(similarity <= border[:, None])  # not ">", for topk ranks NaN above all
-    equal = similarity == border[:, None]
-    wanted = count - above.sum(dim=1, keepdim=True)
-    chosen = above | (equal & (equal.cumsum(dim=1, dtype=torch.int32) <= wanted))
-    return chosen.nonzero()[:, 1].view(-1, count)
-
-
-def _without(slots: Tensor, exclude: Tensor | None) -> Tensor:
-    """Lists (B, K - 1) without the slot in ``exclude``, or without their last slot where it is not in the list."""
-    if exclude is None:
-        return slots
-    keep = slots != exclude.to(slots.device)[:, None]
-    keep[:, -1] &= ~keep.all(dim=1)
-    return slots[keep].view(len(slots), -1)
-
-
-def _require_slots(num_slots: int, num_neighbors: int, exclude: Tensor | None) -> None:
-    available = num_slots - (exclude is not None)
-    if num_neighbors > available:
-        raise InputError(
-            f"num_neighbors = {num_neighbors}: the memory has only {available} slots to choose from; lower it"
-        )
-
-
 def _similarity_of(slots: Tensor, features: Tensor, memory: Tensor) -> Tensor:
     """Inner product (B, K) of each feature with the slots listed for it."""
-    dtype = product_dtype(features, memory)
+    dtype = working_dtype(features, memory)
     return torch.einsum("bd,bkd->bk", features.to(dtype), memory[slots].to(dtype))
 
 

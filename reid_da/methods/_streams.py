@@ -33,7 +33,7 @@ def labelled_stream(
     if instances > 1:
         if size % instances:
             raise InputError(f"{setting} is {size}, which is no multiple of batch.instances, {instances}")
-        sampler = IdentitySampler(size // instances, instances, grouping)
+        sampler = IdentitySampler(size // instances, instances, once=grouping == "once", drawn=grouping != "all")
     return StreamPlan(domain=domain, sampler=sampler, augment=augment, labels=domain.labels)
 
 

@@ -228,7 +228,9 @@ class ECN(Method):
         self.labelled.after_backward()
         if self.memory is not None and self._seen is not None:
             index, features = self._seen
-            self.memory.update(index, features, momentum=self.momentum)
+            # a batch holds different images, each in as many views
+            repeats = max(self._plan.streams["target"].views, 1)
+            self.memory.update(index, features, momentum=self.momentum, repeats=repeats)
             self._seen = None
 
     def end_epoch(self) -> dict[str, float]:

@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from rich.markup import escape
-from rich.table import Table
-
 from reid_da.atomic import atomic_path
 from reid_da.evaluation.angles import AngleStatistics
+from reid_da.reporting.tables import Column, Row, Table
+from reid_da.text import picture_text
 
-_ROWS = {"w_ec": "W-EC", "w_inter": "W-Inter", "intra": "Intra", "inter": "Inter"}
+_ANGLES = {"w_ec": "W-EC", "w_inter": "W-Inter", "intra": "Intra", "inter": "Inter"}
+_COUNTS = {"num_features": "images", "num_classes": "identities", "num_singletons": "of one image"}
 
 
 def angle_table(statistics: Mapping[str, AngleStatistics], *, title: str | None = None) -> Table:
@@ -19,23 +19,22 @@ def angle_table(statistics: Mapping[str, AngleStatistics], *, title: str | None 
         statistics: of each set, by its name.
         title: above the table.
     """
-    table = Table(title=title and escape(title), title_justify="left", box=None, pad_edge=False, header_style="bold")
-    table.add_column("degrees")
-    for name in statistics:
-        table.add_column(escape(name), justify="right")
-    for key, text in _ROWS.items():
-        values = [getattr(entry, key) for entry in statistics.values()]
-        table.add_row(text, *("-" if value is None else f"{value:.2f}" for value in values))
-    for key, text in (("num_features", "images"), ("num_classes", "identities"), ("num_singletons", "of one image")):
-        table.add_row(text, *(f"{getattr(entry, key):,}" for entry in statistics.values()), style="dim")
-    table.caption = (
-        "W-EC: a class centre of the classifier to the mean of its features\n"
-        "W-Inter: a class centre to the nearest other one\n"
-        "Intra: an image to the mean of its identity, identities of one image with 0\n"
-        "Inter: a mean to the nearest other one"
+    columns = [Column(heading=name, form="{:.2f}") for name in statistics]
+    return Table(
+        title=title or "",
+        columns=[Column(heading="degrees", align="left"), *columns],
+        rows=[
+            Row(cells=[text, *(getattr(entry, key) for entry in statistics.values())], style="dim" if is_count else "")
+            for names, is_count in ((_ANGLES, False), (_COUNTS, True))
+            for key, text in names.items()
+        ],
+        notes=[
+            "W-EC: a class centre of the classifier to the mean of its features",
+            "W-Inter: a class centre to the nearest other one",
+            "Intra: an image to the mean of its identity, identities of one image with 0",
+            "Inter: a mean to the nearest other one",
+        ],
     )
-    table.caption_justify = "left"
-    return table
 
 
 def draw_angle_histograms(statistics: Mapping[str, AngleStatistics], path: Path) -> None:
@@ -56,7 +55,7 @@ def draw_angle_histograms(statistics: Mapping[str, AngleStatistics], path: Path)
         ):
             share = counts.double() / counts.sum().clamp_min(1)
             axes.stairs(share.tolist(), range(len(counts) + 1), fill=True, alpha=0.5, color=colour, label=label)
-        axes.set_title(name)
+        axes.set_title(picture_text(name))
         axes.set_xlabel("angle between two images, degrees")
         axes.set_xlim(0, 120)
     panels[0].set_ylabel("share of the pairs")

@@ -19,6 +19,7 @@ from reid_da.errors import InputError
 from reid_da.evaluation.search import search
 from reid_da.images.decode import decode_row
 from reid_da.images.source import FailedImage
+from reid_da.text import picture_text
 
 _HEIGHT, _WIDTH = 128, 64
 _GAP = 10
@@ -100,10 +101,11 @@ def ranked_lists(
     rows: Sequence[int] | NDArray[np.int64],
     num: int = 10,
     distance: str = "cosine",
+    same_camera: str = "exclude",
 ) -> RankedLists:
     """The nearest gallery images of some queries, without those that an evaluation leaves out.
 
-    Left out are images of the query's person from the query's camera, and junk.
+    Left out are images of the query's person from the query's camera, unless they are asked for, and junk.
 
     Args:
         query_features: (Q, D).
@@ -113,6 +115,7 @@ def ranked_lists(
         rows: queries to look at.
         num: images K per query.
         distance: ``cosine`` or ``euclidean``.
+        same_camera: ``exclude`` or ``include`` images of the query's person from the query's camera.
 
     Raises:
         InputError: features that do not fit together or the tables, that are NaN, infinite or all zero; unknown
@@ -125,7 +128,8 @@ def ranked_lists(
             raise InputError(f"{table.name}: ranked lists tell right from wrong by identities, which are not all known")
     chosen = np.asarray(rows, dtype=np.int64)
     pids, camids = query.pids[chosen, None], query.camids[chosen, None]
-    is_valid = (gallery.pids != JUNK_PID) & ~((gallery.pids == pids) & (gallery.camids == camids))
+    is_own = (gallery.pids == pids) & (gallery.camids == camids) & (same_camera == "exclude")
+    is_valid = (gallery.pids != JUNK_PID) & ~is_own
     # as many as are left out may come before the last one that is wanted
     num_candidates = min(num + int((~is_valid).sum(axis=1).max()), len(gallery))
     found = search(
@@ -308,5 +312,4 @@ def _draw_names(axes: Axes, models: Sequence[str], num_queries: int, columns: in
 
 
 def _text(axes: Axes, x: float, y: float, text: str, *, size: float, **style: Any) -> None:
-    # names are no formulas, though they may hold a dollar sign
-    axes.text(x, y, text, fontsize=size, parse_math=False, **style)
+    axes.text(x, y, picture_text(text), fontsize=size, **style)

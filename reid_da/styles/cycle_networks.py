@@ -136,7 +136,9 @@ class ImagePool:
         rows = (wanted & (torch.arange(len(images)) >= room) & (slots < self.size)).nonzero().flatten()
         stored = torch.cat([stored, images[: max(room, 0)]])
         given = images.clone()
-        given[rows], stored[slots[rows]] = stored[slots[rows]], images[rows]
+        # one copy to the device for all
+        rows, slots = torch.stack([rows, slots[rows]]).to(images.device)
+        given[rows], stored[slots] = stored[slots], images[rows]
         self.images = stored
         return given
 

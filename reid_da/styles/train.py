@@ -4,7 +4,7 @@ A StarGAN is one run. CycleGANs are a run for each pair of cameras, in folders o
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import combinations
 from pathlib import Path
@@ -119,11 +119,12 @@ def _trainer(
     context = RunContext(run_seed=settings.seed, device=torch.device(choose_device(settings.device)))
     torch.manual_seed(context.seed("weights"))
     method: Method
+    cameras: Sequence[int]
     transfer: Callable[[], GeneratorTransfer | PairTransfer]
     if isinstance(settings, CycleGANSettings):
         (pair,) = _pairs(settings, images)
         method = pairs = CycleGAN(settings.model_copy(update={"pair": pair}), context, images)
-        groups, cameras = [images.rows(camid) for camid in pairs.camids], list(pairs.camids)
+        groups, cameras = [images.rows(camid) for camid in pairs.camids], pairs.camids
         transfer = lambda: PairTransfer(ways_of(pairs.networks.best_generator, *pairs.camids))  # noqa: E731
     else:
         assert isinstance(settings, StarGANSettings)

@@ -81,7 +81,7 @@ class ExperimentContext(Shared):
 
     def styled(self, domain: Domain, views: ViewSettings) -> Domain:
         """A domain with views in the styles of its own cameras; see :class:`reid_da.methods.protocol.Context`."""
-        if domain.num_cameras < 2:
+        if len(domain.table.cameras) < 2:
             raise InputError(
                 f"{domain.table.root}: has one camera, and camera styles need several; set invariance.camera=false,"
                 " or for method camstyle camstyle.cameras=target"
@@ -113,10 +113,17 @@ class ExperimentContext(Shared):
         )
         return replace(domain, images=styled, num_views=cameras.num_cameras)
 
-    def network(self, *, num_classes: int, head: HeadSettings | None = None, purpose: str = "weights") -> ReIDNetwork:
+    def network(
+        self,
+        *,
+        num_classes: int,
+        head: HeadSettings | None = None,
+        purpose: str = "weights",
+        start: Path | None = None,
+    ) -> ReIDNetwork:
         """A network that the experiment starts from; see :class:`reid_da.methods.protocol.Context`."""
         settings = self.settings
-        start = None if self._bare else settings.init_from
+        start = None if self._bare else start or settings.init_from
         network = build_network(
             settings.model,
             num_classes=num_classes,

@@ -55,12 +55,46 @@ def test_import_then_check_in_one_command_each(run, rendered, tmp_path):
     assert report["format"] == "manifest"
 
 
+def test_what_names_do_not_tell_is_asked_and_the_answer_is_kept(run, rendered, tmp_path):
+    for number, file in enumerate(sorted((rendered / "site-b" / "query").glob("*.jpg"))[:12]):
+        (tmp_path / "crops" / f"p{file.name[:4]}").mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, tmp_path / "crops" / f"p{file.name[:4]}" / f"{number}.jpg")
+    crops = tmp_path / "crops"
+    question = run("data", "check", crops)
+    assert question.status == 2
+    assert question.err.count("\n") == 1
+    assert "--layout person-folders" in question.err
+    assert f"reid-da data import {crops} --layout person-folders" in question.err
+    answered = run("data", "check", crops, "--layout", "person-folders")
+    assert answered.status == 0
+    assert "a folder for each person, cameras unknown" in " ".join(answered.out.split())
+    assert run("data", "check", f"{crops}#layout=person-folders").out.splitlines()[3:] == answered.out.splitlines()[3:]
+    assert run("data", "import", crops, "--layout", "person-folders").status == 0
+    kept = json.loads(run("data", "check", crops, "--json").out)
+    assert kept["format"] == "manifest"
+    assert kept["reading"].endswith("cameras unknown")
+
+
+def test_import_tells_where_the_names_of_persons_are(run, rendered, tmp_path):
+    for name, file in zip(("ann", "bob"), sorted((rendered / "site-b" / "query").glob("*.jpg")), strict=False):
+        (tmp_path / "[crops]" / name).mkdir(parents=True)
+        shutil.copy(file, tmp_path / "[crops]" / name)
+    outcome = run("data", "import", tmp_path / "[crops]", "--layout", "person-folders")
+    assert outcome.out.splitlines() == [
+        f"{tmp_path}/[crops]/manifest.csv: train 2; cameras unknown",
+        f"{tmp_path}/[crops]/manifest.persons.csv: which person has which pid",
+    ]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["check", "nowhere"], "error: nowhere: no such file or folder"),
         (["check", "{site}", "--format", "duke"], "unknown format 'duke' (did you mean 'dukemtmcreid'?)"),
-        (["check", "{site}", "--pattern", "(?P<pid>x)"], "it needs (?P<camera>...)"),
+        (["check", "{site}", "--pattern", "(?P<split>x)"], "it needs (?P<camera>...)"),
+        (["check", "{site}", "--layout", "flat"], "all of them would be taken for training images"),
+        (["check", "{site}", "--trial", "1"], "option trial belongs to the format vehicleid, prid2011, viper"),
+        (["import", "{site}", "--pattern", "(?P<pid>x)", "-o", "{tmp}/m.csv"], "would be taken for training images"),
         (["stats", "{site}", "--boxes", "detected"], "option boxes belongs to the format cuhk03np"),
         (["stats", "{site}", "--picture", "/proc/x/p.png"], "/proc/x"),
         (["import", "{site}/query", "--split", "1.5", "-o", "{tmp}/m.csv"], "between 0 and 1, got 1.5"),

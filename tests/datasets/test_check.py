@@ -15,7 +15,7 @@ from PIL import Image
 from reid_da.datasets import JUNK_PID, UNLABELLED_PID, Dataset, SampleTable
 from reid_da.datasets.check import CheckReport, check_dataset
 from reid_da.datasets.loading import load_dataset
-from reid_da.datasets.published import PUBLISHED, published_findings
+from reid_da.datasets.published import PUBLISHED, published_findings, published_set
 from reid_da.datasets.statistics import SplitCounts
 from reid_da.errors import InputError
 
@@ -365,7 +365,8 @@ def test_shipped_data_are_sound(rendered: Path, site: str, expected: dict[str, t
 def split_counts(data_format: str, *, kind: int = 0, **changes: int) -> dict[str, SplitCounts]:
     """Counts as published, but for the changes, e.g. ``train_images=30248``."""
     published = {what.replace(" ", "_"): count for what, count in PUBLISHED[data_format][kind].counts.items()}
-    numbers = {"gallery_ids": 1000, **published, **changes}
+    usual = {f"{split}_{what}": 1000 for split in ("train", "query", "gallery") for what in ("ids", "images")}
+    numbers = {**usual, **published, **changes}
     nothing = {"cameras": 6, "junk": 0, "distractors": 0, "unlabelled": 0}
     return {
         name: SplitCounts(name=name, images=numbers[f"{name}_images"], ids=numbers[f"{name}_ids"], **nothing)
@@ -380,6 +381,7 @@ def test_published_counts(data_format: str) -> None:
 
         assert (finding.code, finding.severity) == ("published-counts", "note")
         assert finding.message.endswith(published.title)
+        assert finding.count == len(published.counts)
 
 
 @pytest.mark.parametrize(
@@ -402,6 +404,16 @@ def test_counts_that_differ_from_the_published_ones(
 
     assert (finding.code, finding.severity) == ("published-counts-differ", severity)
     assert words in finding.message
+
+
+@pytest.mark.parametrize("data_format", ["dukemtmcreid", "occluded-duke"])
+def test_counts_of_occluded_duke_are_not_those_of_dukemtmc(data_format: str) -> None:
+    splits = split_counts("occluded-duke")
+    (finding,) = published_findings(data_format, splits)
+    assert finding.message == "all counts are those published for Occluded-DukeMTMC"
+    assert published_set(data_format, splits) == "occluded-duke"
+    assert published_set("dukemtmcreid", split_counts("dukemtmcreid")) == "dukemtmcreid"
+    assert published_set("dukemtmcreid", split_counts("dukemtmcreid", query_ids=701)) is None
 
 
 def test_junk_and_unlabelled_images_are_not_compared() -> None:

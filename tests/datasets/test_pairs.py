@@ -43,6 +43,12 @@ def test_a_csv_file_with_and_without_folds(folder, tmp_path_factory):
     assert np.bincount(pairs.folds[pairs.same]).tolist() == [2] * 10
     (elsewhere / "folds.csv").write_text("same,path2,path1,fold\n1,Bob/Bob_0002.jpg,Bob/Bob_0001.jpg,7\n")
     assert listed(read_pairs(elsewhere / "folds.csv", folder)) == [("Bob/Bob_0001.jpg", "Bob/Bob_0002.jpg", True, 7)]
+    rows = "Bob/Bob_0001.jpg,Bob/Bob_0002.jpg,1.0,b\nBob/Bob_0001.jpg,Ann_A/Ann_A_0001.jpg,0.0,a\n"
+    (elsewhere / "names.csv").write_text(f"path1,path2,same,fold\n{rows}")
+    named = read_pairs(elsewhere / "names.csv", folder)
+    assert (named.same.tolist(), named.folds.tolist()) == ([True, False], [1, 0])
+    (elsewhere / "floats.csv").write_text(f"path1,path2,same,fold\n{rows}".replace(",b", ",2.0").replace(",a", ",10"))
+    assert read_pairs(elsewhere / "floats.csv", folder).folds.tolist() == [2, 10]
 
 
 @pytest.mark.parametrize(
@@ -82,7 +88,7 @@ def test_files_as_spreadsheets_write_them(folder, name, text):
         ("pairs.csv", "path1,path2,same\n\nx,y\n", "line 3: expected 3 fields, path1,path2,same, found 2"),
         ("pairs.csv", "path1,path2,same\nx,y,1,2\n", "line 2: expected 3 fields, path1,path2,same, found 4"),
         ("pairs.csv", "path1,path2,same\nx, ,1\n", "line 2: path2 is empty"),
-        ("pairs.csv", "path1,path2,same,fold\nx,y,1,\n", "line 2: fold should be a number, found ''"),
+        ("pairs.csv", "path1,path2,same,fold\nx,y,1,\n", "line 2: fold should be a number or a name, found ''"),
         (
             "pairs.csv",
             'path1,path2,same\nx,y,1\nx,"y,1\n' + "x,y,1\n" * 99,
@@ -146,7 +152,7 @@ def test_every_pair_of_two_persons_can_be_drawn(tmp_path):
     dataset = Dataset(
         name="d", format="folders", root=tmp_path, train=query, query=query, gallery=gallery, camera_names=tuple("abc")
     )
-    found = _draw(query, gallery, 100, same=False, distractor=None, rng=np.random.default_rng(0))
+    found = _draw(dataset, 100, same=False, rng=np.random.default_rng(0))
     expected = [
         (q, g)
         for q in range(3)
@@ -154,7 +160,7 @@ def test_every_pair_of_two_persons_can_be_drawn(tmp_path):
         if query.pids[q] != gallery.pids[g] and query.camids[q] != gallery.camids[g]
     ]
     assert sorted(map(tuple, found.tolist())) == expected
-    enough = _draw(query, gallery, len(expected), same=False, distractor=None, rng=np.random.default_rng(0))
+    enough = _draw(dataset, len(expected), same=False, rng=np.random.default_rng(0))
     assert len(enough) == len(expected)
     with pytest.raises(InputError, match="has 3 pairs of one person from different cameras, too few for 10 folds"):
         draw_pairs(dataset)

@@ -9,8 +9,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from reid_da import nearest
 from reid_da.errors import InputError
-from reid_da.evaluation import _streaming
 from reid_da.evaluation.operating_point import RESOLUTION, operating_points
 
 Scene = tuple[NDArray[Any], ...]
@@ -27,12 +27,12 @@ def scene(seed: int, queries: int = 30, gallery: int = 200) -> Scene:
     return tuple(sides)
 
 
-def pairs(case: Scene) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def pairs(case: Scene, *, across: bool = True) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Similarities of the positive and of the negative pairs across cameras, one pair after another."""
     found: tuple[list[float], list[float]] = ([], [])
     for q, query_pid, query_camid in zip(*case[:3], strict=True):
         for g, pid, camid in zip(*case[3:], strict=True):
-            if camid != query_camid and -1 not in (pid, query_pid):
+            if (camid != query_camid or not across) and -1 not in (pid, query_pid):
                 q64, g64 = q.astype(float), g.astype(float)
                 found[int(pid != query_pid)].append(q64 @ g64 / math.sqrt((q64 @ q64) * (g64 @ g64)))
     return np.array(found[0]), np.array(found[1])
@@ -41,7 +41,7 @@ def pairs(case: Scene) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 @pytest.mark.parametrize("block_rows", [7, 512])
 @pytest.mark.parametrize("seed", range(3))
 def test_points_equal_counts_over_all_pairs(seed: int, block_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_streaming, "_BLOCK_ROWS", (block_rows, block_rows))
+    monkeypatch.setattr(nearest, "_BLOCK_ROWS", (block_rows, block_rows))
     case = scene(seed)
     positives, negatives = pairs(case)
     result = operating_points(*case, fprs=(1.0, 0.3, 0.1, 0.01, 1e-3))
@@ -54,6 +54,15 @@ def test_points_equal_counts_over_all_pairs(seed: int, block_rows: int, monkeypa
         assert point.measured_fpr <= point.fpr
         assert point.fpr == 1 or np.mean(negatives >= point.threshold - RESOLUTION) > point.fpr
     assert result.points[0].threshold == -1
+
+
+def test_pairs_within_a_camera_count_if_asked_for() -> None:
+    case = scene(0)
+    positives, negatives = pairs(case, across=False)
+    result = operating_points(*case, fprs=(0.1,), same_camera="include")
+    assert (result.num_positive_pairs, result.num_negative_pairs) == (len(positives), len(negatives))
+    assert result.points[0].threshold is not None
+    assert result.points[0].tpr == np.mean(positives >= result.points[0].threshold)
 
 
 def test_rates_that_the_pairs_cannot_resolve() -> None:

@@ -5,9 +5,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.sparse import csr_array
 
+from reid_da import nearest, reciprocal
 from reid_da.errors import InputError
-from reid_da.evaluation import _reciprocal, reranking
+from reid_da.evaluation import reranking
 from reid_da.evaluation.reranking import rerank
 from reid_da.evaluation.retrieval import evaluate_distances
 
@@ -162,10 +164,11 @@ def test_sizes_of_batches_do_not_show(monkeypatch):
     features = clustered(23, 61, 8, seed=2)
     expected = rerank(*features, k1=9)
     monkeypatch.setattr(
-        _reciprocal, "row_blocks", lambda rows, _: [slice(i, min(i + 5, rows)) for i in range(0, rows, 5)]
+        reciprocal, "row_blocks", lambda rows, _: [slice(i, min(i + 5, rows)) for i in range(0, rows, 5)]
     )
-    monkeypatch.setattr(_reciprocal, "_PAIR_ELEMENTS", 8 * 3)
-    monkeypatch.setattr(reranking, "_OVERLAP_ELEMENTS", 50)
+    monkeypatch.setattr(nearest, "_PAIR_ELEMENTS", 8 * 3)
+    monkeypatch.setattr(reciprocal, "_SPARSE_ROWS", 7)
+    monkeypatch.setattr(reciprocal, "_OVERLAP_ELEMENTS", 50)
     ours = rerank(*features, k1=9)
     assert (ours._query_encoding != expected._query_encoding).nnz == 0
     assert (ours._gallery_encoding != expected._gallery_encoding).nnz == 0
@@ -181,8 +184,8 @@ def test_sums_of_minima_of_sparse_rows(seed, density, budget):
         (generator.random((rows, 9)) * (generator.random((rows, 9)) < density)).astype(np.float32) for rows in (7, 5)
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reranking, "_OVERLAP_ELEMENTS", budget)
-        sums = reranking._sums_of_minima(reranking.csr_array(left), reranking.csr_array(right))
+        patch.setattr(reciprocal, "_OVERLAP_ELEMENTS", budget)
+        sums = reranking._sums_of_minima(csr_array(left), csr_array(right))
     np.testing.assert_allclose(sums, [[np.minimum(a, b).sum() for b in right] for a in left], atol=1e-6)
 
 
@@ -225,7 +228,7 @@ def test_images_that_occur_twice(k1):
 def test_more_copies_of_an_image_than_neighbors():
     queries, gallery = clustered(2, 20, 5, seed=8)
     gallery = np.concatenate([gallery, np.repeat(queries[:1], 30, axis=0)])
-    neighbors, _ = _reciprocal.nearest_neighbors(torch.tensor(np.concatenate([queries, gallery])).float(), 6)
+    neighbors = reciprocal.nearest_neighbors(torch.tensor(np.concatenate([queries, gallery])).float(), 6)
     np.testing.assert_array_equal(neighbors[:, 0], np.arange(52))
     assert all(len(set(row)) == 6 for row in neighbors.tolist())
     ours = rerank(queries, gallery, k1=5, k2=2, distance="euclidean").block(EVERYTHING, EVERYTHING)

@@ -12,14 +12,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
+from reid_da import features, nearest
 from reid_da.errors import InputError
-from reid_da.evaluation import _features, _streaming
-from reid_da.evaluation._streaming import DISTANCES
+from reid_da.evaluation import _streaming
 from reid_da.evaluation.retrieval import (
     RetrievalResult,
     evaluate_distances,
     evaluate_retrieval,
 )
+from reid_da.nearest import DISTANCES
 
 Array = NDArray[Any]
 Scene = tuple[Array, Array, Array, Array, Array, Array]
@@ -121,8 +122,8 @@ def assert_same(left: RetrievalResult, right: RetrievalResult) -> None:
 
 @pytest.fixture
 def tiny_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_streaming, "_BLOCK_ROWS", (5, 5))
-    monkeypatch.setattr(_features, "PIECE_ROWS", 7)
+    monkeypatch.setattr(nearest, "_BLOCK_ROWS", (5, 5))
+    monkeypatch.setattr(features, "PIECE_ROWS", 7)
 
 
 @pytest.mark.parametrize("same_camera", ["exclude", "include"])
@@ -156,8 +157,9 @@ def test_blocks_of_odd_sizes_equal_one_block(distance: str, request: pytest.Fixt
 def test_what_other_devices_compute_with(distance: str, monkeypatch: pytest.MonkeyPatch) -> None:
     case = scene(4, dim=8)
     expected = evaluate_retrieval(*case, distance=distance)
-    for module in (_features, _streaming):
+    for module in (features, nearest):
         monkeypatch.setattr(module, "native", lambda tensor: tensor)
+    for module in (features, nearest, _streaming):
         monkeypatch.setattr(module, "native_library", lambda device: torch)
     allowed: list[str] = []
     product = torch.matmul

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from reid_da import features, nearest
 from reid_da.errors import InputError
-from reid_da.evaluation import _features, _streaming
 from reid_da.evaluation.search import search
 
 
@@ -53,8 +53,8 @@ def test_cosine(dtype: Any) -> None:
 def test_blocks_of_odd_sizes_equal_one_block(monkeypatch: pytest.MonkeyPatch) -> None:
     query, gallery = whole_numbers(0, 23), whole_numbers(1, 61)
     whole = search(query, gallery, num_neighbors=8, distance="euclidean")
-    monkeypatch.setattr(_streaming, "_BLOCK_ROWS", (5, 5))
-    monkeypatch.setattr(_features, "PIECE_ROWS", 7)
+    monkeypatch.setattr(nearest, "_BLOCK_ROWS", (5, 5))
+    monkeypatch.setattr(features, "PIECE_ROWS", 7)
     in_blocks = search(query, gallery, num_neighbors=8, distance="euclidean")
     assert torch.equal(in_blocks.indices, whole.indices)
     assert torch.equal(in_blocks.distances, whole.distances)

@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
+from reid_da import nearest
 from reid_da.errors import InputError
-from reid_da.evaluation import _streaming
 from reid_da.evaluation.retrieval import evaluate_retrieval
 from reid_da.evaluation.single_shot import single_gallery_shot_cmc
 
@@ -58,7 +58,7 @@ def test_seeds_and_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     first, other = (single_gallery_shot_cmc(*case, generator=np.random.default_rng(seed)) for seed in (0, 1))
     assert (first != other).any()
     assert (np.diff(first) >= 0).all()
-    monkeypatch.setattr(_streaming, "_BLOCK_ROWS", (5, 5))
+    monkeypatch.setattr(nearest, "_BLOCK_ROWS", (5, 5))
     np.testing.assert_array_equal(first, single_gallery_shot_cmc(*case, generator=np.random.default_rng(0)))
 
 

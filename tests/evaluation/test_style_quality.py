@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from reid_da import features, nearest
 from reid_da.errors import InputError
-from reid_da.evaluation import _features, _streaming
 from reid_da.evaluation.style_quality import (
     Gaussian,
     camera_scores,
@@ -80,8 +80,8 @@ def test_content_ranks_of_features_of_any_length_in_blocks(monkeypatch: pytest.M
     originals = rng.standard_normal((61, 8))
     own = rng.integers(0, 61, 23)
     fakes = (originals[own] + rng.standard_normal((23, 8))) * rng.uniform(0.1, 10, (23, 1))
-    monkeypatch.setattr(_streaming, "_BLOCK_ROWS", (5, 5))
-    monkeypatch.setattr(_features, "PIECE_ROWS", 7)
+    monkeypatch.setattr(nearest, "_BLOCK_ROWS", (5, 5))
+    monkeypatch.setattr(features, "PIECE_ROWS", 7)
 
     ranks = content_ranks(fakes, originals, torch.tensor(own))
 

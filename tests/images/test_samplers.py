@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from reid_da.errors import InputError
-from reid_da.images import IdentitySampler, Sampler, ShuffledSampler
+from reid_da.images import GroupSampler, IdentitySampler, Sampler, ShuffledSampler
 
 seeds = st.integers(0, 2**32)
 
@@ -115,10 +115,13 @@ def test_repeats_of_a_small_identity_are_drawn_evenly() -> None:
     assert stats.chisquare([count - 1000 for count in counts.values()]).pvalue > 0.01
 
 
-@pytest.mark.parametrize("grouping", ["drawn", "once"])
-def test_a_small_identity_that_is_drawn_may_lack_images(grouping: str) -> None:
+@pytest.mark.parametrize("once", [False, True])
+def test_a_small_identity_that_is_drawn_may_lack_images(once: bool) -> None:
     rows, labels, _ = people([3])
-    found = [len(set(batch)) for (batch,) in passes(IdentitySampler(1, 4, grouping), rows, labels, seed=1, count=500)]
+    found = [
+        len(set(batch))
+        for (batch,) in passes(IdentitySampler(1, 4, once=once, drawn=True), rows, labels, seed=1, count=500)
+    ]
     # of 3^4 draws 3 show one image, 3 * (2^4 - 2) = 42 show two and 36 all three
     expected = [500 * share / 81 for share in (3, 42, 36)]
     assert stats.chisquare([found.count(number) for number in (1, 2, 3)], expected).pvalue > 0.01
@@ -126,7 +129,7 @@ def test_a_small_identity_that_is_drawn_may_lack_images(grouping: str) -> None:
 
 def test_one_group_of_each_identity_in_a_pass() -> None:
     rows, labels, pid_of = people([2, 9, 5, 4, 8, 1, 6])
-    for batches in passes(IdentitySampler(3, 4, "once"), rows, labels, count=20):
+    for batches in passes(IdentitySampler(3, 4, once=True, drawn=True), rows, labels, count=20):
         pids = [pid_of[row] for row in chain.from_iterable(batches)]
         assert len(batches) == 2
         assert sorted(Counter(pids).values()) == [4] * 6
@@ -136,7 +139,7 @@ def test_one_group_of_each_identity_in_a_pass() -> None:
 
 def test_large_identities_are_grouped_alike_whatever_becomes_of_small_ones() -> None:
     rows, labels, pid_of = people([8, 4, 12])
-    for batches in passes(IdentitySampler(1, 4, "drawn"), rows, labels, count=5):
+    for batches in passes(IdentitySampler(1, 4, drawn=True), rows, labels, count=5):
         assert Counter(pid_of[row] for row in chain.from_iterable(batches)) == {0: 8, 7: 4, 14: 12}
         assert len(set(chain.from_iterable(batches))) == 24
 
@@ -162,3 +165,41 @@ def test_sizes_that_do_not_fit(sampler: Sampler, count: int, message: str) -> No
 def test_identities_need_a_label_for_each_row(labels) -> None:
     with pytest.raises(ValueError, match="expected a label for each of 3 rows"):
         passes(IdentitySampler(1, 1), torch.arange(3), labels)
+
+
+def group_sampler(camids, **options) -> GroupSampler:
+    return GroupSampler(camids=torch.tensor([-1] * 100 + camids), **{"batch_size": 4, "num_images": 3, **options})
+
+
+@given(data=st.data(), seed=seeds, num_images=st.integers(2, 5))
+def test_groups_have_a_class_each_and_prefer_other_cameras(data: st.DataObject, seed: int, num_images: int) -> None:
+    labels = data.draw(st.lists(st.integers(0, 6), min_size=1, max_size=40))
+    camids = data.draw(st.lists(st.integers(0, 2), min_size=len(labels), max_size=len(labels)))
+    sampler = group_sampler(camids, num_images=num_images, batch_size=1)
+    order = sampler.order(rows_of(len(labels)), torch.tensor(labels), torch.Generator().manual_seed(seed)) - 100
+    assert len(order) == sampler.length(torch.tensor(labels))
+    left = order.tolist()
+    seen = []
+    while left:
+        label = labels[left[0]]
+        members = {row for row, other in enumerate(labels) if other == label}
+        size = 1 if len(members) == 1 else num_images
+        (first, *others), left = left[:size], left[size:]
+        elsewhere = {row for row in members if camids[row] != camids[first]}
+        candidates = elsewhere or members - {first}
+        assert set(others) <= candidates
+        assert len(set(others)) == min(num_images - 1, len(candidates)) * (size > 1)
+        seen.append(label)
+    assert sorted(seen) == sorted(set(labels))
+
+
+def test_every_image_of_a_class_is_as_likely_to_be_in_its_group() -> None:
+    sampler = group_sampler([0] * 6, batch_size=3)
+    counts = Counter(chain.from_iterable(chain(*passes(sampler, rows_of(6), torch.zeros(6), count=2000))))
+    assert stats.chisquare(list(counts.values())).pvalue > 0.01
+    assert len(counts) == 6
+
+
+def test_groups_that_fill_no_batch_are_one_line() -> None:
+    with pytest.raises(InputError, match="^batch size 5: the groups of a pass have 4 images; lower it$"):
+        passes(group_sampler([0, 0, 1], batch_size=5), rows_of(3), torch.tensor([0, 0, 1]))

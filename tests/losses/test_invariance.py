@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from reid_da.errors import InputError
 from reid_da.losses.invariance import fused_invariance_loss, invariance_loss, memory_logits
-from reid_da.memory.neighbors import empty_slots, top_neighbors
+from reid_da.nearest import empty_slots, top_neighbors
 
 TEMPERATURE = 0.05
 

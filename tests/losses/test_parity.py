@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from reid_da.losses.invariance import fused_invariance_loss, invariance_loss, memory_logits
 from reid_da.memory.exemplar import ExemplarMemory, momentum_schedule
-from reid_da.memory.neighbors import top_neighbors
+from reid_da.nearest import top_neighbors
 
 BETA = 0.05
 NUM_IMAGES, NUM_CAMERAS, NUM_INPUTS, DIM = 40, 3, 12, 8

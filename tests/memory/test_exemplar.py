@@ -58,6 +58,17 @@ def test_update_equals_one_sample_after_the_other(index, momentum, seed):
     assert torch.equal(memory.slots[untouched], before)
 
 
+@pytest.mark.parametrize("repeats", [1, 2, 3])
+def test_a_known_number_of_repeats_changes_nothing(repeats):
+    index = torch.tensor([3, 0, 5, 6]).repeat(repeats)[torch.randperm(4 * repeats)]
+    batch = features(len(index))
+    found_out, told = filled_memory(), filled_memory()
+    found_out.update(index, batch, momentum=0.3)
+    told.update(index, batch, momentum=0.3, repeats=repeats)
+    assert torch.equal(found_out.slots, told.slots)
+    assert found_out.ages().tolist() == told.ages().tolist()
+
+
 def test_order_of_duplicates_matters():
     # with momentum 0.5 the later of two opposite corners pulls harder
     memory = ExemplarMemory(1, 2, dtype=torch.float64)

@@ -6,18 +6,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch.nn import functional
 
 from reid_da.errors import InputError
 from reid_da.memory.neighbors import (
     ExactNeighbors,
     FaissNeighbors,
-    RunningNeighbors,
     check_neighbors,
     neighbor_recall,
-    top_neighbors,
 )
 
 
@@ -37,49 +33,9 @@ def unit_vectors(count, dim, *, seed=0):
     return functional.normalize(torch.randn(count, dim, generator=generator), dim=1)
 
 
-similarities = st.integers(1, 30).flatmap(
-    # few different values, so that ties are everywhere
-    lambda width: st.lists(st.lists(st.integers(-2, 2), min_size=width, max_size=width), min_size=1, max_size=4)
-)
-
-
-@given(values=similarities, chunk_size=st.integers(1, 31), leave_out=st.booleans(), data=st.data())
-def test_top_neighbors_equals_sorting_with_ties(values, chunk_size, leave_out, data):
-    similarity = torch.tensor(values, dtype=torch.float32)
-    num_rows, width = similarity.shape
-    exclude = torch.tensor(data.draw(st.lists(st.integers(0, width - 1), min_size=num_rows, max_size=num_rows)))
-    exclude = exclude if leave_out else None
-    num_neighbors = data.draw(st.integers(0, width - leave_out))
-    expected = reference(similarity, num_neighbors, exclude)
-    assert top_neighbors(similarity, num_neighbors, exclude=exclude).tolist() == expected
-    running = RunningNeighbors(num_neighbors, exclude=exclude)
-    for start in range(0, width, chunk_size):
-        running.add(similarity[:, start : start + chunk_size])
-    assert running.slots().tolist() == expected
-
-
-def test_top_neighbors_by_hand():
-    logits = torch.tensor([[0.0, 3.0, 1.0, 3.0], [5.0, 0.0, 0.0, 0.0]], requires_grad=True)
-    assert top_neighbors(logits, 3).tolist() == [[1, 3, 2], [0, 1, 2]]
-    assert top_neighbors(logits, 2, exclude=torch.tensor([1, 3])).tolist() == [[3, 2], [0, 1]]
-
-
-def test_nan_is_no_reason_to_fail_before_the_loss_is_seen():
-    logits = torch.tensor([[0.0, torch.nan, 1.0, 1.0, 1.0]])
-    assert top_neighbors(logits, 3).shape == (1, 3)
-
-
 def test_too_few_slots():
-    logits = torch.zeros(2, 5)
-    assert top_neighbors(logits, 5).shape == (2, 5)
-    with pytest.raises(InputError, match="num_neighbors = 6: the memory has only 5 slots to choose from"):
-        top_neighbors(logits, 6)
-    with pytest.raises(InputError, match="num_neighbors = 5: the memory has only 4 slots"):
-        top_neighbors(logits, 5, exclude=torch.zeros(2, dtype=torch.int64))
     with pytest.raises(InputError, match="only 5 slots"):
         FaissNeighbors().search(torch.ones(1, 3), torch.ones(5, 3), 6)
-    with pytest.raises(ValueError, match="no similarities"):
-        RunningNeighbors(0).slots()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -38,7 +38,9 @@ def statistics(
 ) -> DatasetStatistics:
     images = sum(camera.images for camera in cameras)
     split = SplitCounts(name="train", images=images, ids=0, cameras=len(cameras), junk=0, distractors=0, unlabelled=0)
-    return DatasetStatistics(name="small", splits=(split,), cameras=cameras, train=train, test=test, sizes=None)
+    return DatasetStatistics(
+        name="small", reading="", splits=(split,), cameras=cameras, train=train, test=test, sizes=None
+    )
 
 
 NOBODY = identities((), ())

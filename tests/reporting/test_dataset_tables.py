@@ -47,6 +47,7 @@ REPORT = CheckReport(
     name="market1501",
     format="market1501",
     root=Path("somewhere"),
+    reading="somewhere: read as market1501: train 3; 2 cameras",
     splits=SPLITS,
     cameras=CAMERAS,
     findings=(PROBLEM, NOTE),
@@ -54,6 +55,7 @@ REPORT = CheckReport(
 )
 STATISTICS = DatasetStatistics(
     name="market1501",
+    reading="somewhere: read as market1501: train 3; 2 cameras",
     splits=SPLITS,
     cameras=CAMERAS,
     train=IdentityStatistics(ids=4, ids_by_num_cameras=(1, 3), images_per_id=(2, 3, 3, 70), cross_camera_share=0.8125),
@@ -79,7 +81,7 @@ def test_verdict_comes_first_and_findings_last() -> None:
     texts = lines(format_report(REPORT))
 
     assert texts[0] == "not sound (1 problem, 1 note)"
-    assert texts[1] == "market1501 (format market1501) in somewhere"
+    assert texts[1] == REPORT.reading
     assert texts[-6:] == [
         "problem  empty-files: 5",
         "    the file has no content",

@@ -190,7 +190,7 @@ def test_a_pair_with_a_damaged_checkpoint_is_not_complete(three, tmp_path, caplo
     caplog.set_level("INFO")
     with pytest.raises(InputError, match="damaged or cut off: .*; resume the training with --skip-damaged"):
         resume_styles(run.path)
-    with pytest.raises(InputError, match="pair-1-2/checkpoints: all checkpoints are damaged; remove this folder"):
+    with pytest.raises(InputError, match="pair-1-2/checkpoints: no checkpoint can be read; remove this folder"):
         resume_styles(run.path, skip_damaged=True)
     shutil.rmtree(weights.parent.parent)
     resume_styles(run.path)

@@ -4,8 +4,9 @@ The tests speak of settings, losses and tensors, so that another shape of traine
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -15,11 +16,12 @@ import torch
 from coded_site import levels
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.overrides import TorchFunctionMode
 
 from reid_da.config import ExperimentSettings, HeadSettings, TrainingSettings, ViewSettings, merge
 from reid_da.datasets import SampleTable
-from reid_da.images import Batch
+from reid_da.images import Batch, load_batches
 from reid_da.images.augment import IMAGENET_MEAN, IMAGENET_STD
 from reid_da.methods import settings_of
 from reid_da.methods.ecn import ECN
@@ -30,6 +32,7 @@ from reid_da.styles import cyclegan, stargan, train
 from reid_da.styles.settings import StyleSettings
 from reid_da.styles.trained import load_style_settings
 from reid_da.styles.training_images import StyleImages
+from reid_da.training import domains, streams
 from reid_da.training.loop import Trainer
 from reid_da.training.run_folder import RunFolder
 from reid_da.training.setup import build_trainer
@@ -269,3 +272,26 @@ def _domain(role: str, pids: NDArray[np.int64]) -> Domain:
     paths = tuple(f"{role}/{row}.jpg" for row in range(len(pids)))
     table = SampleTable(name=role, root=Path(), paths=paths, pids=pids, camids=np.arange(len(pids)) % 3)
     return Domain(name=role, table=table, images=_NoImages(len(pids)), num_cameras=3)
+
+
+# ------------------------------------------------------------------------------------------ on a GPU that is not there
+
+
+@contextmanager
+def trainer_on_gpu(settings: TrainingSettings, folder: Path) -> Iterator[Trainer]:
+    """The trainer that the settings ask for on a device ``cuda``, inside ``fake_gpu()``.
+
+    Threads do not know the mode, so batches are prepared when they are asked for. The network is built outside of it,
+    as its backbone is laid out without memory first, and moved to the device inside.
+    """
+
+    def build_outside(*args: Any, **kwargs: Any) -> ReIDNetwork:
+        with unset_fake_temporarily():
+            return build_network(*args, **kwargs)
+
+    with ExitStack() as stack:
+        stack.enter_context(patch.object(domains, "build_network", build_outside))
+        for module in (domains, train):
+            stack.enter_context(patch.object(module, "choose_device", lambda name: "cuda"))
+        stack.enter_context(patch.object(streams, "load_batches", partial(load_batches, prefetch=0)))
+        yield trainer_of(settings, folder)

@@ -49,22 +49,26 @@ def write_sites(root: Path) -> Path:
     return root
 
 
-def curve(name: str, sites: Path, *, dtype: torch.dtype, changes: dict[str, Any] | None = None) -> list[harness.Losses]:
-    """Losses of every step of a training, by name.
+def settings(name: str, sites: Path, changes: dict[str, Any] | None = None) -> Any:
+    """Settings of a recorded training.
 
     Args:
         name: of the curve.
         sites: from :func:`write_sites`.
-        dtype: of network, images and memory.
         changes: of the settings of a re-ID method, beyond its own.
     """
-    settings: Any
     if name in STYLE_METHODS:
-        settings = harness.style_experiment(sites / "styles", STYLE_METHODS[name])
-    else:
-        tree = harness.merge(METHODS[name], changes or {})
-        settings = harness.experiment(sites / "source", sites / "target", tree)
-    return harness.loss_curve(settings, sites / "unused", dtype=dtype)
+        return harness.style_experiment(sites / "styles", STYLE_METHODS[name])
+    return harness.experiment(sites / "source", sites / "target", harness.merge(METHODS[name], changes or {}))
+
+
+def curve(name: str, sites: Path, *, dtype: torch.dtype, changes: dict[str, Any] | None = None) -> list[harness.Losses]:
+    """Losses of every step of a training, by name; the arguments are those of :func:`settings`.
+
+    Args:
+        dtype: of network, images and memory.
+    """
+    return harness.loss_curve(settings(name, sites, changes), sites / "unused", dtype=dtype)
 
 
 def record() -> None:

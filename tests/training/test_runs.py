@@ -27,7 +27,7 @@ from reid_da.training.runs import final_result, resume, train, train_or_resume
 from reid_da.training.setup import build_trainer
 from reid_da.training.trained import load_trained
 
-TIMING = {"seconds", "images_per_second"}
+TIMING = {"seconds", "images_per_second", "peak_memory_mb"}
 
 
 def changed(settings, **changes):
@@ -35,7 +35,7 @@ def changed(settings, **changes):
 
 
 def numbers(run):
-    """All records of a run but for what depends on the clock."""
+    """All records of a run but for what depends on the machine."""
     return [{key: value for key, value in record.items() if key not in TIMING} for record in run.records()]
 
 
@@ -113,7 +113,7 @@ def test_an_ablation_goes_on_where_it_stopped_and_shares_the_stage_before(small_
     with only_training(moved), pytest.raises(InputError, match="moved: is being trained by another process"):
         ablate(free, moved, rows=("e",))
     settings, tmp_path = free, moved
-    with pytest.raises(InputError, match=r"unknown row 'n'.*valid: camstyle, e, e\+c"):
+    with pytest.raises(InputError, match=r"unknown row 'n'.*valid: camstyle, .*e, e\+c"):
         ablate(settings, tmp_path, rows=("n",))
 
 
@@ -155,7 +155,10 @@ def test_a_sweep_is_refused_before_it_trains(small_settings, tmp_path, key, valu
 
 def test_an_ablation_is_refused_before_it_trains(small_settings, tmp_path):
     run = RunFolder.create(tmp_path / "table" / "supervised-seed1", changed(small_settings, loss_weight=0.5))
-    with pytest.raises(InputError, match=r"seed1: holds .*\(seed was 0 and is 1, method was ecn and is"):
+    with pytest.raises(
+        InputError,
+        match=r"seed1: holds .*seed was 0 and is 1, .*method was ecn",
+    ):
         ablate(small_settings, tmp_path / "table", rows=("e", "supervised"), seeds=2)
     assert RunFolder(tmp_path / "table").runs_inside == [run.path]
     with pytest.raises(InputError, match="nowhere: no such file"):
@@ -243,7 +246,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(s
 
 
 def test_whatever_stops_a_run_at_its_beginning_does_not_block_the_next_try(small_settings, tmp_path, monkeypatch):
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise RuntimeError
 
     with monkeypatch.context() as patch:
@@ -366,7 +369,7 @@ def test_a_target_with_one_camera_is_evaluated_within_it(small_settings, small_s
         changed(small_settings, epochs=1, invariance=invariance, data={"target": str(target)}), tmp_path / "run"
     )
     assert 0 < final_result(run)["mAP"] <= 1
-    assert "are of one camera, so matches within the camera count" in caplog.text
+    assert "has one camera or unknown ones, so matches within the camera count" in caplog.text
 
 
 def test_a_resumed_run_may_change_what_leaves_its_numbers_alone(small_settings, small_sites, tmp_path):

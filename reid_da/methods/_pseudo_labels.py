@@ -1,0 +1,217 @@
+"""Pseudo-labels of a domain, made anew in each epoch from the features of its images."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from reid_da.clustering import (
+    ClusteringSettings,
+    ClusterResult,
+    adjusted_mutual_information,
+    cluster_at_eps,
+    cluster_camera_entropy,
+    cluster_means,
+)
+from reid_da.config import AugmentSettings, ModelSettings
+from reid_da.errors import InputError
+from reid_da.features import Labels
+from reid_da.images import IdentitySampler
+from reid_da.methods.protocol import NO_LABEL, Context, Domain, StreamPlan
+
+logger = logging.getLogger(__name__)
+
+LEAST_CLUSTERS = 2
+"""With fewer there is nothing to tell apart."""
+
+
+class PseudoLabels:
+    """Clusters of the images of a domain, and what they were an epoch before.
+
+    Args:
+        domain: the images.
+        settings: of the clustering.
+        context: of the run.
+
+    Attributes:
+        labels: (N,) int64 cluster of each image of the domain, -1 for outliers and images that cannot be decoded.
+
+    Raises:
+        InputError: the distance compares cameras, and there is one.
+    """
+
+    def __init__(self, domain: Domain, settings: ClusteringSettings, context: Context) -> None:
+        if settings.metric == "camera_jaccard":
+            require_cameras(domain, what="clustering.metric=camera_jaccard", instead="clustering.metric=jaccard")
+        self.domain = domain
+        self.settings = settings
+        self.labels: Tensor | None = None
+        self._context = context
+
+    def extract(self, network: nn.Module) -> Tensor:
+        """(M, D) float32 features of unit length of the images that can be decoded, on the CPU."""
+        return self._context.extract(network, self.domain)[self.domain.rows]
+
+    def assign(self, features: Tensor, *, epoch: int) -> dict[str, float]:
+        """Cluster the images; figures about the clusters, of which only ``clusters_ami_pids`` needs labels.
+
+        Where fewer than two clusters are found, the labels of the epoch before are kept.
+
+        Args:
+            features: (M, D) of the images that can be decoded.
+            epoch: from 0; the first one has no labels to fall back to.
+
+        Raises:
+            InputError: there are too few clusters, and no labels from before.
+        """
+        return self.accept(self.find(features, epoch=epoch)[0], epoch=epoch)
+
+    def find(self, features: Tensor, *, epoch: int, eps: Sequence[float | None] = (None,)) -> tuple[ClusterResult, ...]:
+        """Clusters of the images that can be decoded at one or several values of eps, None for that of the settings.
+
+        Args:
+            features: (M, D) of the images that can be decoded.
+            epoch: from 0.
+            eps: one value for each result.
+        """
+        return cluster_at_eps(
+            features.to(self._context.device),
+            self.domain.camids[self.domain.rows].numpy(),
+            settings=self.settings,
+            eps=eps,
+            seed=self._context.seed("clustering", epoch),
+        )
+
+    def accept(self, found: ClusterResult, *, epoch: int) -> dict[str, float]:
+        """Let clusters of the images that can be decoded be the current ones; see :meth:`assign`.
+
+        Raises:
+            InputError: there are too few clusters, and no labels from before.
+        """
+        if found.num_clusters < LEAST_CLUSTERS and self.labels is not None:
+            logger.warning(
+                "epoch %d: clustering found %d clusters; the labels of the epoch before are kept",
+                epoch + 1,
+                found.num_clusters,
+            )
+            return {"clusters_kept": 1.0}
+        found.require_clusters(LEAST_CLUSTERS)
+        return self.take(found.labels) | _figures_of(found, self.domain.camids[self.domain.rows].numpy())
+
+    def take(self, labels: Labels) -> dict[str, float]:
+        """Let (M,) labels of the images that can be decoded be the current ones; how they agree with those before."""
+        before = self.labels
+        self.labels = torch.full((len(self.domain),), NO_LABEL)
+        self.labels[self.domain.rows] = torch.from_numpy(labels)
+        figures = {}
+        if before is not None:
+            figures["clusters_agreement"] = adjusted_mutual_information(before.numpy(), self.labels.numpy())
+        if self.domain.pids is not None:
+            labelled = self.labels != NO_LABEL
+            figures["clusters_ami_pids"] = adjusted_mutual_information(
+                self.labels[labelled].numpy(), self.domain.pids[labelled].numpy()
+            )
+        return figures
+
+    @property
+    def num_clusters(self) -> int:
+        """Number of clusters."""
+        assert self.labels is not None
+        return int(self.labels.max()) + 1
+
+    def means(self, features: Tensor) -> Tensor:
+        """(C, D) mean features of the clusters, of unit length, on the device of the run.
+
+        Args:
+            features: (M, D) of the images that can be decoded.
+        """
+        assert self.labels is not None
+        return cluster_means(features, self.labels[self.domain.rows].numpy()).to(self._context.device)
+
+    def stream(
+        self,
+        *,
+        size: int,
+        instances: int,
+        augment: AugmentSettings,
+        labels: Tensor | None = None,
+        styled: Domain | None = None,
+        once: bool = False,
+    ) -> StreamPlan:
+        """Batches with several images of each cluster; with fewer clusters than a batch wants, of all there are.
+
+        Args:
+            size: images in a batch.
+            instances: images of each cluster.
+            augment: random changes of the images.
+            labels: (N,) int64 groups to draw from instead of the clusters, such as those of a camera.
+            styled: the domain with camera styles, of which each image is seen in a random one; None: as it is.
+            once: let every cluster come once in a pass, however large it is.
+        """
+        groups = self.labels if labels is None else labels
+        assert groups is not None
+        count = len(torch.unique(groups[groups != NO_LABEL]))
+        wanted = size // instances
+        if count < wanted:
+            logger.warning("batch.target asks for %d clusters, and there are %d: smaller batches", wanted, count)
+        sampler = IdentitySampler(min(wanted, count), instances, once)
+        domain, views = (self.domain, 0) if styled is None else (styled, 1)
+        return StreamPlan(domain=domain, sampler=sampler, augment=augment, labels=groups, views=views)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The labels."""
+        return {} if self.labels is None else {"labels": self.labels}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved state."""
+        self.labels = state.get("labels")
+
+
+def require_cameras(domain: Domain, *, what: str, instead: str) -> None:
+    """See to it that images are of several cameras, which are known.
+
+    Args:
+        domain: the images.
+        what: compares cameras, for the message.
+        instead: settings that do without.
+
+    Raises:
+        InputError: they are of one camera, or of unknown ones.
+    """
+    if len(domain.table.cameras) < 2:
+        raise InputError(
+            f"{domain.table.root}: has one camera or unknown ones, and {what} needs several; use {instead}"
+        )
+
+
+def require_embedding(model: ModelSettings) -> None:
+    """See to it that the features that are clustered, and tested, are those that the loss acts on.
+
+    Raises:
+        InputError: they are not.
+    """
+    if model.test_feature == "pooled" and model.embedding != "identity":
+        raise InputError(
+            "model.test_feature is pooled, but clusters are made of what is trained; set model.test_feature=embedding"
+        )
+
+
+def check_instances(*, size: int, instances: int) -> None:
+    """See to it that a batch consists of groups.
+
+    Raises:
+        InputError: it does not.
+    """
+    if size % instances or instances < 2:
+        raise InputError(f"batch.target is {size}: expected a multiple of batch.instances, {instances}, of at least 2")
+
+
+def _figures_of(found: ClusterResult, camids: Labels) -> dict[str, float]:
+    return {
+        "clusters": float(found.num_clusters),
+        "clusters_outliers": found.outlier_share,
+        "clusters_camera_entropy": cluster_camera_entropy(found.labels, np.asarray(camids)),
+    }

@@ -1,0 +1,197 @@
+"""CAP: a vector of a memory for the part of a cluster that each camera saw (Wang et al., AAAI 2021).
+
+Read beside the authors' code, Terminator8758/CAP-master@4a04fef.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from reid_da.clustering import ClusteringSettings, Proxies, camera_proxies, cluster_means
+from reid_da.config import (
+    AugmentSettings,
+    Count,
+    ExperimentSettings,
+    ModelSettings,
+    OptimizerSettings,
+    Positive,
+    Settings,
+    Share,
+)
+from reid_da.images import Batch
+from reid_da.memory.exemplar import ExemplarMemory
+from reid_da.methods._pseudo_labels import PseudoLabels, check_instances, require_cameras, require_embedding
+from reid_da.methods.cluster_contrast import STRONG_MODEL, STRONG_OPTIMIZER, memory_of
+from reid_da.methods.protocol import NO_LABEL, Context, EpochPlan, Method, Rows
+
+
+class BatchSettings(Settings):
+    """Sizes of the batches of a step."""
+
+    target: Count = Field(default=32, description="target images in a step")
+    instances: Count = Field(default=4, description="images of each proxy in a batch")
+
+
+class ProxySettings(Settings):
+    """The vectors of the proxies, and the losses on them."""
+
+    temperature: Positive = Field(default=0.07, description="divides the cosines; tau of the paper")
+    momentum: Share = Field(default=0.2, description="share of its old value that a vector keeps; mu of the paper")
+    inter_weight: float = Field(default=0.5, ge=0, description="weight of the loss across cameras; lambda of the paper")
+    inter_from_epoch: int = Field(default=5, ge=0, description="epoch, from 0, with which that loss begins")
+    num_negatives: Count = Field(default=50, description="hardest proxies of other clusters that it has an image avoid")
+
+
+class CAPSettings(ExperimentSettings):
+    """Settings of CAP; the defaults are those of the authors' code."""
+
+    method: Literal["cap"] = Field(
+        default="cap", description="train on clusters of the target, divided by camera; needs no source"
+    )
+    epochs: Count = 50
+    batch: BatchSettings = BatchSettings()
+    proxies: ProxySettings = ProxySettings()
+    clustering: ClusteringSettings = ClusteringSettings(eps=0.5, k1=20)
+    model: ModelSettings = STRONG_MODEL.model_copy(update={"pooling": "avg"})
+    augment: AugmentSettings = AugmentSettings(crop="pad", crop_pad=10)
+    optimizer: OptimizerSettings = STRONG_OPTIMIZER.model_copy(update={"warmup_epochs": 10.0})
+
+
+class CAP(Method):
+    """Each epoch: features, clusters, their parts by camera and the means of these as a memory.
+
+    Each step: a softmax over the proxies of the own camera and, from an epoch on, one over the proxies of the own
+    cluster and the hardest of other clusters.
+    """
+
+    Settings = CAPSettings
+    rows: ClassVar[Rows] = {"cap": {"method": "cap"}}
+    table = ("cap", "supervised")
+
+    def __init__(self, settings: CAPSettings, context: Context) -> None:
+        check_instances(size=settings.batch.target, instances=settings.batch.instances)
+        require_embedding(settings.model)
+        self.settings = settings
+        self.context = context
+        domain = context.domain("target")
+        require_cameras(domain, what="method cap", instead="method=cluster-contrast")
+        self.target = PseudoLabels(domain, settings.clustering, context)
+        self.trained = self.network = context.network(num_classes=0)
+        self.memory: ExemplarMemory | None = None
+        self.epoch = 0
+        self._seen: tuple[Tensor, Tensor] | None = None
+
+    def begin_epoch(self, epoch: int) -> EpochPlan:
+        """Cluster the target; as many images as have a cluster, every proxy equally often."""
+        self.epoch = epoch
+        batch, domain = self.settings.batch, self.target.domain
+        features = self.target.extract(self.network)
+        figures = self.target.assign(features, epoch=epoch)
+        assert self.target.labels is not None
+        proxies = camera_proxies(self.target.labels[domain.rows].numpy(), domain.camids[domain.rows].numpy())
+        self.memory = memory_of(cluster_means(features, proxies.labels).to(self.context.device))
+        self._clusters, self._camids = _columns(proxies, device=self.context.device)
+        labels = torch.full((len(domain),), NO_LABEL)
+        labels[domain.rows] = torch.from_numpy(proxies.labels)
+        stream = self.target.stream(
+            size=batch.target, instances=batch.instances, augment=self.settings.augment, labels=labels, once=True
+        )
+        num_labelled = int((labels != NO_LABEL).sum())
+        steps = self.settings.steps_per_epoch or max(num_labelled // stream.sampler.batch_size, 1)
+        return EpochPlan(
+            streams={"target": stream}, steps=steps, figures={**figures, "proxies": float(len(proxies.clusters))}
+        )
+
+    def step(self, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
+        """Weighted losses by name: ``intra`` and, from its epoch on, ``inter``; equations 5 and 6 of the paper."""
+        assert self.memory is not None
+        batch, settings = batches["target"], self.settings.proxies
+        assert batch.labels is not None
+        features = self.network(batch.images, "target")
+        self._seen = batch.labels, features.detach()
+        logits = proxy_logits(features, self.memory.slots, temperature=settings.temperature)
+        losses = {"intra": intra_camera_loss(logits, batch.labels, self._camids)}
+        if self.epoch >= settings.inter_from_epoch and settings.inter_weight:
+            loss = inter_camera_loss(
+                logits, batch.labels, self._camids, self._clusters, num_negatives=settings.num_negatives
+            )
+            losses["inter"] = settings.inter_weight * loss
+        return losses
+
+    def after_backward(self) -> None:
+        """Move the vectors; the gradients have come from those before."""
+        assert self.memory is not None
+        assert self._seen is not None
+        self.memory.update(*self._seen, momentum=self.settings.proxies.momentum)
+        self._seen = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The labels; the vectors are made anew with each epoch."""
+        return {"target": self.target.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved state."""
+        self.target.load_state_dict(state["target"])
+
+
+def proxy_logits(features: Tensor, vectors: Tensor, *, temperature: float) -> Tensor:
+    """(B, P) cosines divided by the temperature, in float32 at least.
+
+    Args:
+        features: (B, D) of unit length.
+        vectors: (P, D) of unit length, which get no gradient.
+        temperature: tau of the paper.
+    """
+    wide = torch.promote_types(features.dtype, torch.float32)
+    with torch.autocast(features.device.type, enabled=False):
+        return features.to(wide) @ vectors.detach().to(wide).T / temperature
+
+
+def intra_camera_loss(logits: Tensor, proxies: Tensor, camids: Tensor) -> Tensor:
+    """() the cross-entropy of the own proxy among those of the own camera: a mean by camera, summed over cameras.
+
+    Args:
+        logits: (B, P).
+        proxies: (B,) int64 own proxy of each image.
+        camids: (P,) int64 camera of each proxy.
+    """
+    own = camids[proxies]
+    others = logits.masked_fill(own[:, None] != camids, -torch.inf)
+    losses = others.logsumexp(dim=1) - logits.gather(1, proxies[:, None]).squeeze(1)
+    return _sum_of_camera_means(losses, own)
+
+
+def inter_camera_loss(
+    logits: Tensor, proxies: Tensor, camids: Tensor, clusters: Tensor, *, num_negatives: int
+) -> Tensor:
+    """() mean of ``-log softmax`` at the proxies of the own cluster, by camera and summed over cameras.
+
+    The softmax is over the proxies of the own cluster, of all cameras, and the hardest proxies of other clusters, of
+    all cameras too. Departure: with fewer of these than asked for, the authors' code fills up with those of the own
+    cluster once more.
+
+    Args:
+        logits: (B, P).
+        proxies: (B,) int64 own proxy of each image.
+        camids: (P,) int64 camera of each proxy.
+        clusters: (P,) int64 cluster of each proxy.
+        num_negatives: k of the paper.
+    """
+    is_own = clusters[proxies][:, None] == clusters
+    hardest = logits.masked_fill(is_own, -torch.inf).topk(min(num_negatives, logits.shape[1]), dim=1).values
+    rivals = torch.cat([logits.masked_fill(~is_own, -torch.inf), hardest], dim=1)
+    own = (logits * is_own).sum(dim=1) / is_own.sum(dim=1)
+    return _sum_of_camera_means(rivals.logsumexp(dim=1) - own, camids[proxies])
+
+
+def _sum_of_camera_means(losses: Tensor, camids: Tensor) -> Tensor:
+    counts = (camids[:, None] == camids).sum(dim=1)
+    return (losses / counts).sum()
+
+
+def _columns(proxies: Proxies, *, device: torch.device) -> tuple[Tensor, Tensor]:
+    """(P,) clusters and (P,) cameras of the proxies."""
+    return torch.from_numpy(proxies.clusters).to(device), torch.from_numpy(proxies.camids).to(device)

@@ -1,0 +1,149 @@
+"""The strong clustering baseline: clusters of target images as classes, with a source or without one.
+
+Cross-entropy with smoothed labels and the soft-margin triplet loss, as OpenUnReID (open-mmlab/OpenUnReID@c3e3ada,
+``tools/strong_baseline``) puts together what Song et al. (Pattern Recognition 2020) and others began.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from reid_da.clustering import ClusteringSettings
+from reid_da.config import (
+    AugmentSettings,
+    Count,
+    ExperimentSettings,
+    ModelSettings,
+    OptimizerSettings,
+    Settings,
+    SourceLossSettings,
+)
+from reid_da.images import Batch
+from reid_da.methods._labelled import LabelledLosses
+from reid_da.methods._pseudo_labels import PseudoLabels, check_instances, require_embedding
+from reid_da.methods._streams import labelled_stream
+from reid_da.methods.cluster_contrast import STRONG_AUGMENT, STRONG_MODEL, STRONG_OPTIMIZER
+from reid_da.methods.protocol import Context, EpochPlan, Method, Rows
+
+
+class BatchSettings(Settings):
+    """Sizes of the batches of a step."""
+
+    target: Count = Field(default=64, description="target images in a step")
+    instances: Count = Field(default=4, description="images of each cluster, and of each source identity, in a batch")
+    source: Count = Field(default=64, description="source images in a step, where there is a source")
+
+
+class ClustersSettings(ExperimentSettings):
+    """Settings of the strong clustering baseline; the defaults are those of OpenUnReID."""
+
+    method: Literal["clusters"] = Field(
+        default="clusters",
+        description="classify clusters of the target, made anew each epoch; a source is optional",
+    )
+    epochs: Count = 50
+    steps_per_epoch: int = Field(default=400, ge=0, description="0: one pass over the images that have a cluster")
+    source_weight: float = Field(default=1.0, ge=0, description="weight of the source's loss; 0: no source")
+    batch: BatchSettings = BatchSettings()
+    source_loss: SourceLossSettings = SourceLossSettings(label_smoothing=0.1, triplet_weight=1.0)
+    clustering: ClusteringSettings = ClusteringSettings()
+    model: ModelSettings = STRONG_MODEL
+    augment: AugmentSettings = STRONG_AUGMENT
+    optimizer: OptimizerSettings = STRONG_OPTIMIZER.model_copy(update={"schedule": "constant"})
+
+
+class Clusters(Method):
+    """Each epoch: features, clusters, their means as rows of the classifier, an optimiser that begins anew.
+
+    Classes of the source have rows behind those of the clusters, which go on from epoch to epoch. Departure: in the
+    authors' code the triplet loss has no gradient for the positive and the negative of an anchor, and the batch
+    statistics of both domains may be kept apart for testing, too.
+    """
+
+    Settings = ClustersSettings
+    rows: ClassVar[Rows] = {"clusters": {"method": "clusters"}}
+    table = ("source", "clusters", "supervised")
+
+    def __init__(self, settings: ClustersSettings, context: Context) -> None:
+        check_instances(size=settings.batch.target, instances=settings.batch.instances)
+        require_embedding(settings.model)
+        self.settings = settings
+        self.context = context
+        self.target = PseudoLabels(context.domain("target"), settings.clustering, context)
+        self._source_stream = None
+        num_classes = 0
+        if settings.data.source is not None and settings.source_weight:
+            source = context.domain("source")
+            num_classes = source.num_classes
+            sizes = settings.batch
+            self._source_stream = labelled_stream(
+                source, size=sizes.source, instances=sizes.instances, augment=settings.augment
+            )
+            # raises where there are fewer identities than a batch wants
+            self._source_stream.num_batches(context.seed("source order", 0))
+        self.num_source_classes = num_classes
+        self.trained = self.network = context.network(num_classes=num_classes)
+        self._losses = self._new_losses()
+
+    def begin_epoch(self, epoch: int) -> EpochPlan:
+        """Cluster the target, and let the means be rows of the classifier."""
+        settings, batch = self.settings, self.settings.batch
+        features = self.target.extract(self.network)
+        figures = self.target.assign(features, epoch=epoch)
+        self._set_classifier(self.target.means(features))
+        self._losses = self._new_losses()
+        streams = {"target": self.target.stream(size=batch.target, instances=batch.instances, augment=settings.augment)}
+        if self._source_stream is not None:
+            streams["source"] = self._source_stream
+        steps = settings.steps_per_epoch or streams["target"].num_batches(self.context.seed("target order", epoch))
+        return EpochPlan(streams=streams, steps=steps, new_optimizer=True, figures=figures)
+
+    def step(self, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
+        """Weighted losses by name."""
+        losses = {}
+        if self._source_stream is not None:
+            # first, so that the running statistics take over the target last
+            source = batches["source"]
+            assert source.labels is not None
+            shifted = Batch(rows=source.rows, images=source.images, labels=source.labels + self.target.num_clusters)
+            for name, loss in self._losses["source"].losses(shifted).items():
+                losses[f"source_{name}"] = self.settings.source_weight * loss
+        return losses | self._losses["target"].losses(batches["target"])
+
+    def after_backward(self) -> None:
+        """Move the class centres, where the losses have any."""
+        for losses in self._losses.values():
+            losses.after_backward()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The labels; class centres are made anew with each epoch."""
+        return {"target": self.target.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved state, with a classifier for its clusters."""
+        self.target.load_state_dict(state["target"])
+        self._set_classifier(torch.zeros(self.target.num_clusters, self.network.embedding_dim))
+
+    def _set_classifier(self, means: Tensor) -> None:
+        """Let the rows of the classifier be the means of the clusters, and those of the source's classes as they are.
+
+        Args:
+            means: (C, D) of unit length.
+        """
+        old = self.network.classifier
+        assert isinstance(old, nn.Linear)
+        num_clusters = len(old.weight) - self.num_source_classes
+        new = nn.Linear(old.in_features, len(means) + self.num_source_classes, bias=old.bias is not None)
+        new = new.to(old.weight.device)
+        with torch.no_grad():
+            new.weight.copy_(torch.cat([means.to(old.weight), old.weight[num_clusters:]]))
+            if old.bias is not None:
+                new.bias.copy_(torch.cat([old.bias.new_zeros(len(means)), old.bias[num_clusters:]]))
+        self.network.classifier = new
+
+    def _new_losses(self) -> dict[str, LabelledLosses]:
+        roles = ("target",) if self._source_stream is None else ("source", "target")
+        return {role: LabelledLosses(self.network, settings=self.settings.source_loss) for role in roles}
