@@ -28,6 +28,10 @@ OperatingPoint = Annotated[
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="Run folder, checkpoint, file of weights, or backbone.")]
 BackboneName = Annotated[str, typer.Option(help="Network that a file of weights belongs to.")]
 LastStride = Annotated[int, typer.Option(help="Stride of layer4, for a file of weights or a backbone.")]
+StemReLU = Annotated[
+    bool,
+    typer.Option(help="Whether a ResNet has the ReLU after its first convolution; the strong baseline's have not."),
+]
 Weights = Annotated[str, typer.Option(help="For a backbone: 'imagenet', or 'none' for random ones.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
@@ -84,6 +88,7 @@ def evaluate(
     flip: Annotated[bool, typer.Option("--flip", help="Average with the features of mirror images.")] = False,
     backbone: BackboneName = "resnet50",
     last_stride: LastStride = 2,
+    stem_relu: StemReLU = True,
     weights: Weights = "imagenet",
     size: Size = None,
     device: Device = "auto",
@@ -103,7 +108,13 @@ def evaluate(
     if operating_point is not None:
         check_rates([operating_point], name="--operating-point")
     trained = load_trained(
-        model, backbone=backbone, last_stride=last_stride, weights=weights, image_size=parse_size(size), device=device
+        model,
+        backbone=backbone,
+        last_stride=last_stride,
+        stem_relu=stem_relu,
+        weights=weights,
+        image_size=parse_size(size),
+        device=device,
     )
     dataset = trained.test_data(data)
     result = evaluate_feature_set(
@@ -129,6 +140,7 @@ def extract(
     flip: Annotated[bool, typer.Option("--flip", help="Average with the features of mirror images.")] = False,
     backbone: BackboneName = "resnet50",
     last_stride: LastStride = 2,
+    stem_relu: StemReLU = True,
     weights: Weights = "imagenet",
     size: Size = None,
     device: Device = "auto",
@@ -147,7 +159,13 @@ def extract(
     show_log()
     check_output(output)
     trained = load_trained(
-        model, backbone=backbone, last_stride=last_stride, weights=weights, image_size=parse_size(size), device=device
+        model,
+        backbone=backbone,
+        last_stride=last_stride,
+        stem_relu=stem_relu,
+        weights=weights,
+        image_size=parse_size(size),
+        device=device,
     )
     text = extract_to_file(
         trained.network, images, output, image_size=trained.image_size, flip=flip, splits=split or ()
@@ -199,6 +217,7 @@ def verify(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="A PNG file: the ROC curve.")] = None,
     backbone: BackboneName = "resnet50",
     last_stride: LastStride = 2,
+    stem_relu: StemReLU = True,
     weights: Weights = "imagenet",
     size: Size = None,
     device: Device = "auto",
@@ -230,7 +249,13 @@ def verify(
         listed = read_pairs(pairs, images)
     check_pairs(listed.same, listed.folds, name=listed.name)
     trained = load_trained(
-        model, backbone=backbone, last_stride=last_stride, weights=weights, image_size=parse_size(size), device=device
+        model,
+        backbone=backbone,
+        last_stride=last_stride,
+        stem_relu=stem_relu,
+        weights=weights,
+        image_size=parse_size(size),
+        device=device,
     )
     result = verify_pairs(trained, listed)
     rates = {} if dataset is None else identification(trained, dataset)

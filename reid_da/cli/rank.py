@@ -36,6 +36,9 @@ def rank(
     flip: Annotated[bool, typer.Option("--flip", help="Average with the features of mirror images.")] = False,
     backbone: Annotated[str, typer.Option(help="Network that a file of weights belongs to.")] = "resnet50",
     last_stride: Annotated[int, typer.Option(help="Stride of layer4, for a file of weights or a backbone.")] = 2,
+    stem_relu: Annotated[
+        bool, typer.Option(help="Whether a ResNet has the ReLU after its first convolution; BoT's have not.")
+    ] = True,
     weights: Annotated[str, typer.Option(help="For a backbone: 'imagenet', or 'none' for random ones.")] = "imagenet",
     size: Size = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
@@ -87,6 +90,7 @@ def rank(
             model,
             backbone=backbone,
             last_stride=last_stride,
+            stem_relu=stem_relu,
             weights=weights,
             image_size=parse_size(size),
             device=device,

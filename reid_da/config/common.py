@@ -54,16 +54,23 @@ class ModelSettings(Settings):
     )
     width: Positive = Field(default=1.0, description="channels as a multiple of the published number")
     last_stride: Literal[1, 2] = Field(default=2, description="stride of the last stage")
+    stem_relu: bool = Field(
+        default=True, description="ReLU after a ResNet's first convolution; the strong baseline's code has none"
+    )
     weights: str = Field(default="imagenet", description="imagenet, none, or a file")
     pooling: Literal["default", "avg", "max", "gem"] = Field(
         default="default", description="default: the backbone's own: the class token of a ViT, else avg"
     )
-    embedding: Literal["linear", "none", "identity"] = Field(
+    embedding: Literal["linear", "norm_linear", "none", "identity"] = Field(
         default="linear",
-        description="linear: FC + BN as in ECN; none: BN on the pooled features (BNNeck); identity: no BN either",
+        description="linear: FC + BN as in ECN; norm_linear: BN, dropout, FC, BN as in SphereReID; none: BN on the "
+        "pooled features (BNNeck); identity: no BN either",
+    )
+    neck_bias: bool = Field(
+        default=True, description="train the bias of the last BN; the strong baseline's code keeps it at 0"
     )
     embedding_dim: Count = Field(default=4096, description="length of the embedding where it is linear")
-    dropout: float = Field(default=0.5, ge=0, lt=1)
+    dropout: float = Field(default=0.5, ge=0, lt=1, description="rate; norm_linear has it before its FC, and no other")
     target_dropout: Literal["after_norm", "before_norm", "none"] = Field(
         default="after_norm",
         description="where dropout acts in the target branch; the authors' code: after the L2 norm",
@@ -92,6 +99,11 @@ class AugmentSettings(Settings):
     crop: Literal["rect", "pad", "none"] = Field(default="rect", description="random rectangle, or pad and crop")
     crop_scale: tuple[Share, Share] = Field(default=(0.64, 1.0), description="share of the area that a rectangle keeps")
     crop_aspect: tuple[Aspect, Aspect] = Field(default=(2.0, 3.0), description="height / width of a rectangle")
+    crop_on: Literal["resized", "original"] = Field(
+        default="resized",
+        description="shape that a rectangle is drawn in: the images after their resize to data.image_size; or the "
+        "files, as the code of ECN and CamStyle has it, where a square is never cropped",
+    )
     crop_pad: int = Field(default=10, ge=0, description="pixels on every side, for crop: pad")
     flip: Share = Field(default=0.5, description="probability of a horizontal flip")
     brightness: float = Field(default=0.0, ge=0, description="largest relative change")
@@ -128,6 +140,10 @@ class HeadSettings(Settings):
     beyond: Literal["hard", "easy", "none"] = Field(
         default="hard", description="where the angle with its margin passes pi: keep falling, no margin, or rise again"
     )
+    init: Literal["normal", "xavier"] = Field(
+        default="normal",
+        description="random centres: with a deviation of 0.01, or of sqrt(2 / (dimensions + classes)) as in SphereReID",
+    )
     straight_through: bool = Field(
         default=False, description="leave the margin out of the gradient, as a widely used implementation does"
     )
@@ -141,6 +157,12 @@ class SourceLossSettings(Settings):
 
     classification_weight: float = Field(default=1.0, ge=0, description="weight of the cross-entropy of the classifier")
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    hardest_share: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="share of a batch, that with the largest cross-entropy, which is trained on",
+    )
     triplet_weight: float = Field(default=0.0, ge=0, description="weight of a triplet loss")
     triplet: Literal["hard", "semi_hard", "angular", "angular_hard"] = Field(
         default="hard", description="hardest of the batch; semi-hard on unit vectors; semi-hard or hardest by angle"
@@ -151,7 +173,12 @@ class SourceLossSettings(Settings):
     contrastive_weight: float = Field(default=0.0, ge=0, description="weight of the contrastive loss")
     contrastive_margin: Positive = Field(default=1.0, description="distance beyond which identities are let alone")
     center_weight: float = Field(default=0.0, ge=0, description="weight of the centre loss; 0.003 in the paper")
-    center_rate: Share = Field(default=0.5, description="how fast its centres move")
+    center_rule: Literal["paper", "sgd"] = Field(
+        default="paper",
+        description="paper: half the squared distance, centres from 0, moved by the paper's rule; sgd: as the strong "
+        "baseline's code: the squared distance, centres from normal random numbers, moved down its gradient",
+    )
+    center_rate: Share = Field(default=0.5, description="how fast its centres move; sgd: their learning rate")
     circle_weight: float = Field(default=0.0, ge=0, description="weight of the circle loss on pairs")
     circle_margin: float = Field(default=0.25, description="its margin")
     circle_scale: Positive = Field(default=64.0, description="its scale")
@@ -198,7 +225,12 @@ class OptimizerSettings(Settings):
     )
     milestones: tuple[int, ...] = Field(default=(40,), description="epochs at which a step schedule decays")
     decay: Positive = Field(default=0.1, description="factor of a step schedule")
-    warmup_epochs: float = Field(default=0.0, ge=0, description="epochs of linear growth from a hundredth of lr")
+    warmup_epochs: float = Field(default=0.0, ge=0, description="epochs of growth from a hundredth of lr")
+    warmup: Literal["steps", "epochs", "geometric"] = Field(
+        default="steps",
+        description="steps: linear, with every step; epochs: linear, with every epoch, of which the first has the "
+        "value of its end, as in the strong baseline's code; geometric: by one factor an epoch, as in SphereReID's",
+    )
     accumulate: Count = Field(default=1, description="steps whose gradients are added up before an update")
     clip_norm: float = Field(default=0.0, ge=0, description="largest norm of the gradient; 0: no limit")
 

@@ -23,7 +23,7 @@ _GREY_WEIGHTS = (0.299, 0.587, 0.114)
 
 def random_sized_rect_crop_boxes(
     count: int,
-    image_size: tuple[int, int],
+    image_size: tuple[int, int] | Tensor,
     *,
     scale: tuple[float, float] = (0.64, 1.0),
     aspect: tuple[float, float] = (2.0, 3.0),
@@ -33,19 +33,21 @@ def random_sized_rect_crop_boxes(
     """(count, 4) boxes of the random crop of Zhong et al. (CVPR 2019): the first of some tries that fits, else all.
 
     Each try draws its share of the area and its ratio of height to width uniformly and rounds the sides to pixels; the
-    place of the box is uniform. The ratio is that of pixels in the images as they are given, so after a resize to 2:1
-    a square original is cropped like any other, which the authors' code never does.
+    place of the box is uniform. The ratio is that of pixels in the images as they are given: the authors' code gives
+    the files as they are, of which a square is never cropped, since no box fits. After a resize to 2:1 it is cropped
+    like any other.
 
     Args:
         count: number of boxes B.
-        image_size: height and width of the images.
+        image_size: height and width of the images, or (B, 2) int64 those of each.
         scale: range of the share of the image's area.
         aspect: range of height / width.
         tries: number of draws before the whole image is taken.
         generator: source of the random numbers, on the CPU; the amount taken depends on count and tries alone.
     """
-    boxes, fits = _first_fitting_boxes(count, image_size, scale=scale, aspect=aspect, tries=tries, generator=generator)
-    return torch.where(fits[:, None], boxes, whole_image_boxes(count, image_size))
+    sizes = image_size if isinstance(image_size, Tensor) else torch.tensor(image_size).expand(count, 2)
+    boxes, fits = _first_fitting_boxes(sizes, scale=scale, aspect=aspect, tries=tries, generator=generator)
+    return torch.where(fits[:, None], boxes, torch.cat((torch.zeros_like(sizes), sizes), dim=1))
 
 
 def random_erasing_boxes(
@@ -70,21 +72,37 @@ def random_erasing_boxes(
         generator: source of the random numbers, on the CPU; the amount taken depends on count and tries alone.
     """
     chosen = torch.rand(count, dtype=torch.float64, generator=generator) < probability
-    boxes, fits = _first_fitting_boxes(count, image_size, scale=area, aspect=aspect, tries=tries, generator=generator)
+    sizes = torch.tensor(image_size).expand(count, 2)
+    boxes, fits = _first_fitting_boxes(sizes, scale=area, aspect=aspect, tries=tries, generator=generator)
     return boxes * (chosen & fits)[:, None]
 
 
+def boxes_after_resize(boxes: Tensor, sizes: Tensor, *, size: tuple[int, int]) -> Tensor:
+    """(B, 4) boxes where they lie after a resize, with edges on whole pixels, hence within half a pixel.
+
+    Args:
+        boxes: (B, 4) in the images before.
+        sizes: (B, 2) int64 heights and widths of those.
+        size: height and width after the resize.
+    """
+    scale = torch.tensor(size) / sizes.double()
+    first = (boxes[:, :2] * scale).round().long()
+    last = ((boxes[:, :2] + boxes[:, 2:]) * scale).round().long()
+    first = torch.minimum(first, torch.tensor(size) - 1)
+    return torch.cat((first, (last - first).clamp(min=1)), dim=1)
+
+
 def _first_fitting_boxes(
-    count: int,
-    image_size: tuple[int, int],
+    sizes: Tensor,
     *,
     scale: tuple[float, float],
     aspect: tuple[float, float],
     tries: int,
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """(count, 4) boxes and (count,) bool whether one of the tries fitted; the boxes of the others mean nothing."""
-    height, width = image_size
+    """(B, 4) boxes in images of (B, 2) sizes, and (B,) bool whether a try fitted; other boxes mean nothing."""
+    count = len(sizes)
+    height, width = sizes[:, :1], sizes[:, 1:]
     draws = torch.rand(2, count, tries, dtype=torch.float64, generator=generator)
     areas = (scale[0] + (scale[1] - scale[0]) * draws[0]) * (height * width)
     ratios = aspect[0] + (aspect[1] - aspect[0]) * draws[1]
@@ -94,7 +112,7 @@ def _first_fitting_boxes(
     first = fits.int().argmax(dim=1, keepdim=True)
     sides = torch.cat((heights.gather(1, first), widths.gather(1, first)), dim=1)
     places = torch.rand(count, 2, dtype=torch.float64, generator=generator)
-    room = torch.tensor(image_size) - sides + 1
+    room = sizes - sides + 1
     return torch.cat(((places * room).long(), sides), dim=1), fits.any(dim=1)
 
 

@@ -2,15 +2,17 @@
 
 import errno
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from threading import Lock
 from typing import Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
 
 from reid_da.datasets import SampleTable
 from reid_da.errors import InputError, first_few
@@ -23,6 +25,8 @@ OnError = Literal["raise", "skip"]
 """What to do about images that cannot be decoded: stop, or go on with zeros in their place."""
 
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+_TURNED = (5, 6, 7, 8)
+"""EXIF orientations of images that lie on their side."""
 _MAX_PIXELS = 89_478_485
 """Pixels above which Pillow warns of a decompression bomb; a picture of a person has fewer."""
 _MAX_BYTES = 256 * 2**20
@@ -44,7 +48,9 @@ class UnreadableImageError(ImageError):
     """An image whose file cannot be read at the moment; its content may be sound."""
 
 
-def decode_image(path: Path, *, size: tuple[int, int], interpolation: Interpolation) -> NDArray[np.uint8]:
+def decode_image(
+    path: Path, *, size: tuple[int, int], interpolation: Interpolation, box: Sequence[int] | None = None
+) -> NDArray[np.uint8]:
     """(H, W, 3) uint8 RGB pixels of an image file, turned upright and resized.
 
     The orientation that EXIF data ask for is applied, as a viewer does: people stand upright. The published data sets
@@ -54,6 +60,7 @@ def decode_image(path: Path, *, size: tuple[int, int], interpolation: Interpolat
         path: the file.
         size: height and width of the result.
         interpolation: how to resize.
+        box: ``top, left, height, width`` of what to cut out of the upright image before it is resized; None for all.
 
     Raises:
         ImageError: the file is cut off, no image, larger than 89 million pixels, or of more than 8 bits per channel.
@@ -67,7 +74,11 @@ def decode_image(path: Path, *, size: tuple[int, int], interpolation: Interpolat
             if image.width * image.height > _LARGE_PIXELS:
                 stack.enter_context(_large_image)
             ImageOps.exif_transpose(image, in_place=True)
-            resized = image.convert("RGB").resize((size[1], size[0]), _RESAMPLING[interpolation])
+            pixels = image.convert("RGB")
+            if box is not None:
+                top, left, height, width = box
+                pixels = pixels.crop((left, top, left + width, top + height))
+            resized = pixels.resize((size[1], size[0]), _RESAMPLING[interpolation])
         return np.asarray(resized)
     except (ImageError, MemoryError):
         raise
@@ -92,13 +103,50 @@ def _read(path: Path) -> bytes:
 
 
 def decode_row(
-    table: SampleTable, row: int, *, size: tuple[int, int], interpolation: Interpolation
+    table: SampleTable,
+    row: int,
+    box: Sequence[int] | None = None,
+    *,
+    size: tuple[int, int],
+    interpolation: Interpolation,
 ) -> NDArray[np.uint8] | FailedImage:
     """(H, W, 3) uint8 pixels of the image in a row of a table, or why there are none; see :func:`decode_image`."""
     try:
-        return decode_image(table.path(row), size=size, interpolation=interpolation)
+        return decode_image(table.path(row), size=size, interpolation=interpolation, box=box)
     except ImageError as error:
         return FailedImage(index=row, reason=str(error), is_passing=isinstance(error, UnreadableImageError))
+
+
+class FileSizes:
+    """Heights and widths of the images of a table, read from their headers when they are first asked for.
+
+    Args:
+        table: the N images.
+        unknown: what stands in for a file without a legible header, which cannot be decoded either.
+    """
+
+    def __init__(self, table: SampleTable, *, unknown: tuple[int, int]) -> None:
+        self._table = table
+        self._unknown = unknown
+        self._sizes = torch.zeros(len(table), 2, dtype=torch.int64)
+
+    def __call__(self, index: Tensor) -> Tensor:
+        """(B, 2) int64 heights and widths, upright, of (B,) rows."""
+        for row in sorted(set(index[self._sizes[index, 0] == 0].tolist())):
+            self._sizes[row] = torch.tensor(self._read(row))
+        return self._sizes[index]
+
+    def _read(self, row: int) -> tuple[int, int]:
+        try:
+            content = _read(self._table.path(row))
+        except ImageError:
+            return self._unknown
+        try:
+            with Image.open(io.BytesIO(content)) as image:
+                is_turned = image.getexif().get(ExifTags.Base.Orientation, 1) in _TURNED
+                return (image.width, image.height) if is_turned else (image.height, image.width)
+        except Exception:  # whatever Pillow's readers meet; decoding says what it is
+            return self._unknown
 
 
 def _check_header(image: Image.Image) -> None:

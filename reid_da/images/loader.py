@@ -1,6 +1,6 @@
 """Batches for training: gathered and transformed by threads while the step before them runs."""
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -8,8 +8,8 @@ from torch import Tensor
 
 from reid_da.images.ahead import map_ahead
 from reid_da.images.samplers import Selection
-from reid_da.images.source import ImageSource
-from reid_da.images.transforms import BatchTransform
+from reid_da.images.source import CutsFiles, ImageSource, sizes_of_files
+from reid_da.images.transforms import BatchChange, BatchTransform
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -58,11 +58,9 @@ def load_batches(
     if prefetch < 0 or num_workers < 1:
         raise ValueError(f"expected prefetch >= 0 and num_workers >= 1, got {prefetch} and {num_workers}")
 
-    def prepare(plan: tuple[Selection, Callable[[Tensor], Tensor]]) -> Batch:
+    def prepare(plan: tuple[Selection, BatchChange]) -> Batch:
         selection, transform = plan
-        images = (
-            source.gather(selection.rows) if selection.views is None else source.gather(selection.rows, selection.views)
-        )
+        images = _gather(source, selection, transform.crops)
         rows, labels, views = (
             None if column is None else column.to(device)
             for column in (selection.rows, selection.labels, selection.views)
@@ -70,15 +68,26 @@ def load_batches(
         assert rows is not None
         return Batch(rows=rows, images=transform(images.to(device)), labels=labels, views=views)
 
-    plans = _plans(selections, transform, source.size)
+    plans = _plans(selections, transform, source)
     if not prefetch:
         return (prepare(plan) for plan in plans)
     return map_ahead(prepare, plans, workers=num_workers, ahead=prefetch)
 
 
 def _plans(
-    selections: Iterable[Selection], transform: BatchTransform, size: tuple[int, int]
-) -> Iterator[tuple[Selection, Callable[[Tensor], Tensor]]]:
+    selections: Iterable[Selection], transform: BatchTransform, source: ImageSource
+) -> Iterator[tuple[Selection, BatchChange]]:
     # all that is random happens here, in the order of the batches and in the thread of the caller
+    by_source = isinstance(source, CutsFiles) and source.cuts_files
     for selection in selections:
-        yield selection, transform.draw(len(selection.rows), size)
+        files = sizes_of_files(source, selection.rows, selection.views) if transform.crops_files else None
+        yield selection, transform.draw(len(selection.rows), source.size, files=files, by_source=by_source)
+
+
+def _gather(source: ImageSource, selection: Selection, crops: Tensor | None) -> Tensor:
+    if crops is not None:
+        assert isinstance(source, CutsFiles)
+        return source.gather_crops(selection.rows, crops, selection.views)
+    if selection.views is None:
+        return source.gather(selection.rows)
+    return source.gather(selection.rows, selection.views)

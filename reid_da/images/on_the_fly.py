@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Literal
@@ -13,7 +14,7 @@ from torch import Tensor
 from reid_da.datasets import SampleTable
 from reid_da.errors import InputError, unknown_name
 from reid_da.images.ahead import available_cores
-from reid_da.images.decode import Interpolation, OnError, check_settings, decode_row, undecodable
+from reid_da.images.decode import FileSizes, Interpolation, OnError, check_settings, decode_row, undecodable
 from reid_da.images.pack import pack_images
 from reid_da.images.pack_file import CacheUnavailableError
 from reid_da.images.source import FailedImage, ImageSource, check_index
@@ -54,6 +55,7 @@ class OnTheFlyImages:
         self._table = table
         self._interpolation = interpolation
         self._on_error = on_error
+        self._sizes = FileSizes(table, unknown=size)
         self._failed: dict[int, FailedImage] = {}
         self._pool = ThreadPoolExecutor(num_workers or available_cores(), thread_name_prefix="reid-da-decode")
 
@@ -77,12 +79,28 @@ class OnTheFlyImages:
             IndexError: ``index`` or ``views`` leaves its range.
             TypeError: one of them is no int64 vector.
         """
+        return self._gather(index, views, [None] * len(index))
+
+    @property
+    def cuts_files(self) -> bool:
+        """Crops are cut out of the files."""
+        return True
+
+    def gather_crops(self, index: Tensor, boxes: Tensor, views: Tensor | None = None) -> Tensor:
+        """(B, 3, H, W) uint8 RGB contents of boxes in the files; see :class:`reid_da.images.source.CutsFiles`."""
+        return self._gather(index, views, boxes.tolist())
+
+    def original_sizes(self, index: Tensor, views: Tensor | None = None) -> Tensor:  # noqa: ARG002
+        """(B, 2) int64 heights and widths of the files; see :class:`reid_da.images.source.KnowsFiles`."""
+        return self._sizes(index)
+
+    def _gather(self, index: Tensor, views: Tensor | None, boxes: Sequence[Sequence[int] | None]) -> Tensor:
         check_index(index, len(self))
         if views is not None:
             check_index(views, 1, name="views")
         decode = partial(decode_row, self._table, size=self.size, interpolation=self._interpolation)
         pixels = np.zeros((len(index), *self.size, 3), dtype=np.uint8)
-        for place, decoded in enumerate(self._pool.map(decode, index.tolist())):
+        for place, decoded in enumerate(self._pool.map(decode, index.tolist(), boxes)):
             if isinstance(decoded, FailedImage):
                 self._note(decoded)
             else:

@@ -18,7 +18,7 @@ from torch import Tensor
 from reid_da.datasets import SampleTable
 from reid_da.errors import InputError
 from reid_da.images.ahead import available_cores, map_ahead
-from reid_da.images.decode import Interpolation, OnError, check_settings, decode_row, undecodable
+from reid_da.images.decode import FileSizes, Interpolation, OnError, check_settings, decode_row, undecodable
 from reid_da.images.pack_file import CACHE_REMEDY, CACHE_VARIABLE, CacheUnavailableError, open_or_build
 from reid_da.images.source import FailedImage, check_index
 from reid_da.progress import track
@@ -32,12 +32,19 @@ class PackedImages:
     V is the number of views of an image: 1, or more in a cache of camera styles.
     """
 
-    def __init__(self, pixels: NDArray[np.uint8], *, failed: tuple[FailedImage, ...] = ()) -> None:
+    def __init__(
+        self,
+        pixels: NDArray[np.uint8],
+        *,
+        failed: tuple[FailedImage, ...] = (),
+        table: SampleTable | None = None,
+    ) -> None:
         """Wrap pixels.
 
         Args:
             pixels: (N, V, H, W, 3) uint8 RGB.
             failed: images that could not be decoded, whose pixels are zero.
+            table: the N files that they are from, for their sizes; None: they count as files of this size.
 
         Raises:
             ValueError: the pixels have another shape or type.
@@ -46,6 +53,7 @@ class PackedImages:
             raise ValueError(f"expected uint8 pixels (N, V, H, W, 3), got {pixels.dtype} {pixels.shape}")
         self.pixels = pixels
         self.failed = failed
+        self._sizes = None if table is None else FileSizes(table, unknown=self.size)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -79,6 +87,10 @@ class PackedImages:
             views = torch.zeros_like(index)
         check_index(views, self.num_views, name="views")
         return torch.from_numpy(self.pixels[index.numpy(), views.numpy()]).permute(0, 3, 1, 2)
+
+    def original_sizes(self, index: Tensor, views: Tensor | None = None) -> Tensor:  # noqa: ARG002
+        """(B, 2) int64 heights and widths of the files; see :class:`reid_da.images.source.KnowsFiles`."""
+        return torch.tensor(self.size).expand(len(index), 2) if self._sizes is None else self._sizes(index)
 
 
 def default_cache_dir(table: SampleTable) -> Path:
@@ -191,7 +203,7 @@ def pack_images(
         raise undecodable(table, pack.failed)
     for failure in pack.failed:
         logger.warning("%s: left out: %s", table.path(failure.index), failure.reason)
-    return PackedImages(pack.pixels, failed=pack.failed)
+    return PackedImages(pack.pixels, failed=pack.failed, table=table)
 
 
 def _as_views(image: NDArray[np.uint8] | FailedImage) -> NDArray[np.uint8] | FailedImage:

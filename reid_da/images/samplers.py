@@ -3,11 +3,15 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Generator, Tensor
 
 from reid_da.errors import InputError
+
+Grouping = Literal["all", "drawn", "once"]
+"""Which images of an identity a pass takes: ``drawn`` and ``once`` of :class:`IdentitySampler`, ``once`` with both."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -88,18 +92,20 @@ class IdentitySampler(Sampler):
     A pass: the images of each identity are shuffled and cut into groups of K; what is left over rests until the next
     pass, but an identity with fewer than K images makes one group of all its images and of repeats drawn from them.
     Each batch takes a group of P identities drawn from those that have one left, all with the same probability; the
-    pass ends when fewer than P have. This is the rule of Luo et al. (CVPR workshops 2019), except that there an
-    identity with fewer than K images may come without some of them.
+    pass ends when fewer than P have.
 
     Attributes:
         num_identities: P.
         num_images: K.
         once: let every identity make one group in a pass, however many images it has, so that all come equally often.
+        drawn: draw the group of an identity with fewer than K images with replacement, so that it may lack some of
+            them, as in the code of Luo et al. (CVPR workshops 2019).
     """
 
     num_identities: int
     num_images: int
     once: bool = False
+    drawn: bool = False
 
     @property
     def batch_size(self) -> int:  # type: ignore[override]
@@ -139,7 +145,8 @@ class IdentitySampler(Sampler):
         count = counts[owner][:, None]
         repeats = (torch.rand(place.shape, dtype=torch.float64, generator=generator) * count).long()
         first = (counts.cumsum(0) - counts)[owner][:, None]
-        return by_identity[first + torch.where(place < count, place, repeats)]
+        in_turn = place < count if not self.drawn else (count >= self.num_images).expand_as(place)
+        return by_identity[first + torch.where(in_turn, place, repeats)]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

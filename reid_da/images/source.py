@@ -1,10 +1,12 @@
 """What the rest of the package asks of a source of images."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+
+from reid_da.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +50,46 @@ class ImageSource(Protocol):
             views: (B,) int64, which view of each image, for a source that has several.
         """
         ...
+
+
+@runtime_checkable
+class KnowsFiles(Protocol):
+    """A source whose images were files of other sizes."""
+
+    def original_sizes(self, index: Tensor, views: Tensor | None = None) -> Tensor:
+        """(B, 2) int64 heights and widths of the files, upright; arguments as those of :meth:`ImageSource.gather`."""
+        ...
+
+
+@runtime_checkable
+class CutsFiles(Protocol):
+    """A source that decodes its files whenever they are wanted, so that it can cut crops out of them."""
+
+    @property
+    def cuts_files(self) -> bool:
+        """Whether it does so for all of its images."""
+        ...
+
+    def gather_crops(self, index: Tensor, boxes: Tensor, views: Tensor | None = None) -> Tensor:
+        """(B, 3, H, W) uint8 RGB contents of boxes in the files, resized; see :meth:`ImageSource.gather`.
+
+        Args:
+            index: (B,) int64 rows in 0..N-1.
+            boxes: (B, 4) int64 ``top, left, height, width`` in pixels of the files.
+            views: (B,) int64, which view of each image, for a source that has several.
+        """
+        ...
+
+
+def sizes_of_files(source: ImageSource, index: Tensor, views: Tensor | None = None) -> Tensor:
+    """(B, 2) int64 heights and widths that images had before they were resized.
+
+    Raises:
+        InputError: the source does not know them.
+    """
+    if not isinstance(source, KnowsFiles):
+        raise InputError("augment.crop_on=original: these images come without their files; set augment.crop_on=resized")
+    return source.original_sizes(index, views)
 
 
 def usable_rows(source: ImageSource) -> Tensor:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from reid_da.config import AugmentSettings
 from reid_da.images.augment import (
     IMAGENET_MEAN,
+    boxes_after_resize,
     color_jitter,
     crop_resize,
     erase,
@@ -29,10 +30,30 @@ _PIXELS_AT_ONCE, _PIXELS_AT_ONCE_WITH_COLORS = 2**18, 2**16
 _FILLS = {"official": IMAGENET_MEAN, "mean": (0.0, 0.0, 0.0)}
 
 
+class BatchChange(Protocol):
+    """What a transform does to one batch."""
+
+    @property
+    def crops(self) -> Tensor | None:
+        """(B, 4) boxes that the source shall cut out of its files before it resizes; None for images as they are."""
+        ...
+
+    def __call__(self, images: Tensor, /) -> Tensor:
+        """(B, 3, h, w) float32 input of (B, 3, H, W) uint8 images."""
+        ...
+
+
 class BatchTransform(Protocol):
     """Turns batches of uint8 images into the input of a network."""
 
-    def draw(self, count: int, image_size: tuple[int, int]) -> Callable[[Tensor], Tensor]:
+    @property
+    def crops_files(self) -> bool:
+        """Whether :meth:`draw` wants to know the sizes of the files."""
+        ...
+
+    def draw(
+        self, count: int, image_size: tuple[int, int], *, files: Tensor | None = None, by_source: bool = False
+    ) -> BatchChange:
         """Function from (B, 3, H, W) uint8 images to (B, 3, h, w) float32 input, for the next batch.
 
         The random numbers of the batch are drawn here; the function only applies them, in any thread, on any device.
@@ -40,6 +61,8 @@ class BatchTransform(Protocol):
         Args:
             count: number of images B.
             image_size: their height H and width W.
+            files: (B, 2) heights and widths that they had before they were resized; None: they have not been.
+            by_source: whether the source can cut crops out of the files; else they are cut out of the resized images.
         """
         ...
 
@@ -57,6 +80,7 @@ class _Augmentation:
         colors: (B,) arguments of :func:`color_jitter` by name.
         erased: (B, 4) boxes.
         memory: where results on the CPU lie.
+        crops: (B, 4) boxes that the source cuts out of its files, or None.
     """
 
     settings: AugmentSettings
@@ -67,6 +91,7 @@ class _Augmentation:
     colors: dict[str, Tensor]
     erased: Tensor
     memory: ReusedMemory
+    crops: Tensor | None = None
 
     def __call__(self, images: Tensor) -> Tensor:
         result = _by_parts(images, self._change_part, size=self.size, memory=self.memory, with_colors=bool(self.colors))
@@ -114,19 +139,37 @@ class TrainTransform:
         """
         return self.draw(len(images), (images.shape[2], images.shape[3]))(images)
 
-    def draw(self, count: int, image_size: tuple[int, int]) -> Callable[[Tensor], Tensor]:
+    @property
+    def crops_files(self) -> bool:
+        """Whether crops are drawn in the shapes of the files."""
+        return self.settings.crop == "rect" and self.settings.crop_on == "original"
+
+    def draw(
+        self, count: int, image_size: tuple[int, int], *, files: Tensor | None = None, by_source: bool = False
+    ) -> BatchChange:
         """Function that augments and normalises the next batch; see :meth:`BatchTransform.draw`."""
         is_larger = image_size[0] > self.size[0] or image_size[1] > self.size[1]
         # a crop must not shrink (see crop_resize), and a padding is counted in pixels of the result
         frame = self.size if is_larger or self.settings.crop == "pad" else image_size
-        return self._draw_augmentation(count, frame)
+        return self._draw_augmentation(count, frame, files=files if self.crops_files else None, by_source=by_source)
 
-    def _draw_augmentation(self, count: int, frame: tuple[int, int]) -> _Augmentation:
+    def _draw_augmentation(
+        self, count: int, frame: tuple[int, int], *, files: Tensor | None, by_source: bool
+    ) -> _Augmentation:
         settings, generator = self.settings, self._generator
+        crops = None
         if settings.crop == "rect":
             boxes = random_sized_rect_crop_boxes(
-                count, frame, scale=settings.crop_scale, aspect=settings.crop_aspect, generator=generator
+                count,
+                frame if files is None else files,
+                scale=settings.crop_scale,
+                aspect=settings.crop_aspect,
+                generator=generator,
             )
+            if files is not None and by_source:
+                crops, boxes = boxes, whole_image_boxes(count, frame)
+            elif files is not None:
+                boxes = boxes_after_resize(boxes, files, size=frame)
         elif settings.crop == "pad":
             boxes = padded_crop_boxes(count, frame, padding=settings.crop_pad, generator=generator)
         else:
@@ -149,6 +192,7 @@ class TrainTransform:
             colors=self._draw_colors(count),
             erased=erased,
             memory=self._memory,
+            crops=crops,
         )
 
     def _draw_colors(self, count: int) -> dict[str, Tensor]:
@@ -170,6 +214,8 @@ class TestTransform:
     """Resize where the size differs, and normalise; no random numbers."""
 
     __test__ = False  # its name makes pytest take it for a group of tests
+    crops_files = False
+    crops = None
 
     def __init__(
         self, *, size: tuple[int, int] = (256, 128), interpolation: Literal["bilinear", "bicubic"] = "bilinear"
@@ -192,7 +238,14 @@ class TestTransform:
         """
         return _by_parts(images, self._change_part, size=self.size, memory=self._memory)
 
-    def draw(self, count: int, image_size: tuple[int, int]) -> Callable[[Tensor], Tensor]:  # noqa: ARG002
+    def draw(
+        self,
+        count: int,  # noqa: ARG002
+        image_size: tuple[int, int],  # noqa: ARG002
+        *,
+        files: Tensor | None = None,  # noqa: ARG002
+        by_source: bool = False,  # noqa: ARG002
+    ) -> BatchChange:
         """The transform itself: nothing is random."""
         return self
 

@@ -26,6 +26,8 @@ from reid_da.losses._unit import inverse_length, unit_rows
 
 Beyond = Literal["hard", "easy", "none"]
 """What the target logit is where ``m1 * theta + m2`` passes pi, beyond which the cosine would rise again."""
+CenterInit = Literal["normal", "xavier"]
+"""Random class centres: normal with a deviation of 0.01, or of ``sqrt(2 / (D + C))``."""
 NO_CLASS = -1
 """Label of a sample whose class is not among the rows, e.g. because another process holds it: it gets no margin."""
 
@@ -133,26 +135,37 @@ class MarginHead(nn.Module):
     samples whose class another one holds.
 
     Attributes:
-        weight: (C, D) centres, normal with a standard deviation of 0.01; their length does not matter.
+        weight: (C, D) centres; their length does not matter for the logits, but the longer they are, the less a step of
+            given length turns them.
         margin: which member of the family.
         steps: () int64, training steps done, for the annealing; see :meth:`count_step`.
     """
 
     steps: Tensor
 
-    def __init__(self, dim: int, num_classes: int, *, margin: Margin, generator: torch.Generator | None = None) -> None:
+    def __init__(
+        self,
+        dim: int,
+        num_classes: int,
+        *,
+        margin: Margin,
+        init: CenterInit = "normal",
+        generator: torch.Generator | None = None,
+    ) -> None:
         """Draw the centres.
 
         Args:
             dim: D, length of a feature.
             num_classes: C.
             margin: which member of the family.
+            init: how they begin.
             generator: source of the initial centres, torch's own if None.
         """
         super().__init__()
         self.margin = margin
         self.weight = nn.Parameter(torch.empty(num_classes, dim))
-        nn.init.normal_(self.weight, std=0.01, generator=generator)
+        deviation = 0.01 if init == "normal" else math.sqrt(2 / (dim + num_classes))
+        nn.init.normal_(self.weight, std=deviation, generator=generator)
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
     def forward(self, features: Tensor, label: Tensor | None = None) -> Tensor:

@@ -122,6 +122,9 @@ def circle_loss(features: Tensor, labels: Tensor, *, margin: float = 0.25, scale
 def center_loss(features: Tensor, labels: Tensor, centers: Tensor) -> Tensor:
     """``1 / (2 B) sum_i ||x_i - c_{y_i}||^2`` (Wen et al., ECCV 2016, equation 2, divided by B as in their code).
 
+    The code of Luo et al. (CVPR workshops 2019) has twice as much, and 1e-12 for each of the C - 1 other classes, which
+    is lost in the rounding of a float32 loss.
+
     Args:
         features: (B, D) float.
         labels: (B,) int64 classes.

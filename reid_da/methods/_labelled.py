@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.nn import functional
 
 from reid_da.config import SourceLossSettings
@@ -21,12 +21,13 @@ class LabelledLosses:
     Args:
         network: the shared network, on its device.
         settings: weights and constants of the terms.
+        seed: of class centres that begin at random.
 
     Raises:
         InputError: no term is left.
     """
 
-    def __init__(self, network: ReIDNetwork, *, settings: SourceLossSettings) -> None:
+    def __init__(self, network: ReIDNetwork, *, settings: SourceLossSettings, seed: int = 0) -> None:
         if not any(value for name, value in settings if name.endswith("_weight")):
             raise InputError("source_loss: all weights are 0, nothing is left to train on; set one of them")
         self.network = network
@@ -34,7 +35,12 @@ class LabelledLosses:
         self.centers: ClassCenters | None = None
         if settings.center_weight:
             num_classes = len(network.classifier.weight)
-            self.centers = ClassCenters(num_classes, network.backbone.feature_dim)
+            self.centers = ClassCenters(
+                num_classes,
+                network.backbone.feature_dim,
+                rule=settings.center_rule,
+                generator=Generator().manual_seed(seed),
+            )
             self.centers.to(network.classifier.weight.device)
         self._seen: tuple[Tensor, Tensor] | None = None
 
@@ -51,9 +57,7 @@ class LabelledLosses:
         losses: dict[str, Tensor] = {}
         if settings.classification_weight:
             logits = self.network.source_logits(embeddings, label).float()
-            smoothing = settings.label_smoothing
-            losses["cross_entropy"] = functional.cross_entropy(logits, label, label_smoothing=smoothing)
-            losses["cross_entropy"] *= settings.classification_weight
+            losses["cross_entropy"] = settings.classification_weight * self._cross_entropy(logits, label)
         losses |= self._on_pairs(pooled, label) | self._on_centers(pooled, embeddings, label)
         self._seen = pooled.detach(), label
         return losses
@@ -74,6 +78,13 @@ class LabelledLosses:
         """Go on from a saved state."""
         if self.centers is not None:
             self.centers.load_state_dict(state["centers"])
+
+    def _cross_entropy(self, logits: Tensor, label: Tensor) -> Tensor:
+        smoothing, share = self.settings.label_smoothing, self.settings.hardest_share
+        if share == 1:
+            return functional.cross_entropy(logits, label, label_smoothing=smoothing)
+        loss = functional.cross_entropy(logits, label, label_smoothing=smoothing, reduction="none")
+        return loss.topk(max(int(len(loss) * share), 1)).values.mean()
 
     def _on_pairs(self, pooled: Tensor, label: Tensor) -> dict[str, Tensor]:
         settings = self.settings
@@ -108,7 +119,8 @@ class LabelledLosses:
         losses = {}
         if self.centers is not None:
             loss = metric.center_loss(pooled, label, self.centers.centers)
-            losses["center"] = settings.center_weight * loss
+            # by the rule of SGD the loss is the squared distance, not half of it
+            losses["center"] = settings.center_weight * (2 * loss if settings.center_rule == "sgd" else loss)
         if settings.intra_weight:
             losses["intra"] = settings.intra_weight * metric.intra_loss(embeddings, weight, label)
         if settings.inter_weight:

@@ -2,12 +2,18 @@
 
 from reid_da.config import AugmentSettings
 from reid_da.errors import InputError
-from reid_da.images import IdentitySampler, Sampler, ShuffledSampler
+from reid_da.images import Grouping, IdentitySampler, Sampler, ShuffledSampler
 from reid_da.methods.protocol import Domain, StreamPlan
 
 
 def labelled_stream(
-    domain: Domain, *, size: int, instances: int, augment: AugmentSettings, setting: str = "batch.source"
+    domain: Domain,
+    *,
+    size: int,
+    instances: int,
+    augment: AugmentSettings,
+    grouping: Grouping = "all",
+    setting: str = "batch.source",
 ) -> StreamPlan:
     """Images of a domain with the classes of its identities.
 
@@ -16,6 +22,7 @@ def labelled_stream(
         size: number of images in a batch.
         instances: images of each identity in a batch; 1: no grouping by identity.
         augment: random changes of the images.
+        grouping: which images of an identity a pass takes.
         setting: of the size, for messages.
 
     Raises:
@@ -26,7 +33,7 @@ def labelled_stream(
     if instances > 1:
         if size % instances:
             raise InputError(f"{setting} is {size}, which is no multiple of batch.instances, {instances}")
-        sampler = IdentitySampler(size // instances, instances)
+        sampler = IdentitySampler(size // instances, instances, once=grouping == "once", drawn=grouping != "all")
     return StreamPlan(domain=domain, sampler=sampler, augment=augment, labels=domain.labels)
 
 

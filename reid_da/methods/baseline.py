@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from reid_da.config import Count, ExperimentSettings, HeadSettings, Settings, SourceLossSettings
-from reid_da.images import Batch
+from reid_da.images import Batch, Grouping
 from reid_da.methods._labelled import LabelledLosses
 from reid_da.methods._streams import labelled_stream
 from reid_da.methods.protocol import Context, EpochPlan, Method, Role, Rows
@@ -18,6 +18,12 @@ class BatchSettings(Settings):
 
     source: Count = Field(default=128, description="labelled images in a step")
     instances: Count = Field(default=1, description="images of each identity in a batch; 1: no grouping by identity")
+    grouping: Grouping = Field(
+        default="all",
+        description="all: an identity with fewer images than instances comes with all of them, and repeats; drawn: "
+        "they are drawn with replacement, as in the strong baseline's code; once: so, and each identity comes once "
+        "an epoch, as in SphereReID's",
+    )
 
 
 class BaselineSettings(ExperimentSettings):
@@ -54,9 +60,15 @@ class Source(Method):
         self.settings = settings
         domain = context.domain(self.role)
         self.trained = self.network = context.network(num_classes=domain.num_classes, head=settings.head)
-        self.labelled = LabelledLosses(self.network, settings=settings.source_loss)
+        self.labelled = LabelledLosses(self.network, settings=settings.source_loss, seed=context.seed("centers"))
         batch = settings.batch
-        stream = labelled_stream(domain, size=batch.source, instances=batch.instances, augment=settings.augment)
+        stream = labelled_stream(
+            domain,
+            size=batch.source,
+            instances=batch.instances,
+            augment=settings.augment,
+            grouping=batch.grouping,
+        )
         steps = settings.steps_per_epoch or stream.num_batches(context.seed("source order", 0))
         self._plan = EpochPlan(streams={"source": stream}, steps=steps)
 

@@ -62,7 +62,7 @@ class CamStyle(Method):
         self.settings = settings
         source = context.domain("source")
         self.trained = self.network = context.network(num_classes=source.num_classes, head=settings.head)
-        self.labelled = LabelledLosses(self.network, settings=settings.source_loss)
+        self.labelled = LabelledLosses(self.network, settings=settings.source_loss, seed=context.seed("centers"))
         sizes, augment = settings.batch, settings.augment
         stream = labelled_stream(source, size=sizes.source, instances=sizes.instances, augment=augment)
         if settings.camstyle.cameras == "source":

@@ -139,7 +139,7 @@ class ECN(Method):
             )
         source = context.domain("source")
         self.trained = self.network = context.network(num_classes=source.num_classes, head=settings.head)
-        self.labelled = LabelledLosses(self.network, settings=settings.source_loss)
+        self.labelled = LabelledLosses(self.network, settings=settings.source_loss, seed=context.seed("centers"))
         sizes, augment = settings.batch, settings.augment
         streams = {"source": labelled_stream(source, size=sizes.source, instances=sizes.instances, augment=augment)}
         steps = settings.steps_per_epoch or streams["source"].num_batches(context.seed("source order", 0))

@@ -75,6 +75,7 @@ def create_backbone(
     *,
     width: float = 1.0,
     last_stride: int = 2,
+    stem_relu: bool = True,
     weights: str | os.PathLike[str] = "imagenet",
     pooling: Pooling = "default",
     image_size: tuple[int, int] = (256, 128),
@@ -88,6 +89,8 @@ def create_backbone(
             the time. ImageNet weights have a width of 1.
         last_stride: stride of the last stage: 2 as in ImageNet classification, 1 for maps of twice the height and
             width. OSNet and networks of timm have no such choice.
+        stem_relu: whether a ResNet has the ReLU after its first convolution. The code of the strong baseline (Luo et
+            al., CVPR workshops 2019) leaves it out, so the weights that it trained do not fit a network with it.
         weights: ``imagenet`` for the weights that torchvision calls ``IMAGENET1K_V1`` (IBN-Net's own for
             ``resnet50_ibn_a``, timm's for its networks), ``none`` for random ones, or the path of a file; see
             :func:`reid_da.models.read_state_dict` and :func:`reid_da.models.match_state_dict`.
@@ -110,6 +113,10 @@ def create_backbone(
         )
     else:
         backbone = _build(_BUILDERS[name], width=width, last_stride=last_stride)
+    if not stem_relu:
+        if not isinstance(backbone, ResNet):
+            raise InputError(f"stem_relu: {name} is no ResNet; leave stem_relu=true")
+        backbone.relu = nn.Identity()
     if pooling != "default":
         backbone.set_pooling(pooling)
     if weights == "none" and not is_foreign:

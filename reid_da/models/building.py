@@ -34,10 +34,12 @@ def build_network(
     Raises:
         InputError: the weights cannot be read or do not fit.
     """
+    head = head or HeadSettings()
     backbone = create_backbone(
         model.backbone,
         width=model.width,
         last_stride=model.last_stride,
+        stem_relu=model.stem_relu,
         weights=weights or model.weights,
         pooling=model.pooling,
         image_size=image_size,
@@ -48,10 +50,12 @@ def build_network(
         num_classes=num_classes,
         embedding=model.embedding,
         embedding_dim=model.embedding_dim,
+        neck_bias=model.neck_bias,
         dropout=model.dropout,
         target_dropout=model.target_dropout,
         test_feature=model.test_feature,
-        margin=head_margin(head or HeadSettings()),
+        margin=head_margin(head),
+        center_init=head.init,
         freeze=model.freeze,
         bn_mode=model.bn_mode,
         generator=generator,

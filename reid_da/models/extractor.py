@@ -46,6 +46,7 @@ class FeatureExtractor:
         *,
         weights: NamedWeights | None = None,
         last_stride: int = 2,
+        stem_relu: bool = True,
         pooling: Pooling = "default",
         image_size: tuple[int, int] = (256, 128),
         interpolation: Interpolation = "bicubic",
@@ -65,6 +66,8 @@ class FeatureExtractor:
             model_path: weight file; may be empty only where ``weights`` says what to take instead.
             weights: ``imagenet`` or, for random weights, ``none``, in place of a file.
             last_stride: stride of the last stage that the weights were trained with; a file does not tell.
+            stem_relu: whether they were trained with the ReLU after a ResNet's first convolution; those of the strong
+                baseline were not.
             pooling: how maps become a vector; ``default``: the backbone's own way.
             image_size: height and width that images are resized to.
             interpolation: ``bicubic`` as the official ECN code tests, or ``bilinear`` as torchreid does.
@@ -102,6 +105,7 @@ class FeatureExtractor:
             create_backbone(
                 model_name,
                 last_stride=last_stride,
+                stem_relu=stem_relu,
                 weights=weights or model_path,
                 pooling=pooling,
                 image_size=image_size,

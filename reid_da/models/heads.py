@@ -1,5 +1,6 @@
 """From maps to vectors: pooling. From vectors to embeddings: the neck."""
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -10,8 +11,9 @@ from reid_da.errors import unknown_name
 
 Pooling = Literal["default", "avg", "max", "gem"]
 """How maps become a vector; ``default``: the backbone's own way, which is the class token of a ViT, else ``avg``."""
-Embedding = Literal["linear", "none", "identity"]
-"""What stands between pooled features and the two branches: FC and BN as in ECN, BN alone (BNNeck), or nothing."""
+Embedding = Literal["linear", "norm_linear", "none", "identity"]
+"""What stands between pooled features and the two branches: FC and BN as in ECN; BN, dropout, FC and BN as in
+SphereReID; BN alone (BNNeck); or nothing."""
 
 
 def _wide(maps: Tensor) -> torch.dtype:
@@ -87,17 +89,40 @@ class Projection(nn.Sequential):
         return F.relu(normalised)
 
 
+class NormLinear(nn.Module):
+    """Batch normalisation and a linear layer, with dropout between them: how the neck of SphereReID begins.
+
+    Attributes:
+        norm: of the (B, F) pooled features.
+        linear: to (B, D) values, normal with a variance of 1/F, bias 0.
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(inputs)
+        self.linear = nn.Linear(inputs, outputs)
+
+    def forward(self, pooled: Tensor, drop: Callable[[Tensor], Tensor]) -> Tensor:
+        """(B, D) values of (B, F) pooled features.
+
+        Args:
+            pooled: features.
+            drop: the dropout.
+        """
+        values: Tensor = self.linear(drop(self.norm(pooled)))
+        return values
+
+
 def neck_of(embedding: Embedding, *, feature_dim: int, embedding_dim: int) -> tuple[nn.Module, nn.Module]:
     """Linear layer and batch normalisation of a neck, each of which may be an identity.
 
     Args:
         embedding: kind of the neck.
         feature_dim: number of pooled features F.
-        embedding_dim: number of embedding values D, used by a linear neck only.
+        embedding_dim: number of embedding values D, used by necks with a linear layer only.
     """
-    is_linear = embedding == "linear"
-    width = embedding_dim if is_linear else feature_dim
-    return (
-        nn.Linear(feature_dim, embedding_dim) if is_linear else nn.Identity(),
-        nn.Identity() if embedding == "identity" else nn.BatchNorm1d(width),
-    )
+    if embedding == "linear":
+        return nn.Linear(feature_dim, embedding_dim), nn.BatchNorm1d(embedding_dim)
+    if embedding == "norm_linear":
+        return NormLinear(feature_dim, embedding_dim), nn.BatchNorm1d(embedding_dim)
+    return nn.Identity(), nn.Identity() if embedding == "identity" else nn.BatchNorm1d(feature_dim)

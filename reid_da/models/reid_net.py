@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reid_da.errors import InputError, unknown_name
-from reid_da.losses.margin import Margin, MarginHead
-from reid_da.models.heads import Embedding, neck_of
+from reid_da.losses.margin import CenterInit, Margin, MarginHead
+from reid_da.models.heads import Embedding, NormLinear, neck_of
 from reid_da.models.protocol import Backbone
 
 Branch = Literal["test", "source", "target"]
@@ -52,10 +52,12 @@ class ReIDNetwork(nn.Module):
         num_classes: int,
         embedding: Embedding = "linear",
         embedding_dim: int = 4096,
+        neck_bias: bool = True,
         dropout: float = 0.5,
         target_dropout: TargetDropout = "after_norm",
         test_feature: TestFeature = "pooled",
         margin: Margin | None = None,
+        center_init: CenterInit = "normal",
         freeze: Freeze = "official",
         bn_mode: BatchNormMode = "official",
         generator: torch.Generator | None = None,
@@ -65,15 +67,19 @@ class ReIDNetwork(nn.Module):
         Args:
             backbone: the backbone; ``freeze`` is applied to its parameters.
             num_classes: number of source classes C; 0 for a method that classifies nothing.
-            embedding: ``linear`` as in ECN; ``none`` for batch normalisation on the pooled features themselves, without
-                ReLU, and a classifier without bias: the BNNeck of Luo et al. (CVPR workshops 2019); ``identity`` for
-                the pooled features as they are, and a classifier with bias.
+            embedding: ``linear`` as in ECN; ``norm_linear`` for batch normalisation and dropout before the linear
+                layer, and no other dropout, as the code of SphereReID (Fan et al., 2018) has it; ``none`` for batch
+                normalisation on the pooled features themselves, without ReLU, and a classifier without bias: the
+                BNNeck of Luo et al. (CVPR workshops 2019); ``identity`` for the pooled features as they are, and a
+                classifier with bias.
             embedding_dim: length D of a linear embedding; 4096 in the paper.
+            neck_bias: train the bias of the last batch normalisation; the code of Luo et al. keeps it at 0.
             dropout: rate of both dropouts; 0.5 in the paper.
             target_dropout: ``after_norm`` as the authors do, ``before_norm`` (f has unit length) or ``none``.
             test_feature: ``pooled`` as the authors do, or ``embedding``.
             margin: of a head of the margin-softmax family, which takes the embedding without ReLU; None for a linear
                 classifier.
+            center_init: how the centres of such a head begin.
             freeze: ``official`` keeps the backbone's official part from being trained: in a ResNet conv1, bn1, layer1
                 and layer2. ``none`` freezes nothing, a number so many stages of the backbone.
             bn_mode: batch normalisation in training. ``official`` holds the running statistics of the layers that
@@ -94,7 +100,7 @@ class ReIDNetwork(nn.Module):
         if not 0 <= dropout < 1:
             raise InputError(f"dropout: expected a rate of at least 0 and below 1, got {dropout}")
         self.backbone = backbone
-        self.embedding_dim = embedding_dim if embedding == "linear" else backbone.feature_dim
+        self.embedding_dim = embedding_dim if embedding in ("linear", "norm_linear") else backbone.feature_dim
         self.embedding, self.embedding_norm = neck_of(
             embedding, feature_dim=backbone.feature_dim, embedding_dim=embedding_dim
         )
@@ -105,13 +111,20 @@ class ReIDNetwork(nn.Module):
         if isinstance(self.embedding, nn.Linear):
             nn.init.kaiming_normal_(self.embedding.weight, mode="fan_out", generator=generator)
             nn.init.zeros_(self.embedding.bias)
+        elif isinstance(self.embedding, NormLinear):
+            nn.init.kaiming_normal_(self.embedding.linear.weight, a=1, generator=generator)
+            nn.init.zeros_(self.embedding.linear.bias)
+        if isinstance(self.embedding_norm, nn.BatchNorm1d):
+            self.embedding_norm.bias.requires_grad_(neck_bias)
         self.classifier: nn.Linear | MarginHead
         if margin is None:
             self.classifier = _linear_classifier(
                 self.embedding_dim, num_classes, has_bias=embedding != "none", generator=generator
             )
         else:
-            self.classifier = MarginHead(self.embedding_dim, num_classes, margin=margin, generator=generator)
+            self.classifier = MarginHead(
+                self.embedding_dim, num_classes, margin=margin, init=center_init, generator=generator
+            )
         backbone.freeze(0 if freeze == "none" else depth)
         self._held_depth = depth
 
@@ -131,18 +144,27 @@ class ReIDNetwork(nn.Module):
         if branch == "test":
             return F.normalize(self._test_features(pooled))
         if branch == "source":
-            return self.source_logits(self.embed(pooled), generator=generator)
+            return self.source_logits(self.embed(pooled, generator=generator), generator=generator)
         if branch == "target":
-            return self.target_features(self.embed(pooled), generator=generator)
+            return self.target_features(self.embed(pooled, generator=generator), generator=generator)
         raise ValueError(f"branch: expected test, source or target, got {branch!r}")
 
     def unscaled_test_features(self, images: Tensor) -> Tensor:
         """(B, F) or (B, D) features of the ``test`` branch before they are scaled to unit length."""
         return self._test_features(self.backbone(images))
 
-    def embed(self, pooled: Tensor) -> Tensor:
-        """(B, D) embeddings h of (B, F) pooled features, float32 under autocast too."""
-        hidden: Tensor = self.embedding(pooled)
+    def embed(self, pooled: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        """(B, D) embeddings h of (B, F) pooled features, float32 under autocast too.
+
+        Args:
+            pooled: features.
+            generator: source of the dropout mask of a neck that has one, torch's own if None.
+        """
+        hidden: Tensor
+        if isinstance(self.embedding, NormLinear):
+            hidden = self.embedding(pooled, lambda values: self._drop(values, generator))
+        else:
+            hidden = self.embedding(pooled)
         embeddings: Tensor = self.embedding_norm(hidden.to(pooled.dtype))
         return embeddings
 
@@ -157,18 +179,18 @@ class ReIDNetwork(nn.Module):
             generator: source of the dropout masks, torch's own if None.
         """
         if isinstance(self.classifier, MarginHead):
-            margined: Tensor = self.classifier(self._drop(embeddings, generator), label)
+            margined: Tensor = self.classifier(self._drop_late(embeddings, generator), label)
             return margined
         hidden = F.relu(embeddings) if isinstance(self.embedding, nn.Linear) else embeddings
-        logits: Tensor = self.classifier(self._drop(hidden, generator))
+        logits: Tensor = self.classifier(self._drop_late(hidden, generator))
         return logits
 
     def target_features(self, embeddings: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """(B, D) features f of the target branch from (B, D) embeddings h."""
         if self.target_dropout == "before_norm":
-            return F.normalize(self._drop(embeddings, generator))
+            return F.normalize(self._drop_late(embeddings, generator))
         features = F.normalize(embeddings)
-        return self._drop(features, generator) if self.target_dropout == "after_norm" else features
+        return self._drop_late(features, generator) if self.target_dropout == "after_norm" else features
 
     def train(self, mode: bool = True) -> "ReIDNetwork":
         """Switch to training with the batch normalisation of ``bn_mode``, or to evaluation."""
@@ -187,7 +209,8 @@ class ReIDNetwork(nn.Module):
         """
         groups = self.backbone.groups()
         heads = (self.embedding, self.embedding_norm, self.classifier)
-        groups["new"] = [*groups["new"], *(parameter for module in heads for parameter in module.parameters())]
+        of_heads = [parameter for module in heads for parameter in module.parameters() if parameter.requires_grad]
+        groups["new"] = [*groups["new"], *of_heads]
         rates = {"backbone": lr_backbone, "new": lr_new}
         return [{"name": name, "params": parameters, "lr": rates[name]} for name, parameters in groups.items()]
 
@@ -200,6 +223,10 @@ class ReIDNetwork(nn.Module):
             return values
         kept = torch.empty_like(values).bernoulli_(1 - self.dropout, generator=generator)
         return values * kept / (1 - self.dropout)
+
+    def _drop_late(self, values: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Dropout behind the embedding, unless the embedding has it inside."""
+        return values if isinstance(self.embedding, NormLinear) else self._drop(values, generator)
 
     def _held_batch_norms(self) -> list[nn.Module]:
         """Layers that keep their running statistics in training."""

@@ -51,7 +51,7 @@ class ResNet(Backbone):
         channels = max(round(64 * width), 1)
         self.conv1 = nn.Conv2d(3, channels, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(channels)
-        self.relu = nn.ReLU(inplace=True)
+        self.relu: nn.Module = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         widths = [channels, 2 * channels, 4 * channels, 8 * channels]
         inputs = [channels, *(width * block.expansion for width in widths)]

@@ -34,8 +34,9 @@ _TOOLKITS = (  # a name that gives the layout away; the first that occurs counts
 )
 _DIFFERENCES = {
     "FastReID": "FastReID pools the stem without padding and normalises features in its head",
-    "MMT": "MMT has no ReLU in the stem",
 }
+_WITHOUT_STEM_RELU = ("MMT", "strong baseline (BoT)")
+"""Toolkits whose ResNets have no ReLU after the first convolution; the strong baseline's with IBN have it."""
 _WHOLE = (  # parts behind the backbone, by their names in other toolkits and in ReIDNetwork
     ("feat.", "embedding."),
     ("feat_bn.", "embedding_norm."),
@@ -143,6 +144,12 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> WeightMatch:
     difference = _DIFFERENCES.get(match.layout)
     if any("sie_embed" in name for name in match.ignored):
         difference = "the file adds an embedding of the camera to the patches, which is left out"
+    has_stem_relu = any(
+        isinstance(module, nn.ReLU) for name, module in model.named_modules() if name in ("relu", "backbone.relu")
+    )
+    has_ibn = any(".IN." in name for name in match.state)
+    if has_stem_relu and match.layout in _WITHOUT_STEM_RELU and not (has_ibn and match.layout != "MMT"):
+        difference = "its ResNets have no ReLU after the first convolution (stem_relu=false, --no-stem-relu)"
     if difference:
         logger.warning("%s: %s; features of this network differ from those of %s", path, difference, match.layout)
     return match

@@ -31,18 +31,26 @@ class PackedViews(PackedImages):
     The view of an image's own camera is the real image.
     """
 
-    def __init__(self, pixels: NDArray[np.uint8], camids: Tensor, *, failed: tuple[FailedImage, ...] = ()) -> None:
+    def __init__(
+        self,
+        pixels: NDArray[np.uint8],
+        camids: Tensor,
+        *,
+        failed: tuple[FailedImage, ...] = (),
+        table: SampleTable | None = None,
+    ) -> None:
         """Wrap pixels.
 
         Args:
             pixels: (N, C, H, W, 3) uint8 RGB, a view of each of N images for each of C cameras.
             camids: (N,) int64 camera that took each.
             failed: images that could not be decoded, whose pixels are zero.
+            table: the N real images, for the sizes of their files, which all views of an image are taken to have.
 
         Raises:
             ValueError: pixels and cameras differ in length.
         """
-        super().__init__(pixels, failed=failed)
+        super().__init__(pixels, failed=failed, table=table)
         if len(pixels) != len(camids):
             raise ValueError(f"{len(pixels)} images, but {len(camids)} cameras of images")
         self._camids = camids
@@ -123,7 +131,7 @@ def pack_views(
         max_disk_share=max_disk_share,
         remedy=remedy,
     )
-    return PackedViews(pack.pixels, torch.tensor(table.camids), failed=pack.failed)
+    return PackedViews(pack.pixels, torch.tensor(table.camids), failed=pack.failed, table=table)
 
 
 def open_packed_views(path: Path, table: SampleTable, *, size: tuple[int, int], num_cameras: int) -> PackedViews:
@@ -150,7 +158,7 @@ def open_packed_views(path: Path, table: SampleTable, *, size: tuple[int, int], 
         pack = read_pack(path, shape=expected, recipe=_recipe(table), num_workers=available_cores())
     except UnusablePackError as error:
         raise InputError(f"{path}: not usable as the camera styles of {table.name}: {error}; make it again") from error
-    return PackedViews(pack.pixels, torch.tensor(table.camids), failed=pack.failed)
+    return PackedViews(pack.pixels, torch.tensor(table.camids), failed=pack.failed, table=table)
 
 
 def _recipe(table: SampleTable) -> dict[str, str]:

@@ -33,7 +33,8 @@ CROP_AREA = (256 / 286) ** 2
 class CycleGANSettings(StyleSettings):
     """Everything that defines the training of CycleGANs, one for each pair of cameras.
 
-    The defaults are those of CamStyle (Zhong et al., CVPR 2018).
+    The defaults are those of CamStyle (Zhong et al., CVPR 2018), on smaller images: it makes squares of 256x256, see
+    ``experiments/styles/cyclegan.yaml``.
     """
 
     method: Literal["cyclegan"] = "cyclegan"

@@ -9,7 +9,7 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -24,7 +24,7 @@ from reid_da.datasets.listing import STYLED_SUFFIX, describe_folder, list_images
 from reid_da.errors import InputError, first_few
 from reid_da.images import ImageSource
 from reid_da.images.pack import digest_of_files
-from reid_da.images.source import check_index
+from reid_da.images.source import CutsFiles, check_index, sizes_of_files
 from reid_da.styles.views import ViewsOfSource
 
 OnMissing = Literal["raise", "real"]
@@ -113,16 +113,52 @@ class FileViews(ViewsOfSource):
         """
         if views is None:
             return self._source.gather(index)
+        return self._collect(index, views, lambda source, rows, _: source.gather(rows))
+
+    @property
+    def cuts_files(self) -> bool:
+        """Whether both the real images and the ready-made ones are decoded whenever they are wanted."""
+        return all(isinstance(source, CutsFiles) and source.cuts_files for source in (self._source, self._files))
+
+    def gather_crops(self, index: Tensor, boxes: Tensor, views: Tensor | None = None) -> Tensor:
+        """(B, 3, H, W) uint8 RGB contents of boxes in the files; see :class:`reid_da.images.source.CutsFiles`."""
+
+        def gather(source: ImageSource, rows: Tensor, places: Tensor) -> Tensor:
+            assert isinstance(source, CutsFiles)
+            wanted, sizes = boxes[places], sizes_of_files(source, rows)
+            # a real image that stands in for a file may be smaller than it
+            fits = (wanted[:, :2] + wanted[:, 2:] <= sizes).all(dim=1, keepdim=True)
+            return source.gather_crops(
+                rows, torch.where(fits, wanted, torch.cat((torch.zeros_like(sizes), sizes), dim=1))
+            )
+
+        if views is None:
+            return gather(self._source, index, torch.arange(len(index)))
+        return self._collect(index, views, gather)
+
+    def original_sizes(self, index: Tensor, views: Tensor | None = None) -> Tensor:
+        """(B, 2) int64 heights and widths of the files, which may be squares where the real images are none."""
+        sizes = sizes_of_files(self._source, index)
+        if views is None:
+            return sizes
+        rows = self._rows[index, views]
+        is_file = rows >= 0
+        sizes[is_file] = sizes_of_files(self._files, rows[is_file])
+        return sizes
+
+    def _collect(self, index: Tensor, views: Tensor, gather: Callable[[ImageSource, Tensor, Tensor], Tensor]) -> Tensor:
+        """(B, 3, H, W) views by ``gather(source, rows, places in the batch)``."""
         check_index(index, len(self))
         check_index(views, self.num_cameras)
         rows = self._rows[index, views]
         images = torch.empty((len(index), 3, *self.size), dtype=torch.uint8, memory_format=torch.channels_last)
+        places = torch.arange(len(index))
         is_file = rows >= 0
-        images[is_file] = self._files.gather(rows[is_file])
+        images[is_file] = gather(self._files, rows[is_file], places[is_file])
         # asked after the images: a source that decodes as it goes learns only then which files it cannot decode
         undecodable = torch.tensor([failure.index for failure in self._files.failed], dtype=torch.int64)
         is_real = ~is_file | torch.isin(rows, undecodable)
-        images[is_real] = self._source.gather(index[is_real])
+        images[is_real] = gather(self._source, index[is_real], places[is_real])
         return images
 
 

@@ -20,6 +20,7 @@ from reid_da.styles.settings import StyleSettings
 from reid_da.styles.star_networks import StarCritic, StarGenerator, critic_loss, gradient_penalty
 from reid_da.styles.training_images import StyleImages, network_groups, style_plan
 
+_LAST = ("images", "camids", "wanted")
 CROP_AREA = 1 / 1.125**2
 """Share of the area that a random crop keeps: published as resizing to 288x144 and cropping 256x128."""
 
@@ -27,7 +28,9 @@ CROP_AREA = 1 / 1.125**2
 class StarGANSettings(StyleSettings):
     """Everything that defines the training of a StarGAN, one for all cameras.
 
-    The defaults are those of StarGAN for camera styles (Zhong et al., ECCV 2018), with a learning rate that does fall.
+    The defaults are a shortened training: networks and weights of the losses of StarGAN for camera styles (Zhong et
+    al., ECCV 2018), on images of half the height and width, for fewer steps, with a learning rate that does fall. The
+    published sizes and numbers of steps are in ``experiments/styles/``.
     """
 
     method: Literal["stargan"] = "stargan"
@@ -35,6 +38,11 @@ class StarGANSettings(StyleSettings):
     batch: Count = Field(default=16, description="images in a step")
     num_blocks: Count = Field(default=6, description="residual blocks of the generator")
     critic_steps: Count = Field(default=5, description="steps of the critic for each of the generator")
+    generator_batch: Literal["own", "critic"] = Field(
+        default="own",
+        description="batch of a step of the generator: one of its own, or that of the critic's last step with the same "
+        "cameras wanted, as in the published code",
+    )
     camera_weight: float = Field(default=1.0, ge=0, description="weight of the classification of the camera")
     penalty_weight: float = Field(default=10.0, ge=0, description="weight of the gradient penalty")
     optimizer: OptimizerSettings = OptimizerSettings(
@@ -67,9 +75,9 @@ class StarNetworks(nn.Module):
 
 
 class StarGAN(Method):
-    """One step of StarGAN: several of the critic, then one of the generator, each with a batch of its own.
+    """One step of StarGAN: several of the critic, then one of the generator.
 
-    The published code takes the batch of the last critic step for the generator too.
+    Where the generator takes the batch of the critic's last step, the batch that its own step brings rests.
 
     Args:
         settings: of the training.
@@ -87,6 +95,8 @@ class StarGAN(Method):
         self.trained = self.networks = StarNetworks(settings, num_cameras=images.dataset.num_cameras).to(context.device)
         self.steps = 0
         self._is_critic = True
+        self._last: tuple[Tensor, Tensor, Tensor] | None = None
+        self._device = context.device
         self._plan = style_plan(settings, images, {"images": images.rows()}, crop_area=CROP_AREA)
         total = settings.epochs * self._plan.steps
         if total <= settings.critic_steps:
@@ -110,17 +120,23 @@ class StarGAN(Method):
             batches: ``images``, with values from -1 to 1.
         """
         batch = batches["images"]
-        camids = batch.labels
+        images, camids = batch.images, batch.labels
         assert camids is not None
-        wanted = camids[torch.randperm(len(camids)).to(camids.device)]
         self._is_critic = self.steps % (self.settings.critic_steps + 1) < self.settings.critic_steps
+        if not self._is_critic and self._last is not None:
+            images, camids, wanted = self._last
+            self._last = None
+        else:
+            wanted = camids[torch.randperm(len(camids)).to(camids.device)]
+            if self.settings.generator_batch == "critic":
+                self._last = images, camids, wanted
         # a network whose turn it is not gets no gradient, so that the optimiser leaves it alone
         self.networks.critic.requires_grad_(self._is_critic)
         self.networks.generator.requires_grad_(not self._is_critic)
         self.steps += 1
         if self._is_critic:
-            return self._critic_losses(batch.images, camids, wanted)
-        return self._generator_losses(batch.images, camids, wanted)
+            return self._critic_losses(images, camids, wanted)
+        return self._generator_losses(images, camids, wanted)
 
     def after_update(self) -> None:
         """Move the running mean of the generator if it was its turn."""
@@ -129,11 +145,20 @@ class StarGAN(Method):
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs beside the networks."""
-        return {"steps": self.steps}
+        state: dict[str, Any] = {"steps": self.steps}
+        if self._last is not None:
+            state["last"] = {name: value.cpu() for name, value in zip(_LAST, self._last, strict=True)}
+        return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a saved state."""
         self.steps = int(state["steps"])
+        last = state.get("last")
+        if last is None:
+            self._last = None
+        else:
+            images, camids, wanted = (last[name].to(self._device) for name in _LAST)
+            self._last = images, camids, wanted
 
     def _critic_losses(self, images: Tensor, camids: Tensor, wanted: Tensor) -> dict[str, Tensor]:
         critic, settings = self.networks.critic, self.settings

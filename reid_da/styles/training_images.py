@@ -88,8 +88,10 @@ def style_plan(
     counts = [len(stream) for stream in rows.values()]
     if min(counts) < settings.batch:
         raise InputError(f"batch is {settings.batch}, but there are {min(counts)} images; lower it")
+    height, width = settings.data.image_size
+    aspect = height / width
     augment = AugmentSettings(
-        crop="rect", crop_scale=(crop_area, crop_area), crop_aspect=(2.0, 2.0), flip=settings.flip, erase=0.0
+        crop="rect", crop_scale=(crop_area, crop_area), crop_aspect=(aspect, aspect), flip=settings.flip, erase=0.0
     )
     streams = {
         name: StreamPlan(

@@ -7,6 +7,7 @@ from torch import Generator, Tensor
 
 from reid_da.errors import InputError
 from reid_da.images import FailedImage, ImageSource
+from reid_da.images.source import sizes_of_files
 
 
 class CameraViews(ImageSource, Protocol):
@@ -52,6 +53,10 @@ class ViewsOfSource:
 
     def __len__(self) -> int:
         return len(self._source)
+
+    def original_sizes(self, index: Tensor, views: Tensor | None = None) -> Tensor:  # noqa: ARG002
+        """(B, 2) int64 heights and widths of the real images' files; a view that is made here has that of its image."""
+        return sizes_of_files(self._source, index)
 
 
 def sample_views(

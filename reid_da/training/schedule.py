@@ -39,10 +39,21 @@ def learning_rate_factor(progress: float, settings: OptimizerSettings, *, epochs
         begin = settings.warmup_epochs
         factor = _half_cosine(max(progress - begin, 0.0) / max(epochs - begin, 1e-12))
     if progress < settings.warmup_epochs:
-        # linear from a hundredth, as in Luo et al. (CVPR workshops 2019)
-        share = progress / settings.warmup_epochs
-        factor *= 0.01 + 0.99 * share
+        factor *= _warmup(progress, settings)
     return factor
+
+
+def _warmup(progress: float, settings: OptimizerSettings) -> float:
+    """From a hundredth up to 1.
+
+    Luo et al. (CVPR workshops 2019) grow linearly. Their code steps its scheduler before each epoch, the first one
+    included, which leaves out the value of the beginning. That of SphereReID multiplies by one factor an epoch.
+    """
+    if settings.warmup == "steps":
+        return 0.01 + 0.99 * progress / settings.warmup_epochs
+    if settings.warmup == "epochs":
+        return 0.01 + 0.99 * min((int(progress) + 1) / settings.warmup_epochs, 1.0)
+    return math.pow(0.01, 1 - int(progress) / settings.warmup_epochs)
 
 
 def _half_cosine(share: float) -> float:

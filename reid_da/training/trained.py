@@ -73,6 +73,7 @@ def load_trained(
     *,
     backbone: str = "resnet50",
     last_stride: int = 2,
+    stem_relu: bool = True,
     weights: str = "imagenet",
     image_size: tuple[int, int] | None = None,
     device: str = "auto",
@@ -83,6 +84,7 @@ def load_trained(
         model: the run, the checkpoint, the file, or a name such as ``resnet50``.
         backbone: network that a file of weights belongs to.
         last_stride: stride of ``layer4``, for files and names.
+        stem_relu: whether a ResNet has the ReLU after its first convolution, for files and names.
         weights: ``imagenet`` or ``none`` (random), for names.
         image_size: height and width of the images; that of the run, else 256x128, if None.
         device: where the network goes.
@@ -103,7 +105,8 @@ def load_trained(
             f"{model}: no such run or file of weights, and no backbone of this name ({', '.join(BACKBONE_NAMES)})"
         )
     size = image_size or (256, 128)
-    network = create_backbone(name, last_stride=last_stride, weights=source, image_size=size).to(chosen).eval()
+    network = create_backbone(name, last_stride=last_stride, stem_relu=stem_relu, weights=source, image_size=size)
+    network = network.to(chosen).eval()
     check_weights(network, str(model))
     return TrainedModel(network=network, image_size=size, name=str(model))
 

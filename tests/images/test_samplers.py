@@ -115,6 +115,35 @@ def test_repeats_of_a_small_identity_are_drawn_evenly() -> None:
     assert stats.chisquare([count - 1000 for count in counts.values()]).pvalue > 0.01
 
 
+@pytest.mark.parametrize("once", [False, True])
+def test_a_small_identity_that_is_drawn_may_lack_images(once: bool) -> None:
+    rows, labels, _ = people([3])
+    found = [
+        len(set(batch))
+        for (batch,) in passes(IdentitySampler(1, 4, once=once, drawn=True), rows, labels, seed=1, count=500)
+    ]
+    # of 3^4 draws 3 show one image, 3 * (2^4 - 2) = 42 show two and 36 all three
+    expected = [500 * share / 81 for share in (3, 42, 36)]
+    assert stats.chisquare([found.count(number) for number in (1, 2, 3)], expected).pvalue > 0.01
+
+
+def test_one_group_of_each_identity_in_a_pass() -> None:
+    rows, labels, pid_of = people([2, 9, 5, 4, 8, 1, 6])
+    for batches in passes(IdentitySampler(3, 4, once=True, drawn=True), rows, labels, count=20):
+        pids = [pid_of[row] for row in chain.from_iterable(batches)]
+        assert len(batches) == 2
+        assert sorted(Counter(pids).values()) == [4] * 6
+        plenty = [row for row in chain.from_iterable(batches) if pid_of[row] in (7, 14, 21, 28, 42)]
+        assert len(plenty) == len(set(plenty))
+
+
+def test_large_identities_are_grouped_alike_whatever_becomes_of_small_ones() -> None:
+    rows, labels, pid_of = people([8, 4, 12])
+    for batches in passes(IdentitySampler(1, 4, drawn=True), rows, labels, count=5):
+        assert Counter(pid_of[row] for row in chain.from_iterable(batches)) == {0: 8, 7: 4, 14: 12}
+        assert len(set(chain.from_iterable(batches))) == 24
+
+
 @pytest.mark.parametrize(
     ("sampler", "count", "message"),
     [

@@ -287,3 +287,21 @@ def test_angles_of_zeros_are_right_angles_without_a_gradient():
 def test_unknown_negatives():
     with pytest.raises(InputError, match="unknown negatives 'soft'"):
         metric.angular_triplet_loss(torch.ones(2, 2), torch.tensor([0, 1]), negatives="soft")
+
+
+def test_centres_by_sgd_go_down_the_squared_distance():
+    centers = ClassCenters(4, 2, rule="sgd", generator=torch.Generator().manual_seed(0)).double()
+    centers.centers[:] = torch.tensor([[0.0, 0.0], [1.0, 1.0], [5.0, 5.0], [0.0, 0.0]])
+    features, labels = torch.tensor([[1.0, 0.0], [3.0, 0.0], [0.0, 4.0]]).double(), torch.tensor([0, 0, 1])
+    centers.update(features, labels, rate=0.5)
+    # c_0 + 2 * 0.5 / 3 * (4, 0), c_1 + 2 * 0.5 / 3 * (-1, 3)
+    expected = torch.tensor([[4 / 3, 0.0], [2 / 3, 2.0], [5.0, 5.0], [0.0, 0.0]]).double()
+    torch.testing.assert_close(centers.centers, expected)
+
+
+def test_centres_by_sgd_begin_with_normal_random_numbers():
+    first, second = (ClassCenters(500, 8, rule="sgd", generator=torch.Generator().manual_seed(1)) for _ in range(2))
+    assert torch.equal(first.centers, second.centers)
+    assert float(first.centers.mean()) == pytest.approx(0, abs=0.05)
+    assert float(first.centers.std()) == pytest.approx(1, abs=0.05)
+    assert not ClassCenters(5, 8).centers.any()

@@ -75,6 +75,18 @@ def test_labels_are_those_of_the_batch():
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
+def test_only_the_hardest_of_a_batch_are_trained_on():
+    model = network().eval()
+    each = torch.nn.functional.cross_entropy(
+        model.source_logits(model.embed(model.backbone(batch().images))), LABELS, reduction="none"
+    )
+    for share, count in ((0.5, 3), (0.8, 4), (0.1, 1), (1.0, 6)):
+        settings = SourceLossSettings(hardest_share=share, classification_weight=2)
+        loss = LabelledLosses(model, settings=settings).losses(batch())["cross_entropy"]
+        expected = 2 * sum(sorted(each.tolist())[-count:]) / count
+        assert loss.item() == pytest.approx(expected, rel=1e-5)
+
+
 def test_centres_move_after_the_backward_pass_only():
     method = LabelledLosses(network().train(), settings=SourceLossSettings(center_weight=0.1))
     method.losses(batch())

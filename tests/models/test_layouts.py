@@ -166,7 +166,8 @@ def test_layers_that_change_the_maps_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("layout", "warning"), [("mmt", "MMT has no ReLU in the stem"), ("fastreid", "without padding")]
+    ("layout", "warning"),
+    [("mmt", "its ResNets have no ReLU"), ("bot", "stem_relu=false"), ("fastreid", "without padding")],
 )
 def test_features_that_will_differ_are_announced(
     layout: str, warning: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -175,9 +176,25 @@ def test_features_that_will_differ_are_announced(
     load_weights(target(), tmp_path / "weights.pth")
     assert warning in caplog.text
     caplog.clear()
-    torch.save(bot(source().state_dict()), tmp_path / "weights.pth")
+    torch.save(layumi(source().state_dict()), tmp_path / "weights.pth")
     load_weights(target(), tmp_path / "weights.pth")
     assert not caplog.records
+
+
+@pytest.mark.parametrize("layout", ["mmt", "bot"])
+def test_a_stem_without_relu_fits_the_toolkits_that_have_none(
+    layout: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.save(LAYOUTS[layout][1](source().state_dict()), tmp_path / "weights.pth")
+    network = target(stem_relu=False)
+    load_weights(network, tmp_path / "weights.pth")
+    assert not caplog.records
+    images = torch.randn(1, 3, 32, 16)
+    network.eval()
+    expected = network.maxpool(network.bn1(network.conv1(images)))
+    for layer in (network.layer1, network.layer2, network.layer3, network.layer4):
+        expected = layer(expected)
+    torch.testing.assert_close(network(images), expected.mean(dim=(2, 3)))
 
 
 def test_what_is_not_needed_is_named_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from reid_da.errors import InputError
+from reid_da.losses.margin import Margin
 from reid_da.models.backbones import Backbone, create_backbone
 from reid_da.models.reid_net import BatchNormMode, ReIDNetwork
 from reid_da.models.weights import match_state_dict
@@ -263,3 +264,50 @@ def test_without_a_linear_embedding_the_branches_share_the_normalised_pooled_fea
     torch.testing.assert_close(model(images(), "target"), h / h.norm(dim=1, keepdim=True), rtol=1e-4, atol=1e-5)
     trained = {id(p) for group in model.parameter_groups(lr_new=1, lr_backbone=1) for p in group["params"]}
     assert trained == {id(p) for p in model.parameters() if p.requires_grad}
+
+
+def test_a_neck_that_begins_with_batch_normalisation() -> None:
+    model = network(embedding="norm_linear", dropout=0.5).eval()
+    state = {name: value.double() for name, value in model.state_dict().items()}
+    model.embedding.norm.running_mean.fill_(0.3)
+    model.embedding.norm.running_var.fill_(2.0)
+    pooled = model.backbone(images()).double()
+    inner = (pooled - 0.3) / math.sqrt(2.0 + 1e-5)
+    hidden = inner @ state["embedding.linear.weight"].T
+    h = (hidden - state["embedding_norm.running_mean"]) / (state["embedding_norm.running_var"] + 1e-5).sqrt()
+    expected = h @ state["classifier.weight"].T + state["classifier.bias"]
+    torch.testing.assert_close(model(images(), "source").double(), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        model(images(), "target").double(), h / h.norm(dim=1, keepdim=True), rtol=1e-4, atol=1e-5
+    )
+    assert float(state["embedding.linear.weight"].std()) == pytest.approx(512**-0.5, rel=0.05)
+
+
+def test_its_dropout_stands_before_the_linear_layer_and_nowhere_else() -> None:
+    model = network(embedding="norm_linear", dropout=0.5).train()
+    model.embedding_norm.eval()
+    pooled = model.backbone(images())
+    dropped = model.embed(pooled, generator=seeded(4))
+    kept = torch.empty(len(pooled), 512).bernoulli_(0.5, generator=seeded(4))
+    expected = model.embedding_norm(model.embedding.linear(model.embedding.norm(pooled) * kept * 2))
+    torch.testing.assert_close(dropped, expected)
+    torch.testing.assert_close(model.source_logits(dropped), model.classifier(dropped))
+    torch.testing.assert_close(model.target_features(dropped), dropped / dropped.norm(dim=1, keepdim=True))
+
+
+@pytest.mark.parametrize("embedding", ["linear", "norm_linear", "none", "identity"])
+def test_the_bias_of_the_neck_can_be_kept_at_zero(embedding: str) -> None:
+    model = network(embedding=embedding, neck_bias=False)
+    trained = {
+        id(parameter) for group in model.parameter_groups(lr_new=1, lr_backbone=1) for parameter in group["params"]
+    }
+    names = {name for name, parameter in model.named_parameters() if id(parameter) not in trained}
+    assert {name for name in names if not name.startswith("backbone.")} == (
+        set() if embedding == "identity" else {"embedding_norm.bias"}
+    )
+
+
+def test_centres_of_a_head_may_be_longer_at_first() -> None:
+    for init, deviation in (("normal", 0.01), ("xavier", math.sqrt(2 / (64 + 36)))):
+        model = network(embedding_dim=64, num_classes=36, margin=Margin(), center_init=init)
+        assert model.classifier.weight.std().item() == pytest.approx(deviation, rel=0.05)

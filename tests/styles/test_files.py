@@ -10,9 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
+from reid_da.config import AugmentSettings
 from reid_da.datasets import SampleTable
 from reid_da.errors import InputError
-from reid_da.images import PackedImages, open_images
+from reid_da.images import PackedImages, Selection, TestTransform, TrainTransform, load_batches, open_images
 from reid_da.styles import FileViews, find_styled_images
 from reid_da.styles.files import default_folder
 
@@ -316,3 +317,27 @@ def test_rows_and_cameras_out_of_range(make_table: MakeTable, make_source: MakeS
         views.gather(torch.tensor([-1]), torch.tensor([0]))
     with pytest.raises(IndexError, match=r"leaves the range 0..1"):
         views.gather(torch.tensor([0]), torch.tensor([2]))
+
+
+@pytest.mark.parametrize("cache", ["never", "always"])
+def test_square_files_are_whole_where_crops_are_drawn_in_the_shapes_of_the_files(tmp_path: Path, cache: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 40, 40, 3), dtype=np.uint8)
+    for folder, name, side in (("bounding_box_train", "a.png", 20), ("styled", "a_fake_1to2.png", 40)):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(pixels[0, :, :side]).save(tmp_path / folder / name)
+    table = SampleTable.from_rows(
+        "train", tmp_path, [("bounding_box_train/a.png", 1, 0), ("bounding_box_train/b.png", 1, 1)]
+    )
+    Image.fromarray(pixels[1, :, :20]).save(tmp_path / "bounding_box_train" / "b.png")
+    styled = find_styled_images(table, tmp_path / "styled", num_cameras=2, on_missing="real")
+    real, files = (open_images(x, size=(32, 16), cache=cache, cache_dir=tmp_path) for x in (table, styled.table))
+    views = FileViews(real, styled, files)
+    index, wanted = torch.tensor([0, 0, 1]), torch.tensor([0, 1, 0])
+    assert views.original_sizes(index, wanted).tolist() == [[40, 20], [40, 40], [40, 20]]
+    assert views.cuts_files == (cache == "never")
+    transform = TrainTransform(AugmentSettings(crop_on="original", flip=0, erase=0), size=(32, 16), seed=0)
+    (batch,) = load_batches(views, [Selection(rows=index, views=wanted)], transform, prefetch=0)
+    whole = TestTransform(size=(32, 16))(views.gather(index, wanted))
+    torch.testing.assert_close(batch.images[1], whole[1], atol=1e-5, rtol=0)
+    assert not torch.allclose(batch.images[0], whole[0])
+    assert not torch.allclose(batch.images[2], whole[2])

@@ -9,9 +9,10 @@ import torch
 from reid_da.datasets import load_dataset
 from reid_da.errors import InputError
 from reid_da.images import open_images
+from reid_da.images.augment import random_sized_rect_crop_boxes
 from reid_da.reporting.style_pictures import draw_views
 from reid_da.seeds import derived_seed
-from reid_da.styles.train import resume_styles, train_styles
+from reid_da.styles.train import _trainer, resume_styles, train_styles
 from reid_da.styles.trained import load_generator, load_style_settings
 from reid_da.styles.training_images import StyleImages, style_plan
 from reid_da.training.run_folder import RunFolder
@@ -72,6 +73,46 @@ def test_a_resumed_training_ends_with_the_numbers_of_an_unbroken_one(flat, tmp_p
     expected = whole.last_checkpoint()
     assert same(resumed.weights, expected.weights)
     assert resumed.state["method"] == expected.state["method"] == {"steps": 24}
+
+
+def test_the_generator_may_take_the_batch_of_the_last_critic_step(flat, tmp_path):
+    seen = []
+    chosen = settings(flat, "epochs=1", "generator_batch=critic")
+    trainer = _trainer(chosen, StyleImages.open(chosen), RunFolder(tmp_path / "run"), None, title="")
+    star = trainer.method
+    star._critic_losses, star._generator_losses = (
+        lambda *tensors, kind=kind, losses=losses: (seen.append((kind, *tensors)), losses(*tensors))[1]
+        for kind, losses in (("critic", star._critic_losses), ("generator", star._generator_losses))
+    )
+    trainer.train_epoch()
+    assert [kind for kind, *_ in seen] == 2 * ["critic", "critic", "generator"] + ["critic", "critic"]
+    for critic, generator in ((1, 2), (4, 5)):
+        assert all(torch.equal(*pair) for pair in zip(seen[critic][1:], seen[generator][1:], strict=True))
+        assert not torch.equal(seen[critic - 1][1], seen[critic][1])
+
+
+def test_resuming_before_a_step_of_the_generator_keeps_its_batch(flat, tmp_path):
+    # 8 steps an epoch: the first one ends with a step of the critic that the generator's follows
+    chosen = settings(flat, "epochs=2", "keep_checkpoints=5", "generator_batch=critic")
+    whole = train_styles(chosen, tmp_path / "whole")
+    parts = train_styles(chosen, tmp_path / "parts")
+    (parts.checkpoint_folder / "epoch_0002" / "state.pt").unlink()
+    resumed = resume_styles(parts.path, skip_damaged=True).last_checkpoint()
+    assert same(resumed.weights, whole.last_checkpoint().weights)
+
+
+@pytest.mark.parametrize("size", [[16, 8], [16, 16], [24, 8]])
+def test_crops_have_the_shape_of_the_images(flat, size):
+    images = StyleImages.open(settings(flat, f"data.image_size={size}"))
+    plan = style_plan(settings(flat, f"data.image_size={size}"), images, {"images": images.rows()}, crop_area=0.79)
+    sides = random_sized_rect_crop_boxes(
+        4,
+        tuple(size),
+        scale=plan.streams["images"].augment.crop_scale,
+        aspect=plan.streams["images"].augment.crop_aspect,
+        generator=torch.Generator().manual_seed(0),
+    )[:, 2:]
+    assert sides.tolist() == [[round(0.79**0.5 * side) for side in size]] * 4
 
 
 def test_critic_and_generator_take_turns_and_both_are_logged(flat, tmp_path):
