@@ -1,6 +1,9 @@
-"""Where to compute."""
+"""Where to compute, and how much memory it takes."""
 
 import re
+import sys
+from contextlib import suppress
+from pathlib import Path
 
 import torch
 
@@ -22,6 +25,34 @@ def choose_device(name: str) -> str:
     if reason:
         raise InputError(f"device: {name!r} is not to be had here: {reason}; device=auto takes what there is")
     return name
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Let :func:`peak_memory` count from now on: on a GPU always, of the process on Linux; elsewhere from its start."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    with suppress(OSError):  # no Linux, or a container that does not let a process do so
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """Most bytes since :func:`reset_peak_memory`: allocated by torch on a GPU, else resident memory of this process.
+
+    None where the system does not tell.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    # getrusage counts what the parent had before it started this program too
+    with suppress(OSError):
+        found = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
+        if found:
+            return 1024 * int(found[1])
+    try:
+        import resource  # Unix only
+    except ImportError:
+        return None
+    # in KiB on other systems than macOS
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _missing(name: str, *, number: int) -> str | None:

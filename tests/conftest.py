@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -87,10 +88,10 @@ def small_sites(rendered: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return root
 
 
-@pytest.fixture
-def small_settings(small_sites: Path) -> ExperimentSettings:
-    """ECN from site-a to site-b with a tiny input, two epochs, all three invariances."""
-    tree = {
+@pytest.fixture(scope="session")
+def small_tree(small_sites: Path) -> dict[str, Any]:
+    """Settings of ECN from site-a to site-b with a tiny input, two epochs, all three invariances, as a mapping."""
+    return {
         "epochs": 2,
         "evaluate_every": 1,
         "device": "cpu",
@@ -102,4 +103,9 @@ def small_settings(small_sites: Path) -> ExperimentSettings:
         "views": {"style": "statistics"},
         "optimizer": {"lr": 0.01},
     }
-    return settings_of(tree, where="test")
+
+
+@pytest.fixture
+def small_settings(small_tree: dict[str, Any]) -> ExperimentSettings:
+    """The settings of :func:`small_tree`."""
+    return settings_of(small_tree, where="test")

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from reid_da.config import dump_settings, merge
@@ -164,3 +166,15 @@ def test_mistakes_in_settings_of_styles(overrides, message):
     with pytest.raises(InputError, match=message) as caught:
         load_style_settings(None, overrides)
     assert "\n" not in str(caught.value)
+
+
+def test_settings_and_overrides_as_mappings():
+    tree = {"method": "ecn", "memory.temperature": 0.2, "memory": {"num_neighbors": 4}, "data": {"source": Path("a")}}
+    loaded = load_settings(tree, {"memory": {"temperature": 0.3}, "data.target": "b", "epochs": 7})
+    assert (loaded.memory.temperature, loaded.memory.num_neighbors, loaded.epochs) == (0.3, 4, 7)
+    assert (loaded.data.source, loaded.data.target) == (Path("a"), Path("b"))
+    assert load_settings(tree, {}) == load_settings(tree)
+    with pytest.raises(InputError, match=r"overrides: memory\.num_neighbors: .*got -4"):
+        load_settings(tree, {"memory.num_neighbors": -4})
+    with pytest.raises(InputError, match="config: unknown key 'memry'"):
+        load_settings({"memry": 1})

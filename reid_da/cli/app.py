@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from reid_da import __version__
-from reid_da.cli import camstyle, data, evaluate, pictures, rank, train
+from reid_da.cli import camstyle, data, evaluate, pictures, rank, results, train
 
 app = typer.Typer(
     name="reid-da",
@@ -22,6 +22,7 @@ for command in (
     train.ablate,
     train.sweep,
     train.compare,
+    results.results,
     train.settings,
     evaluate.evaluate,
     evaluate.evaluate_features,

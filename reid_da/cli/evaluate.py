@@ -93,8 +93,6 @@ def evaluate(
 
     Example: reid-da evaluate runs/rendered-a2b-seed0 --data data/rendered/site-b --rerank
     """
-    from reid_da.datasets import load_datasets
-    from reid_da.evaluation.extraction import features_of_test_images
     from reid_da.evaluation.feature_evaluation import evaluate_feature_set
     from reid_da.evaluation.operating_point import check_rates
     from reid_da.reporting.evaluation_tables import format_evaluation
@@ -107,13 +105,9 @@ def evaluate(
     trained = load_trained(
         model, backbone=backbone, last_stride=last_stride, weights=weights, image_size=parse_size(size), device=device
     )
-    path = data or (trained.settings.data.target if trained.settings else None)
-    if path is None:
-        raise InputError(f"{model}: give the data set to evaluate on, --data PATH")
-    dataset = load_datasets(path)
-    features = features_of_test_images(dataset, trained.network, image_size=trained.image_size, flip=flip)
+    dataset = trained.test_data(data)
     result = evaluate_feature_set(
-        features,
+        trained.extract(dataset, flip=flip),
         same_camera=same_camera or dataset.same_camera,
         rerank=rerank_settings(rerank, k1, k2, lambda_value),
         operating_point=operating_point,

@@ -47,9 +47,7 @@ def ranked_lists(
     """
     import torch
 
-    from reid_da.datasets import load_datasets
     from reid_da.evaluation import evaluate_retrieval
-    from reid_da.evaluation.extraction import features_of_test_images
     from reid_da.reporting.ranked_lists import check_picture, draw_comparison, pick_queries
     from reid_da.reporting.ranked_lists import ranked_lists as rank
     from reid_da.training.trained import load_trained
@@ -59,20 +57,13 @@ def ranked_lists(
     check_output(file)
     check_data_given(models[0], data, purpose="to search")
     trained = {model: load_trained(model) for model in models}
-    settings = trained[models[0]].settings
-    path = data or (settings.data.target if settings else None)
-    if path is None:
-        raise InputError(f"{models[0]}: give the data set to search, --data PATH")
-    dataset = load_datasets(path)
+    dataset = trained[models[0]].test_data(data)
     check_picture(
         num_queries=min(num_queries, dataset.query.num_pids),
         num=min(num, len(dataset.gallery)),
         num_models=len(trained),
     )
-    features = {
-        name: features_of_test_images(dataset, model.network, image_size=model.image_size)
-        for name, model in trained.items()
-    }
+    features = {name: model.extract(dataset) for name, model in trained.items()}
     query, gallery = dataset.query.without_junk(), dataset.gallery.without_junk()
     same_camera = same_camera or dataset.same_camera
     result = evaluate_retrieval(*features[models[0]].arrays, same_camera=same_camera)

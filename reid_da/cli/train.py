@@ -1,7 +1,7 @@
 """``reid-da train``, ``ablate``, ``sweep``, ``compare``, ``settings``: experiments."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +15,8 @@ from reid_da.errors import InputError
 
 if TYPE_CHECKING:
     from reid_da.config import ExperimentSettings
+    from reid_da.reporting.result_tables import ResultRow
+    from reid_da.reporting.tables import Table
     from reid_da.training.run_folder import RunFolder
 
 Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file, such as those in experiments/.")]
@@ -112,8 +114,8 @@ def ablate(
     Example: reid-da ablate experiments/rendered/site-a2site-b.yaml --rows source,e+c+n,supervised --seeds 3
     """
     from reid_da.methods import load_settings
-    from reid_da.reporting.published_results import published_rows
-    from reid_da.reporting.result_tables import ResultRow, ablation_table, to_json, to_markdown
+    from reid_da.reporting.published_results import published_pair, published_rows, quoted_rows
+    from reid_da.reporting.result_tables import ResultRow, ablation_table
     from reid_da.studies.ablation import ablate as train_rows
 
     show_log()
@@ -122,16 +124,13 @@ def ablate(
     if rows and not names:
         raise InputError("--rows: name at least one row, for example --rows source,e+c+n")
     folder = output or _folder(settings, "ablation")
-    published = published_rows(*_published_names(settings))
+    pair = published_pair(settings.data)
     with stoppable():
         trained = train_rows(settings, folder, rows=names, seeds=seeds)
     results = [ResultRow(name=name, results=figures) for name, figures in trained.items()]
-    _save(folder, to_markdown(results, published=published), to_json(results))
-    if as_json:
-        print_json(to_json(results))
-        return
-    Console().print(ablation_table(results, published=published, title=settings.name))
-    Console(stderr=True).print(f"table: {folder / 'table.md'}", soft_wrap=True)
+    quoted = quoted_rows(*pair, beside=list(trained))
+    table = ablation_table(results, published=published_rows(*pair), quoted=quoted, title=settings.name)
+    _save_and_print(folder, table, results, as_json=as_json)
 
 
 def sweep(
@@ -149,8 +148,8 @@ def sweep(
     Example: reid-da sweep experiments/rendered/site-a2site-b.yaml memory.temperature=0.01,0.05,0.1,0.5
     """
     from reid_da.methods import load_settings
-    from reid_da.reporting.published_results import published_sweep
-    from reid_da.reporting.result_tables import sweep_rows, sweep_table, to_json, to_markdown
+    from reid_da.reporting.published_results import published_pair, published_sweep
+    from reid_da.reporting.result_tables import sweep_rows, sweep_table
     from reid_da.reporting.training_curves import draw_sweep
     from reid_da.studies.ablation import sweep as train_values
     from reid_da.studies.ablation import sweep_values
@@ -160,17 +159,12 @@ def sweep(
     key, listed = _key_and_values(setting)
     values = sweep_values(settings, key=key, values=listed)
     folder = output or _folder(settings, f"sweep-{key}")
-    published = published_sweep(*_published_names(settings), key)
+    published = published_sweep(*published_pair(settings.data), key)
     with stoppable():
         results = list(train_values(settings, folder, key=key, values=values, seeds=seeds).values())
-    rows = sweep_rows(values, results)
-    _save(folder, to_markdown(rows, heading=key), to_json(rows))
     draw_sweep(values, {settings.name: results}, folder / "sweep.png", xlabel=key)
-    if as_json:
-        print_json(to_json(rows))
-        return
-    Console().print(sweep_table(key, values, results, published=published, title=settings.name))
-    Console(stderr=True).print(f"picture: {folder / 'sweep.png'}", soft_wrap=True)
+    table = sweep_table(key, values, results, published=published, title=settings.name)
+    _save_and_print(folder, table, sweep_rows(values, results), as_json=as_json)
 
 
 def compare(
@@ -188,7 +182,8 @@ def compare(
     Example: reid-da compare experiments/supervised/rendered/{softmax,arcface}.yaml --seeds 3
     """
     from reid_da.methods import load_settings
-    from reid_da.reporting.result_tables import ResultRow, ablation_table, to_json, to_markdown
+    from reid_da.reporting.published_results import published_pair, published_rows, quoted_rows
+    from reid_da.reporting.result_tables import ResultRow, ablation_table
     from reid_da.reporting.training_curves import draw_sweep
     from reid_da.studies.ablation import compare as train_experiments
 
@@ -198,16 +193,16 @@ def compare(
     if not experiments:
         raise InputError("give the YAML files of the experiments to compare")
     folder = output or Path("runs") / "comparison"
+    pairs = {published_pair(settings.data) for settings in experiments}
+    # figures of one pair mean nothing beside those of another
+    pair = pairs.pop() if len(pairs) == 1 else (None, None)
     with stoppable():
         results = train_experiments(experiments, folder, seeds=seeds)
     rows = [ResultRow(name=name, results=figures) for name, figures in results.items()]
-    _save(folder, to_markdown(rows, heading="experiment"), to_json(rows))
     draw_sweep(list(results), {"": list(results.values())}, folder / "comparison.png", xlabel="")
-    if as_json:
-        print_json(to_json(rows))
-        return
-    Console().print(ablation_table(rows, heading="experiment"))
-    Console(stderr=True).print(f"table and picture: {folder}", soft_wrap=True)
+    quoted = quoted_rows(*pair, beside=list(results))
+    table = ablation_table(rows, published=published_rows(*pair), quoted=quoted, heading="experiment")
+    _save_and_print(folder, table, rows, as_json=as_json)
 
 
 def settings(
@@ -241,26 +236,18 @@ def _folder(settings: "ExperimentSettings", kind: str | None = None) -> Path:
     return Path("runs") / (f"{settings.name}-{kind}" if kind else f"{settings.name}-seed{settings.seed}")
 
 
-def _save(folder: Path, table: str, records: list[dict[str, Any]]) -> None:
-    write_text(folder / "table.md", table)
-    write_text(folder / "table.json", json.dumps(records, indent=2) + "\n")
+def _save_and_print(folder: Path, table: "Table", rows: Sequence["ResultRow"], *, as_json: bool) -> None:
+    """Write ``table.md`` and ``table.json``, and print one of the two."""
+    from reid_da.reporting.result_tables import to_json
+    from reid_da.reporting.tables import to_markdown
 
-
-def _published_names(settings: "ExperimentSettings") -> tuple[str | None, str | None]:
-    """Names of source and target where they are published data sets.
-
-    A data set that cannot be read has none: the training refuses it, if it needs it at all.
-    """
-    from reid_da.datasets import load_dataset
-    from reid_da.reporting.published_results import published_name
-
-    def name(path: Path | tuple[Path, ...] | None) -> str | None:
-        try:
-            return published_name(load_dataset(path)) if isinstance(path, Path) else None
-        except (InputError, OSError):
-            return None
-
-    return name(settings.data.source), name(settings.data.target)
+    write_text(folder / "table.md", to_markdown(table))
+    write_text(folder / "table.json", json.dumps(to_json(rows), indent=2) + "\n")
+    if as_json:
+        print_json(to_json(rows))
+        return
+    Console().print(table)
+    Console(stderr=True).print(f"results: {folder}", soft_wrap=True)
 
 
 def _key_and_values(setting: str) -> tuple[str, list[Any]]:

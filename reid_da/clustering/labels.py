@@ -54,7 +54,7 @@ def cluster_sizes(labels: Labels) -> Labels:
 def outliers_as_clusters(labels: Labels) -> Labels:
     """(N,) int64 labels in which the outliers are clusters of one image, numbered after the others in their order."""
     outliers = labels < 0
-    filled = labels.copy()
+    filled: Labels = labels.copy()
     filled[outliers] = labels.max(initial=-1) + 1 + np.arange(outliers.sum())
     return filled
 

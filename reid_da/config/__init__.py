@@ -3,6 +3,7 @@
 from reid_da.config.base import (
     FREE,
     Family,
+    Overrides,
     RunSettings,
     Settings,
     differences,
@@ -37,6 +38,7 @@ __all__ = [
     "HeadSettings",
     "ModelSettings",
     "OptimizerSettings",
+    "Overrides",
     "Positive",
     "PrecisionSettings",
     "RunSettings",

@@ -14,8 +14,13 @@ from reid_da.errors import InputError, unknown_name
 Layer: TypeAlias = tuple[str, Mapping[str, Any]]
 """Where some settings come from, and their keys and values."""
 
+Overrides: TypeAlias = Sequence[str] | Mapping[str, Any]
+"""Changes of settings: texts ``memory.temperature=0.1``, or a mapping with dotted or nested keys."""
+
 COMMAND_LINE = "command line"
-"""Where overrides come from."""
+"""Where overrides in the form of texts come from."""
+OVERRIDES = "overrides"
+"""Where those in a mapping come from."""
 
 FREE: dict[str, Any] = {"free": True}
 """Marks a field (``json_schema_extra``) that may differ between the two halves of a resumed run."""
@@ -73,20 +78,24 @@ class Family(Generic[S]):
     command: str
     example: str
 
-    def load(self, file: str | Path | None, overrides: Sequence[str] = ()) -> S:
+    def load(self, config: str | Path | Mapping[str, Any] | None, overrides: Overrides = ()) -> S:
         """Settings of a YAML file, of the files that it is based on, and of the overrides, in rising priority.
 
         Args:
-            file: YAML file, or None for the defaults; its key ``base`` names a file, relative to it, whose settings it
-                changes, or several, of which later ones change earlier ones.
-            overrides: ``memory.temperature=0.1`` and the like; values are read as YAML.
+            config: YAML file, a mapping with its keys and values, or None for the defaults; the key ``base`` of a file
+                names a file, relative to it, whose settings it changes, or several, of which later ones change earlier
+                ones.
+            overrides: ``memory.temperature=0.1`` and the like, whose values are read as YAML; or a mapping.
 
         Raises:
             InputError: a file cannot be read, a key is unknown (the nearest valid one is named), a value is out of
                 range.
         """
-        layers = [] if file is None else _read_layers(Path(file))
-        return self._of_layers([*layers, *((COMMAND_LINE, self.override(text)) for text in overrides)])
+        if isinstance(config, Mapping):
+            layers: list[Layer] = [("config", nested(config))]
+        else:
+            layers = [] if config is None else _read_layers(Path(config))
+        return self._of_layers([*layers, *self.changes(overrides)])
 
     def of(self, tree: Mapping[str, Any], *, where: str) -> S:
         """Settings of nested mappings.
@@ -99,6 +108,16 @@ class Family(Generic[S]):
             InputError: a key is unknown or a value does not fit.
         """
         return self._of_layers([(where, tree)])
+
+    def changes(self, overrides: Overrides) -> list[Layer]:
+        """The layers that overrides make.
+
+        Raises:
+            InputError: a text is not of the form ``key=value``, or its value is not YAML.
+        """
+        if isinstance(overrides, Mapping):
+            return [(OVERRIDES, nested(overrides))]
+        return [(COMMAND_LINE, self.override(text)) for text in overrides]
 
     def override(self, text: str) -> dict[str, Any]:
         """The tree of ``key=value``.
@@ -167,7 +186,7 @@ class Family(Generic[S]):
         owner = self._owner(keys)
         if owner is None:
             raise self._unknown(keys, where)
-        if where == COMMAND_LINE:
+        if where in (COMMAND_LINE, OVERRIDES):
             other, key = owner.model_fields["method"].default, ".".join(keys)
             same = sorted(".".join(name) for name in setting_keys(self.kinds[method]) if name[-1] == keys[-1])
             hint = f"has {same[0]}" if same else "has none"

@@ -79,6 +79,11 @@ class ModelSettings(Settings):
         default="official",
         description="batch norms that keep their statistics: official, all of the frozen part, or none",
     )
+    samples_per_norm: int = Field(
+        default=0,
+        ge=0,
+        description="images that are normalised together in training, as on several GPUs that split the batch; 0: all",
+    )
 
 
 class AugmentSettings(Settings):

@@ -93,15 +93,19 @@ def save_calibration(path: Path, calibration: Calibration, *, notes: dict[str, A
     write_text(path, json.dumps({**notes, **asdict(resolved)}, indent=2) + "\n")
 
 
-def load_calibration(path: Path) -> Calibration:
+def load_calibration(path: Path, *, epoch: int | None = None) -> Calibration:
     """Read a calibration.
 
+    Args:
+        path: the file.
+        epoch: of the checkpoint that it has to belong to; any if None.
+
     Raises:
-        InputError: the file is not there, or is none.
+        InputError: the file is missing or damaged, or belongs to another checkpoint.
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        return Calibration(
+        calibrated = Calibration(
             points=tuple(OperatingPoint(**point) for point in record["points"]),
             num_positive_pairs=int(record["num_positive_pairs"]),
             num_negative_pairs=int(record["num_negative_pairs"]),
@@ -112,6 +116,12 @@ def load_calibration(path: Path) -> Calibration:
         raise InputError(f"{path}: not calibrated yet: reid-da calibrate {path.parent}") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: is no calibration: {error}") from error
+    if epoch is not None and record.get("epoch") != epoch:
+        raise InputError(
+            f"{path}: belongs to epoch {record.get('epoch')}, and the model is of epoch {epoch}; calibrate that one:"
+            f" reid-da calibrate {path.parent}"
+        )
+    return calibrated
 
 
 def _coarse(histogram: Tensor) -> tuple[int, ...]:

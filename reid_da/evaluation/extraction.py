@@ -20,7 +20,7 @@ from reid_da.evaluation.feature_files import FeatureSet, check_npz, save_arrays
 from reid_da.features import check_directions
 from reid_da.images import FailedImage, ImageSource, augment, open_images, usable_rows
 from reid_da.images.decode import OnError, decode_row
-from reid_da.models.inference import infer_in_batches
+from reid_da.models.inference import device_of, infer_in_batches
 
 
 def extract_features(
@@ -58,12 +58,12 @@ def extract_features(
             they are to have unit length; the message tells whether the weights or certain images are to blame.
     """
     features = infer_in_batches(
-        _WithMirrored(model) if flip else model,
+        WithMirrored(model) if flip else model,
         lambda rows: source.gather(torch.arange(rows.start, rows.stop)),
         len(source),
         prepare=transform or augment.normalize,
         batch_size=batch_size,
-        device=_device_of(model) if device is None else torch.device(device),
+        device=device_of(model) if device is None else torch.device(device),
         autocast=autocast,
         store_on=torch.device("cpu"),
         label=label,
@@ -356,11 +356,7 @@ def _chosen_splits(dataset: Dataset, wanted: Sequence[str]) -> dict[str, SampleT
     return chosen
 
 
-def _device_of(model: nn.Module) -> torch.device:
-    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-
-
-class _WithMirrored(nn.Module):
+class WithMirrored(nn.Module):
     """Mean of a model's features for images and for their mirror images."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -368,5 +364,6 @@ class _WithMirrored(nn.Module):
         self.model = model
 
     def forward(self, images: Tensor) -> Tensor:
+        """(B, D) features of (B, 3, H, W) images."""
         features: Tensor = (self.model(images) + self.model(images.flip(3))) / 2
         return features

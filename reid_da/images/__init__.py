@@ -5,7 +5,7 @@ from reid_da.images.loader import Batch, load_batches
 from reid_da.images.on_the_fly import OnTheFlyImages, open_images
 from reid_da.images.pack import PackedImages, default_cache_dir, pack_images
 from reid_da.images.pack_file import CACHE_VARIABLE, CacheUnavailableError
-from reid_da.images.samplers import IdentitySampler, Sampler, Selection, ShuffledSampler
+from reid_da.images.samplers import GroupSampler, IdentitySampler, Sampler, Selection, ShuffledSampler
 from reid_da.images.source import FailedImage, ImageSource, usable_rows
 from reid_da.images.transforms import BatchTransform, TestTransform, TrainTransform
 
@@ -15,6 +15,7 @@ __all__ = [
     "BatchTransform",
     "CacheUnavailableError",
     "FailedImage",
+    "GroupSampler",
     "IdentitySampler",
     "ImageSource",
     "OnTheFlyImages",

@@ -140,3 +140,56 @@ class IdentitySampler(Sampler):
         repeats = (torch.rand(place.shape, dtype=torch.float64, generator=generator) * count).long()
         first = (counts.cumsum(0) - counts)[owner][:, None]
         return by_identity[first + torch.where(place < count, place, repeats)]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GroupSampler(Sampler):
+    """Batches cut from one group of images of every class, for classes that may have a single image, as in SpCL.
+
+    A pass: each class gives a random image and K - 1 others of it, drawn from other cameras than that of the first; if
+    there are none, from the same camera. Fewer than K - 1 are taken all, and repeats are drawn from them; a class with
+    a single image gives that one. The groups come in random order, and batches are cut without regard to them. This is
+    the rule of yxgeee/SpCL@01a486e, except that there a draw from fewer than K others may repeat some of them and leave
+    others out.
+
+    Attributes:
+        batch_size: number of images B in a batch.
+        num_images: K.
+        camids: (N,) int64 camera of each image that a row may name.
+    """
+
+    batch_size: int
+    num_images: int
+    camids: Tensor
+
+    def length(self, labels: Tensor) -> int:
+        """Number of images in a pass over images of (M,) classes."""
+        counts = torch.unique(labels, return_counts=True)[1]
+        return int(torch.where(counts > 1, self.num_images, 1).sum())
+
+    def order(self, rows: Tensor, labels: Tensor | None, generator: Generator) -> Tensor:
+        """(L,) int64 rows of the groups of one pass; see :meth:`Sampler.order`."""
+        if labels is None or len(rows) != len(labels):
+            raise ValueError(f"expected a label for each of {len(rows)} rows")
+        length = self.length(labels)
+        if not 1 <= self.batch_size <= length:
+            raise InputError(f"batch size {self.batch_size}: the groups of a pass have {length} images; lower it")
+        shuffled = torch.randperm(len(rows), generator=generator)
+        _, owner, counts = torch.unique(labels[shuffled], return_inverse=True, return_counts=True)
+        begin = counts.cumsum(0) - counts
+        first = owner.argsort(stable=True)[begin]
+        camids = self.camids[rows[shuffled]]
+        in_other_camera = camids != camids[first][owner]
+        # class after class: its first image, those of other cameras, those of the same
+        key = 3 * owner + torch.where(in_other_camera, 1, 2)
+        key[first] = 3 * owner[first]
+        ranked = shuffled[key.argsort(stable=True)]
+        num_other = torch.bincount(owner[in_other_camera], minlength=len(counts))
+        candidates = torch.where(num_other > 0, num_other, counts - 1)[:, None]
+        place = torch.arange(self.num_images - 1).expand(len(counts), -1)
+        repeats = (torch.rand(place.shape, dtype=torch.float64, generator=generator) * candidates).long()
+        place = 1 + torch.where(place < candidates, place, repeats)
+        # a class with a single image has no place behind the first
+        place = torch.cat([torch.zeros_like(begin)[:, None], place.where(candidates > 0, -1)], dim=1)
+        mixed = torch.randperm(len(counts), generator=generator)
+        return rows[ranked[(begin[:, None] + place)[mixed][place[mixed] >= 0]]]

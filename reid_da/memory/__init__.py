@@ -6,7 +6,6 @@ from reid_da.memory.neighbors import (
     FaissNeighbors,
     NeighborIndex,
     check_neighbors,
-    empty_slots,
     neighbor_recall,
 )
 
@@ -16,7 +15,6 @@ __all__ = [
     "FaissNeighbors",
     "NeighborIndex",
     "check_neighbors",
-    "empty_slots",
     "momentum_schedule",
     "neighbor_recall",
 ]

@@ -4,13 +4,13 @@ A file of this folder whose name does not begin with an underscore may define me
 :class:`~reid_da.methods.protocol.Method` with a settings class of their own.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any
 
-from reid_da.config import ExperimentSettings, Family
+from reid_da.config import ExperimentSettings, Family, Overrides
 from reid_da.methods.protocol import Method
 
 
@@ -39,9 +39,9 @@ EXPERIMENTS: Family[ExperimentSettings] = Family(
 """The settings of experiments."""
 
 
-def load_settings(file: str | Path | None, overrides: Sequence[str] = ()) -> ExperimentSettings:
+def load_settings(config: str | Path | Mapping[str, Any] | None, overrides: Overrides = ()) -> ExperimentSettings:
     """Settings of an experiment; see :meth:`reid_da.config.Family.load`."""
-    return EXPERIMENTS.load(file, overrides)
+    return EXPERIMENTS.load(config, overrides)
 
 
 def settings_of(tree: Mapping[str, Any], *, where: str) -> ExperimentSettings:

@@ -1,7 +1,7 @@
 """Pseudo-labels of a domain, made anew in each epoch from the features of its images."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from reid_da.clustering import (
     ClusteringSettings,
     ClusterResult,
     adjusted_mutual_information,
-    cluster,
+    cluster_at_eps,
     cluster_camera_entropy,
     cluster_means,
 )
@@ -67,13 +67,30 @@ class PseudoLabels:
         Raises:
             InputError: there are too few clusters, and no labels from before.
         """
-        camids = self.domain.camids[self.domain.rows].numpy()
-        found = cluster(
+        return self.accept(self.find(features, epoch=epoch)[0], epoch=epoch)
+
+    def find(self, features: Tensor, *, epoch: int, eps: Sequence[float | None] = (None,)) -> tuple[ClusterResult, ...]:
+        """Clusters of the images that can be decoded at one or several values of eps, None for that of the settings.
+
+        Args:
+            features: (M, D) of the images that can be decoded.
+            epoch: from 0.
+            eps: one value for each result.
+        """
+        return cluster_at_eps(
             features.to(self._context.device),
-            camids,
+            self.domain.camids[self.domain.rows].numpy(),
             settings=self.settings,
+            eps=eps,
             seed=self._context.seed("clustering", epoch),
         )
+
+    def accept(self, found: ClusterResult, *, epoch: int) -> dict[str, float]:
+        """Let clusters of the images that can be decoded be the current ones; see :meth:`assign`.
+
+        Raises:
+            InputError: there are too few clusters, and no labels from before.
+        """
         if found.num_clusters < LEAST_CLUSTERS and self.labels is not None:
             logger.warning(
                 "epoch %d: clustering found %d clusters; the labels of the epoch before are kept",
@@ -82,7 +99,7 @@ class PseudoLabels:
             )
             return {"clusters_kept": 1.0}
         found.require_clusters(LEAST_CLUSTERS)
-        return self.take(found.labels) | _figures_of(found, camids)
+        return self.take(found.labels) | _figures_of(found, self.domain.camids[self.domain.rows].numpy())
 
     def take(self, labels: Labels) -> dict[str, float]:
         """Let (M,) labels of the images that can be decoded be the current ones; how they agree with those before."""
@@ -121,6 +138,7 @@ class PseudoLabels:
         instances: int,
         augment: AugmentSettings,
         labels: Tensor | None = None,
+        styled: Domain | None = None,
         once: bool = False,
     ) -> StreamPlan:
         """Batches with several images of each cluster; with fewer clusters than a batch wants, of all there are.
@@ -130,6 +148,7 @@ class PseudoLabels:
             instances: images of each cluster.
             augment: random changes of the images.
             labels: (N,) int64 groups to draw from instead of the clusters, such as those of a camera.
+            styled: the domain with camera styles, of which each image is seen in a random one; None: as it is.
             once: let every cluster come once in a pass, however large it is.
         """
         groups = self.labels if labels is None else labels
@@ -139,7 +158,8 @@ class PseudoLabels:
         if count < wanted:
             logger.warning("batch.target asks for %d clusters, and there are %d: smaller batches", wanted, count)
         sampler = IdentitySampler(min(wanted, count), instances, once)
-        return StreamPlan(domain=self.domain, sampler=sampler, augment=augment, labels=groups)
+        domain, views = (self.domain, 0) if styled is None else (styled, 1)
+        return StreamPlan(domain=domain, sampler=sampler, augment=augment, labels=groups, views=views)
 
     def state_dict(self) -> dict[str, Any]:
         """The labels."""

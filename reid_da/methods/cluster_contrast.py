@@ -21,6 +21,7 @@ from reid_da.config import (
     Positive,
     Settings,
     Share,
+    ViewSettings,
 )
 from reid_da.images import Batch
 from reid_da.memory.exemplar import ExemplarMemory
@@ -73,6 +74,12 @@ class ClusterContrastSettings(ExperimentSettings):
         description="train on clusters of the target, made anew each epoch; a source is optional",
     )
     epochs: Count = 50
+    camera: bool = Field(
+        default=False,
+        description="show each target image in the style of a random camera of the target, as ECN does "
+        "(not in the paper)",
+    )
+    views: ViewSettings = ViewSettings()
     source_weight: float = Field(default=1.0, ge=0, description="weight of the source's loss; 0: no source")
     batch: BatchSettings = BatchSettings()
     clusters: ClusterMemorySettings = ClusterMemorySettings()
@@ -96,6 +103,7 @@ class ClusterContrast(Method):
         self.context = context
         self.target = PseudoLabels(context.domain("target"), settings.clustering, context)
         self.trained = self.network = context.network(num_classes=0)
+        self._styled = context.styled(self.target.domain, settings.views) if settings.camera else None
         self.memory: ExemplarMemory | None = None
         self._seen: list[tuple[Tensor, Tensor]] = []
         self._source = None
@@ -116,7 +124,10 @@ class ClusterContrast(Method):
         features = self.target.extract(self.network)
         figures = self.target.assign(features, epoch=epoch)
         vectors = [self.target.means(features)]
-        streams = {"target": self.target.stream(size=batch.target, instances=batch.instances, augment=settings.augment)}
+        target = self.target.stream(
+            size=batch.target, instances=batch.instances, augment=settings.augment, styled=self._styled
+        )
+        streams = {"target": target}
         if self._source is not None:
             streams["source"] = self._source_stream
             vectors.append(self._source_means())

@@ -21,6 +21,7 @@ from reid_da.config import (
     Settings,
     SourceLossSettings,
 )
+from reid_da.errors import InputError
 from reid_da.images import Batch
 from reid_da.methods._labelled import LabelledLosses
 from reid_da.methods._pseudo_labels import PseudoLabels, check_instances, require_embedding
@@ -70,6 +71,7 @@ class Clusters(Method):
     def __init__(self, settings: ClustersSettings, context: Context) -> None:
         check_instances(size=settings.batch.target, instances=settings.batch.instances)
         require_embedding(settings.model)
+        _check_triplets(settings)
         self.settings = settings
         self.context = context
         self.target = PseudoLabels(context.domain("target"), settings.clustering, context)
@@ -147,3 +149,18 @@ class Clusters(Method):
     def _new_losses(self) -> dict[str, LabelledLosses]:
         roles = ("target",) if self._source_stream is None else ("source", "target")
         return {role: LabelledLosses(self.network, settings=self.settings.source_loss) for role in roles}
+
+
+def _check_triplets(settings: ClustersSettings) -> None:
+    """See to it that a batch has two classes, where the triplet loss asks for negatives.
+
+    Raises:
+        InputError: it has one.
+    """
+    for role in ("target", "source") if settings.data.source is not None and settings.source_weight else ("target",):
+        size = getattr(settings.batch, role)
+        if settings.source_loss.triplet_weight and size < 2 * settings.batch.instances:
+            raise InputError(
+                f"batch.{role} is {size}: a triplet loss needs two classes in a batch; raise it to "
+                f"{2 * settings.batch.instances}"
+            )

@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias, TypeVar
 
 import torch
@@ -109,6 +110,8 @@ class StreamPlan(Shared):
             they are.
         finish: last change of the (B, 3, H, W) normalised images, or None.
         purpose: what its random numbers are for; the name of the stream if empty.
+        pixels: what those of the changes of the images are for, so that two streams of one purpose hold the same images
+            in two augmentations; the purpose if empty.
     """
 
     domain: Domain
@@ -119,6 +122,7 @@ class StreamPlan(Shared):
     views: int = 0
     finish: "Callable[[Tensor], Tensor] | None" = None
     purpose: str = ""
+    pixels: str = ""
 
     @cached_property
     def chosen(self) -> tuple[Tensor, Tensor | None]:
@@ -209,13 +213,21 @@ class Context(Protocol):
         """
         ...
 
-    def network(self, *, num_classes: int, head: HeadSettings | None = None, purpose: str = "weights") -> "ReIDNetwork":
+    def network(
+        self,
+        *,
+        num_classes: int,
+        head: HeadSettings | None = None,
+        purpose: str = "weights",
+        start: Path | None = None,
+    ) -> "ReIDNetwork":
         """A network on the device, with the weights that the experiment starts from.
 
         Args:
             num_classes: of its classifier.
             head: kind of the classifier; a linear one if None.
             purpose: of its random weights; networks of one purpose start from the same ones.
+            start: run or weights file to start from instead of ``init_from``.
 
         Raises:
             InputError: weights cannot be read or do not fit.

@@ -8,6 +8,7 @@ from reid_da.config import HeadSettings, ModelSettings
 from reid_da.errors import InputError
 from reid_da.losses.margin import MARGINS, Margin
 from reid_da.models.backbones import create_backbone
+from reid_da.models.grouped_norm import group_batch_norms
 from reid_da.models.reid_net import ReIDNetwork
 
 
@@ -42,7 +43,7 @@ def build_network(
         image_size=image_size,
         generator=generator,
     )
-    return ReIDNetwork(
+    network = ReIDNetwork(
         backbone,
         num_classes=num_classes,
         embedding=model.embedding,
@@ -55,6 +56,7 @@ def build_network(
         bn_mode=model.bn_mode,
         generator=generator,
     )
+    return group_batch_norms(network, model.samples_per_norm)
 
 
 def head_margin(head: HeadSettings) -> Margin | None:

@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from reid_da.errors import InputError, first_few, unknown_name
 from reid_da.images.augment import IMAGENET_MEAN, IMAGENET_STD, normalize
 from reid_da.images.decode import ImageError, Interpolation, decode_image
 from reid_da.models.backbones import create_backbone
 from reid_da.models.heads import Pooling
-from reid_da.models.inference import infer_in_batches
+from reid_da.models.inference import device_of, infer_in_batches
 
 ImageItem = str | os.PathLike[str] | NDArray[np.uint8]
 """One image: the path of a file, or (H, W, 3) pixels."""
@@ -41,7 +41,7 @@ class FeatureExtractor:
 
     def __init__(
         self,
-        model_name: str,
+        model_name: str | nn.Module,
         model_path: str | os.PathLike[str] = "",
         *,
         weights: NamedWeights | None = None,
@@ -53,14 +53,15 @@ class FeatureExtractor:
         pixel_std: Sequence[float] = IMAGENET_STD,
         color_order: ColorOrder = "rgb",
         float_tensors: FloatTensors = "normalized",
-        device: str | torch.device = "cpu",
+        device: str | torch.device | None = None,
         batch_size: int = 64,
         autocast: bool = False,
     ) -> None:
         """Build the network and load its weights.
 
         Args:
-            model_name: a name that :func:`reid_da.models.create_backbone` knows.
+            model_name: a name that :func:`reid_da.models.create_backbone` knows; or a network, which is used as it is:
+                ``model_path``, ``weights``, ``last_stride`` and ``pooling`` are for names.
             model_path: weight file; may be empty only where ``weights`` says what to take instead.
             weights: ``imagenet`` or, for random weights, ``none``, in place of a file.
             last_stride: stride of the last stage that the weights were trained with; a file does not tell.
@@ -72,7 +73,7 @@ class FeatureExtractor:
             color_order: order of the colours in arrays and tensors; ``bgr`` for those of OpenCV. Files do not need it.
             float_tensors: values of floating-point tensors: ``normalized`` is left as it is, as in torchreid; ``unit``
                 is 0 to 1 and is normalised here.
-            device: where to compute.
+            device: where to compute; by default the CPU, or where the network is.
             batch_size: number of images per forward pass.
             autocast: compute in bfloat16 where torch holds that to be safe and, on a CPU, where it agrees with float32.
 
@@ -80,7 +81,10 @@ class FeatureExtractor:
             InputError: unknown model or option, a weight file that is absent, unreadable or does not fit, neither or
                 both of ``model_path`` and ``weights``, or a device that is not there.
         """
-        if bool(os.fspath(model_path)) == (weights is not None):
+        is_name = isinstance(model_name, str)
+        if not is_name and (os.fspath(model_path) or weights is not None):
+            raise InputError("model_path and weights are for the name of a backbone; a network has its weights")
+        if is_name and bool(os.fspath(model_path)) == (weights is not None):
             raise InputError(
                 f"{model_name}: give its weight file as model_path, or else weights='imagenet' or weights='none'"
             )
@@ -94,12 +98,20 @@ class FeatureExtractor:
                 raise unknown_name(option, value, get_args(choices))
         if min(image_size) < 1:
             raise InputError(f"image_size: expected a height and a width of at least 1, got {tuple(image_size)}")
-        model = create_backbone(
-            model_name, last_stride=last_stride, weights=weights or model_path, pooling=pooling, image_size=image_size
-        ).eval()
+        model = (
+            create_backbone(
+                model_name,
+                last_stride=last_stride,
+                weights=weights or model_path,
+                pooling=pooling,
+                image_size=image_size,
+            ).to(memory_format=torch.channels_last)
+            if isinstance(model_name, str)
+            else model_name
+        )
         try:
-            self.device = torch.device(device)
-            self.model = model.to(memory_format=torch.channels_last).to(self.device)
+            self.device = device_of(model) if device is None else torch.device(device)
+            self.model = model.eval().to(self.device)
         except (RuntimeError, AssertionError) as error:
             raise InputError(f"device {str(device)!r} is not available here; 'cpu' always is") from error
         self._size, self._interpolation = image_size, interpolation

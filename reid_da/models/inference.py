@@ -13,6 +13,11 @@ from reid_da.models.bfloat16 import features_in_bfloat16
 from reid_da.progress import track
 
 
+def device_of(model: nn.Module) -> torch.device:
+    """Where the parameters of a network are; the CPU for one without parameters."""
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Put ``model`` into evaluation mode; afterwards every sub-module is back in the mode that it was in."""
@@ -63,7 +68,9 @@ def infer_in_batches(
     outputs = None
     with evaluating(model):
         batches = map_ahead(load, chunks, workers=1, ahead=1)
-        for rows, batch in track(zip(chunks, batches, strict=True), "extracting features", total=len(chunks)):
+        steps = zip(chunks, batches, strict=True)
+        # one batch, such as the crops of a video frame, is no work to watch
+        for rows, batch in steps if len(chunks) == 1 else track(steps, "extracting features", total=len(chunks)):
             with torch.inference_mode():
                 images = prepare(batch.to(device)).contiguous(memory_format=torch.channels_last)
                 features = features_in_bfloat16(model, images) if autocast else model(images)

@@ -3,13 +3,12 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from rich.markup import escape
-from rich.table import Table
-
 from reid_da.atomic import atomic_path
 from reid_da.evaluation.angles import AngleStatistics
+from reid_da.reporting.tables import Column, Row, Table
 
-_ROWS = {"w_ec": "W-EC", "w_inter": "W-Inter", "intra": "Intra", "inter": "Inter"}
+_ANGLES = {"w_ec": "W-EC", "w_inter": "W-Inter", "intra": "Intra", "inter": "Inter"}
+_COUNTS = {"num_features": "images", "num_classes": "identities", "num_singletons": "of one image"}
 
 
 def angle_table(statistics: Mapping[str, AngleStatistics], *, title: str | None = None) -> Table:
@@ -19,23 +18,22 @@ def angle_table(statistics: Mapping[str, AngleStatistics], *, title: str | None 
         statistics: of each set, by its name.
         title: above the table.
     """
-    table = Table(title=title and escape(title), title_justify="left", box=None, pad_edge=False, header_style="bold")
-    table.add_column("degrees")
-    for name in statistics:
-        table.add_column(escape(name), justify="right")
-    for key, text in _ROWS.items():
-        values = [getattr(entry, key) for entry in statistics.values()]
-        table.add_row(text, *("-" if value is None else f"{value:.2f}" for value in values))
-    for key, text in (("num_features", "images"), ("num_classes", "identities"), ("num_singletons", "of one image")):
-        table.add_row(text, *(f"{getattr(entry, key):,}" for entry in statistics.values()), style="dim")
-    table.caption = (
-        "W-EC: a class centre of the classifier to the mean of its features\n"
-        "W-Inter: a class centre to the nearest other one\n"
-        "Intra: an image to the mean of its identity, identities of one image with 0\n"
-        "Inter: a mean to the nearest other one"
+    columns = [Column(heading=name, form="{:.2f}") for name in statistics]
+    return Table(
+        title=title or "",
+        columns=[Column(heading="degrees", align="left"), *columns],
+        rows=[
+            Row(cells=[text, *(getattr(entry, key) for entry in statistics.values())], style=style)
+            for names, style in ((_ANGLES, ""), (_COUNTS, "dim"))
+            for key, text in names.items()
+        ],
+        notes=[
+            "W-EC: a class centre of the classifier to the mean of its features",
+            "W-Inter: a class centre to the nearest other one",
+            "Intra: an image to the mean of its identity, identities of one image with 0",
+            "Inter: a mean to the nearest other one",
+        ],
     )
-    table.caption_justify = "left"
-    return table
 
 
 def draw_angle_histograms(statistics: Mapping[str, AngleStatistics], path: Path) -> None:

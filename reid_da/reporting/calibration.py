@@ -3,30 +3,34 @@
 from pathlib import Path
 
 import numpy as np
-from rich.markup import escape
-from rich.table import Table
 
 from reid_da.atomic import atomic_path
 from reid_da.evaluation.calibration import NUM_COARSE_BINS, Calibration
+from reid_da.reporting.tables import Column, Row, Table
 
 
 def calibration_table(calibration: Calibration, *, title: str) -> Table:
     """Table of thresholds and what they let through."""
-    table = Table(title=escape(title), title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for name in ("false positives", "threshold", "true positives", "measured false positives"):
-        table.add_column(name, justify="right")
+    rows = []
     for point in calibration.points:
-        if point.threshold is None or point.tpr is None or point.measured_fpr is None:
-            is_few = point.fpr * calibration.num_negative_pairs < 1
-            table.add_row(f"{point.fpr:g}", "-", "-", f"too {'few' if is_few else 'similar'} pairs to tell")
-        else:
-            table.add_row(f"{point.fpr:g}", f"{point.threshold:.4f}", f"{point.tpr:.1%}", f"{point.measured_fpr:.2g}")
-    table.caption = (
-        f"cosine similarity across cameras; {calibration.num_positive_pairs:,} pairs of one person, "
-        f"{calibration.num_negative_pairs:,} of two"
+        is_few = point.fpr * calibration.num_negative_pairs < 1
+        unknown = f"too {'few' if is_few else 'similar'} pairs to tell"
+        measured = unknown if point.measured_fpr is None else point.measured_fpr
+        rows.append(Row(cells=[point.fpr, point.threshold, point.tpr, measured]))
+    return Table(
+        title=title,
+        columns=[
+            Column(heading="false positives", form="{:g}"),
+            Column(heading="threshold", form="{:.4f}"),
+            Column(heading="true positives", form="{:.1%}"),
+            Column(heading="measured false positives", form="{:.2g}"),
+        ],
+        rows=rows,
+        notes=[
+            f"cosine similarity across cameras; {calibration.num_positive_pairs:,} pairs of one person, "
+            f"{calibration.num_negative_pairs:,} of two"
+        ],
     )
-    table.caption_justify = "left"
-    return table
 
 
 def draw_calibration(calibration: Calibration, path: Path, *, title: str) -> None:

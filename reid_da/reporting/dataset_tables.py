@@ -1,11 +1,9 @@
-"""Checks and statistics of data sets as tables for the terminal."""
+"""Checks and statistics of data sets as tables."""
 
 from collections.abc import Sequence
 
 from rich.console import Group, RenderableType
-from rich.markup import escape
 from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
 from reid_da.datasets.check import CheckReport
@@ -19,29 +17,25 @@ from reid_da.datasets.statistics import (
     Spread,
 )
 from reid_da.errors import first_few
+from reid_da.reporting.tables import Row, Table, apart, column_names
+from reid_da.text import printable
 
 _STYLES: dict[Severity, str] = {"problem": "bold red", "warning": "yellow", "note": "cyan"}
 
 
 def format_report(report: CheckReport) -> RenderableType:
     """The report for a terminal: verdict, counts, and findings with their first examples, gravest first."""
-    return Group(
-        _verdict(report),
-        Text(report.reading, style="dim"),
-        *_apart(_split_table(report.splits), _camera_table(report.cameras), *map(_finding, report.findings)),
-    )
+    head = [_verdict(report), Text(printable(report.reading), style="dim")]
+    tables = (split_table(report.splits), camera_table(report.cameras))
+    return apart([Group(*head), *tables, *map(_finding, report.findings)])
 
 
 def format_statistics(statistics: DatasetStatistics) -> RenderableType:
     """The statistics for a terminal: counts by split and camera, and how the identities spread."""
-    tables = [_split_table(statistics.splits), _camera_table(statistics.cameras), _identity_table(statistics)]
+    tables = [split_table(statistics.splits), camera_table(statistics.cameras), identity_table(statistics)]
     sizes = [] if statistics.sizes is None else [_sizes(statistics.sizes)]
-    return Group(Text(statistics.name, style="bold"), Text(statistics.reading, style="dim"), *_apart(*tables, *sizes))
-
-
-def _apart(*blocks: RenderableType) -> list[RenderableType]:
-    """The blocks, each below an empty line."""
-    return [item for block in blocks for item in (Text(), block)]
+    head = [Text(printable(statistics.name), style="bold"), Text(printable(statistics.reading), style="dim")]
+    return apart([Group(*head), *tables, *sizes])
 
 
 def _verdict(report: CheckReport) -> Text:
@@ -71,41 +65,42 @@ def _finding(finding: Finding) -> RenderableType:
 
 
 def _indented(text: str, *, style: str = "") -> Padding:
-    return Padding(Text(text, style=style), (0, 0, 0, 4), expand=False)
+    return Padding(Text(printable(text), style=style), (0, 0, 0, 4), expand=False)
 
 
-def _split_table(splits: Sequence[SplitCounts]) -> Table:
+def split_table(splits: Sequence[SplitCounts]) -> Table:
+    """Images, identities and cameras of each split, and what else there is in some of them."""
     optional = [name for name in ("junk", "distractors", "unlabelled") if any(getattr(split, name) for split in splits)]
-    table = _table("split", "images", "ids", "cameras", *optional)
-    for split in splits:
-        counts = [getattr(split, name) for name in ("images", "ids", "cameras", *optional)]
-        table.add_row(split.name, *(_number(count) for count in counts))
-    return table
+    names = ("images", "ids", "cameras", *optional)
+    return Table(
+        columns=column_names("split", *names),
+        rows=[Row(cells=[split.name, *(getattr(split, name) or None for name in names)]) for split in splits],
+    )
 
 
-def _camera_table(cameras: Sequence[CameraCounts]) -> Table:
-    table = _table("camera", "train images", "train ids", "query images", "gallery images", "test ids")
-    for camera in cameras:
-        counts = (
-            camera.train_images,
-            camera.train_ids,
-            camera.query_images,
-            camera.gallery_images,
-            camera.test_ids,
-        )
-        table.add_row(escape(camera.name), *(_number(count) for count in counts))
-    return table
+def camera_table(cameras: Sequence[CameraCounts]) -> Table:
+    """Images and identities of each camera."""
+    names = ("train_images", "train_ids", "query_images", "gallery_images", "test_ids")
+    return Table(
+        columns=column_names("camera", *(name.replace("_", " ") for name in names)),
+        rows=[Row(cells=[camera.name, *(getattr(camera, name) or None for name in names)]) for camera in cameras],
+    )
 
 
-def _identity_table(statistics: DatasetStatistics) -> Table:
-    table = _table("", "train", "test (query and gallery)")
+def identity_table(statistics: DatasetStatistics) -> Table:
+    """How the identities of training and test spread over cameras and images."""
     halves = (statistics.train, statistics.test)
-    table.add_row("ids", *(_number(half.ids) for half in halves))
+    counts = {"ids": [half.ids for half in halves]}
     for num_cameras in range(1, 1 + max(len(half.ids_by_num_cameras) for half in halves)):
-        table.add_row(f"  in {_plural(num_cameras, 'camera')}", *(_ids_in(half, num_cameras) for half in halves))
-    table.add_row("images of an id", *(_spread(half.images_per_id_spread) for half in halves))
-    table.add_row("matches across cameras", *(_share(half.cross_camera_share) for half in halves))
-    return table
+        counts[f"  in {_plural(num_cameras, 'camera')}"] = [_ids_in(half, num_cameras) for half in halves]
+    return Table(
+        columns=column_names("", "train", "test (query and gallery)"),
+        rows=[
+            *(Row(cells=[name, *(count or None for count in of_halves)]) for name, of_halves in counts.items()),
+            Row(cells=["images of an id", *(_spread(half.images_per_id_spread) for half in halves)]),
+            Row(cells=["matches across cameras", *(_share(half.cross_camera_share) for half in halves)]),
+        ],
+    )
 
 
 def _sizes(sizes: SizeStatistics) -> Text:
@@ -113,20 +108,8 @@ def _sizes(sizes: SizeStatistics) -> Text:
     return Text(f"image height {_spread(sizes.height)}; width {_spread(sizes.width)}{unreadable}")
 
 
-def _ids_in(half: IdentityStatistics, num_cameras: int) -> str:
-    return _number(half.ids_by_num_cameras[num_cameras - 1] if num_cameras <= len(half.ids_by_num_cameras) else 0)
-
-
-def _table(first: str, *others: str) -> Table:
-    table = Table(show_edge=False, pad_edge=False, box=None, header_style="bold", padding=(0, 2, 0, 0))
-    table.add_column(first)
-    for name in others:
-        table.add_column(name, justify="right")
-    return table
-
-
-def _number(count: int) -> str:
-    return f"{count:,}" if count else "-"
+def _ids_in(half: IdentityStatistics, num_cameras: int) -> int:
+    return half.ids_by_num_cameras[num_cameras - 1] if num_cameras <= len(half.ids_by_num_cameras) else 0
 
 
 def _share(share: float | None) -> str:

@@ -1,51 +1,55 @@
-"""Evaluations of features as tables for the terminal."""
+"""Evaluations of features as tables."""
 
-from rich.console import Group, RenderableType
-from rich.table import Table
+from rich.console import RenderableType
 
 from reid_da.evaluation.feature_evaluation import FeatureEvaluation
-from reid_da.evaluation.operating_point import OperatingPoint, OperatingPoints
+from reid_da.evaluation.operating_point import OperatingPoints
 from reid_da.evaluation.retrieval import RetrievalResult
+from reid_da.reporting.tables import Column, Row, Table, apart, column_names
 
 
 def format_evaluation(evaluation: FeatureEvaluation) -> RenderableType:
-    """Table of the retrieval figures in percent, with the convention in words, and of the operating points."""
-    ranks = evaluation.plain.ranks
-    table = Table(box=None, pad_edge=False)
-    for heading in ("", *(f"R-{k}" for k in ranks), "mAP", "mAP trap.", "mINP"):
-        table.add_column(heading, justify="left" if not heading else "right")
-    results = {"features": evaluation.plain, "re-ranked": evaluation.reranked}
-    for name, result in results.items():
-        if result is not None:
-            table.add_row(name, *_percents(result))
+    """The retrieval figures for a terminal, with the convention in words, and the operating points."""
+    points = evaluation.operating_points
+    tables = [evaluation_table(evaluation)]
+    if points is not None:
+        tables.append(operating_points_table(points, same_camera=evaluation.same_camera))
+    return apart(tables)
+
+
+def evaluation_table(evaluation: FeatureEvaluation) -> Table:
+    """Table of the retrieval figures in percent, with the convention in words."""
     plain = evaluation.plain
-    queries = f"{plain.num_valid_queries:,} of {plain.num_queries:,} queries have a true match and count"
-    parts: list[RenderableType] = [table, "", queries, (evaluation.reranked or plain).convention]
-    if evaluation.operating_points is not None:
-        parts += ["", _operating_points_table(evaluation.operating_points, same_camera=evaluation.same_camera)]
-    return Group(*parts)
-
-
-def _percents(result: RetrievalResult) -> list[str]:
-    figures = [result.rank(k) for k in result.ranks]
-    figures += [result.mean_ap, result.mean_ap_trapezoid, result.mean_inp]
-    return [f"{100 * figure:.1f}" for figure in figures]
-
-
-def _operating_points_table(points: OperatingPoints, *, same_camera: str) -> RenderableType:
-    table = Table(box=None, pad_edge=False)
-    for heading in ("FPR", "TPR", "threshold (cosine similarity)"):
-        table.add_column(heading, justify="right")
-    for point in points.points:
-        table.add_row(f"{point.fpr:g}", *_point_cells(point))
-    pairs = (
-        f"{points.num_positive_pairs:,} pairs of one identity and {points.num_negative_pairs:,} of two, "
-        f"{'across cameras' if same_camera == 'exclude' else 'within cameras too'}; - : too few pairs to tell"
+    results = {"features": plain, "re-ranked": evaluation.reranked}
+    return Table(
+        columns=column_names("", *(f"R-{k}" for k in plain.ranks), "mAP", "mAP trap.", "mINP"),
+        rows=[Row(cells=[name, *_percents(result)]) for name, result in results.items() if result is not None],
+        notes=[
+            f"{plain.num_valid_queries:,} of {plain.num_queries:,} queries have a true match and count",
+            (evaluation.reranked or plain).convention,
+        ],
     )
-    return Group(table, pairs)
 
 
-def _point_cells(point: OperatingPoint) -> tuple[str, str]:
-    if point.threshold is None or point.tpr is None:
-        return "-", "-"
-    return f"{100 * point.tpr:.1f} %", f"{point.threshold:.4f}"
+def operating_points_table(points: OperatingPoints, *, same_camera: str) -> Table:
+    """Table of thresholds on the similarity and of the true positives that they let through."""
+    return Table(
+        columns=[
+            Column(heading="FPR", form="{:g}"),
+            Column(heading="TPR", form="{:.1f} %", unit="%"),
+            Column(heading="threshold (cosine similarity)", form="{:.4f}"),
+        ],
+        rows=[
+            Row(cells=[point.fpr, None if point.tpr is None else 100 * point.tpr, point.threshold])
+            for point in points.points
+        ],
+        notes=[
+            f"{points.num_positive_pairs:,} pairs of one identity and {points.num_negative_pairs:,} of two, "
+            f"{'across cameras' if same_camera == 'exclude' else 'within cameras too'}; - : too few pairs to tell"
+        ],
+    )
+
+
+def _percents(result: RetrievalResult) -> list[float]:
+    figures = [*(result.rank(k) for k in result.ranks), result.mean_ap, result.mean_ap_trapezoid, result.mean_inp]
+    return [100 * figure for figure in figures]

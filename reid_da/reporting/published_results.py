@@ -5,12 +5,16 @@ trapezoidal rule, ``mAP_trapezoid`` of an evaluation. Other methods are quoted a
 by which rule their mAP was computed.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TypeAlias
 
-from reid_da.datasets import Dataset
+from reid_da.config.common import DataSettings
+from reid_da.datasets import Dataset, load_dataset
 from reid_da.datasets.published import published_set
 from reid_da.datasets.statistics import count_splits
+from reid_da.errors import InputError
 
 Figures: TypeAlias = tuple[float | None, ...]
 """Percent: rank-1, rank-5, rank-10, rank-20, mAP; None where the table has no figure."""
@@ -91,6 +95,8 @@ _TEMPERATURES: dict[Pair, dict[str, Figures]] = {
         "1": (40.2, None, None, None, 19.3),
     },
 }
+_CHOSEN = {"loss_weight": "0.3", "memory.num_neighbors": "6"}
+"""What the full method was trained with, of the settings that Figures 3 and 4 vary."""
 _COMPARATORS: dict[Pair, dict[str, Figures]] = {
     _D_TO_M: {
         "LOMO": (27.2, 41.6, 49.1, None, 8.0),
@@ -134,6 +140,21 @@ def published_name(dataset: Dataset) -> str | None:
     return published_set(dataset.format, splits)
 
 
+def published_pair(data: DataSettings) -> tuple[str | None, str | None]:
+    """Names of the source and of the target of an experiment where they are published data sets, else None.
+
+    A data set that cannot be read has none: the training refuses it, if it needs it at all.
+    """
+
+    def name(path: Path | tuple[Path, ...] | None) -> str | None:
+        try:
+            return published_name(load_dataset(path)) if isinstance(path, Path) else None
+        except (InputError, OSError):
+            return None
+
+    return name(data.source), name(data.target)
+
+
 def published_rows(source: str | None, target: str | None) -> dict[str, PublishedRow]:
     """Rows of the paper's ablation by name, empty where it has none.
 
@@ -158,18 +179,20 @@ def published_row(source: str | None, target: str | None, row: str) -> Published
 
 
 def published_sweep(source: str | None, target: str | None, key: str) -> dict[str, PublishedRow]:
-    """Rows of the paper's sweep of a setting (Table 1: ``memory.temperature``) by value; empty where it has none.
+    """Rows of the paper's sweep of a setting by value; empty where it has none.
 
-    Figures 3 and 4, the sweeps of ``loss_weight`` and ``memory.num_neighbors``, print no numbers.
+    Table 1 has ``memory.temperature``. Figures 3 and 4, the sweeps of ``loss_weight`` and ``memory.num_neighbors``, are
+    curves without numbers: of them the point that the full method of Table 2 (for MSMT17 of Table 5) was trained with.
 
     Args:
         source: name of the published source, see :func:`published_name`; None for any other data.
         target: the same of the target.
         key: setting.
     """
-    if key != "memory.temperature":
-        return {}
-    rows = _of_pair(_TEMPERATURES, source, target)
+    if key in _CHOSEN:
+        full = published_row(source, target, "e+c+n")
+        return {} if full is None else {_CHOSEN[key]: replace(full, name=_CHOSEN[key])}
+    rows = _of_pair(_TEMPERATURES, source, target) if key == "memory.temperature" else {}
     return {value: _published(value, "Table 1", figures) for value, figures in rows.items()}
 
 
@@ -184,6 +207,20 @@ def published_comparators(source: str | None, target: str | None) -> tuple[Publi
     """
     table = "Table 5" if target == "msmt17" else "Table 4"
     return tuple(_published(name, table, row) for name, row in _of_pair(_COMPARATORS, source, target).items())
+
+
+def quoted_rows(source: str | None, target: str | None, *, beside: Collection[str]) -> tuple[PublishedRow, ...]:
+    """What Table 4 (for MSMT17 Table 5) has and a table of measured rows lacks: other methods, and ECN itself.
+
+    Args:
+        source: name of the published source, see :func:`published_name`; None for any other data.
+        target: the same of the target.
+        beside: names of the measured rows; the printed ones of these names stand beside them already.
+    """
+    full = published_row(source, target, "e+c+n")
+    shown = {"CamStyle" if "camstyle" in beside else "", "ECN" if "e+c+n" in beside else ""}
+    ours = () if full is None else (replace(full, name="ECN"),)
+    return tuple(row for row in (*published_comparators(source, target), *ours) if row.name not in shown)
 
 
 def _of_pair(rows: dict[Pair, dict[str, Figures]], source: str | None, target: str | None) -> dict[str, Figures]:

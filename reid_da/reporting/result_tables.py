@@ -5,18 +5,17 @@ Figures are fractions in the results and percent in the tables.
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
 
-from rich.markup import escape
-from rich.table import Table
-
 from reid_da.reporting.published_results import PublishedRow
+from reid_da.reporting.tables import Cell, Column, Row, Spread, Table
 
 Figures: TypeAlias = Mapping[str, float]
 """One evaluation under the names of :meth:`reid_da.evaluation.retrieval.RetrievalResult.to_json`.
 
-Beside it, or instead of it where the target has no labels, there may be ``neighbors_agreement``.
+Beside it, or instead of it where the target has no labels, there may be ``neighbors_agreement``; beside both, the cost:
+``minutes`` and ``peak_memory_mb``.
 """
 
 SOURCE_ROW = "source"
@@ -34,15 +33,24 @@ _EVALUATION = {
     "mINP": "mINP",
 }
 _AGREEMENT = "neighbors_agreement"
-_COLUMNS = {**_EVALUATION, _AGREEMENT: "kept"}
-_NOTHING = "-"
+_PERCENT = {**_EVALUATION, _AGREEMENT: "kept"}
+_COST = {
+    "minutes": Column(heading="minutes", unit="min"),
+    "peak_memory_mb": Column(heading="memory", form="{:,.0f}", unit="MB"),
+}
 _DEFINITIONS = (
     "mAP: mean of the precisions at the true matches",
     "mAP trap.: the same by the trapezoidal rule, as ECN's paper has it",
     "mINP: number of true matches over the rank of the last",
 )
-_AGREEMENT_DEFINITION = "kept: share of the nearest memory slots that were among them an epoch before; takes no labels"
-_GAP = "gap closed"
+_NOTES = {
+    _AGREEMENT: "kept: share of the nearest memory slots that were among them an epoch before; takes no labels",
+    "minutes": "minutes: training of the row alone, without pretraining and evaluation",
+    "peak_memory_mb": "memory: peak in MB, of the GPU where one was used, else of the process",
+}
+_GAP = Column(heading="gap closed", form="{:.0%}")
+_QUOTED = "†"
+"""Marks rows that a paper quotes from others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,14 +60,24 @@ class ResultRow:
     Attributes:
         name: of the line, e.g. ``e+c``.
         results: the evaluation after the last epoch of each seed, at least one.
+        seeds: the seeds, in the order of the results; by default they are counted from 0. What is compared seed by
+            seed, such as the gap closed, goes by them.
     """
 
     name: str
     results: tuple[Figures, ...]
+    seeds: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.results:
             raise ValueError(f"row {self.name!r} has no results")
+        if self.seeds and len(self.seeds) != len(self.results):
+            raise ValueError(f"row {self.name!r} has {len(self.results)} results of {len(self.seeds)} seeds")
+
+    def by_seed(self, key: str) -> dict[int, float]:
+        """A figure by seed, of those seeds that have it."""
+        seeds = self.seeds or range(len(self.results))
+        return {seed: result[key] for seed, result in zip(seeds, self.results, strict=True) if key in result}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,23 +151,46 @@ def ablation_table(
     rows: Sequence[ResultRow],
     *,
     published: Mapping[str, PublishedRow] | None = None,
+    quoted: Sequence[PublishedRow] = (),
     heading: str = "row",
-    title: str | None = None,
+    title: str = "",
+    figures: Sequence[str] = (),
 ) -> Table:
     """Table of the rows in the layout of Table 2 of Zhong et al., CVPR 2019, with mINP and the gap closed.
 
     Args:
         rows: lines in their order.
         published: printed rows by name; each stands below the measured row of that name.
+        quoted: printed rows of other methods, below all measured ones.
         heading: what the rows are.
         title: above the table, e.g. what is adapted to what.
+        figures: names of further figures, each a column, as they are.
     """
     published = published or {}
-    header, *lines = _lines(rows, published, heading=heading, plus_minus="\n±")
-    table = _table(header.cells, title=title, notes=_notes(header, rows, published))
-    for line in lines:
-        table.add_row(*map(escape, line.cells), style="dim" if line.is_published else None)
-    return table
+    keys = [key for key in (*_PERCENT, *_COST, *figures) if any(row.by_seed(key) for row in rows)]
+    gaps = _measured_gaps(rows)
+    printed = {name: row.to_json() for name, row in published.items()}
+    printed_gaps = gaps_closed({name: row["mAP_trapezoid"] for name, row in printed.items() if "mAP_trapezoid" in row})
+    lines = []
+    for row in rows:
+        lines.append(Row(cells=[row.name, *_cells(row.results, keys), gaps.get(row.name)]))
+        if row.name in printed:
+            cells = ["  paper", *_cells([printed[row.name]], keys), printed_gaps.get(row.name)]
+            lines.append(Row(cells=cells, style="dim"))
+    for other in quoted:
+        lines.append(Row(cells=[f"{other.name} {_QUOTED}", *_cells([other.to_json()], keys), None], style="dim"))
+    columns = [Column(heading=heading, align="left"), *map(_column, keys), _GAP]
+    has_gap = bool(gaps or printed_gaps)
+    if not has_gap:
+        lines = [Row(cells=line.cells[:-1], style=line.style) for line in lines]
+        columns = columns[:-1]
+    notes = [*_notes(rows, keys), *_gap_notes(gaps, is_shown=has_gap)]
+    origins = sorted({published[row.name].origin for row in rows if row.name in published})
+    notes += [f"paper: {origin}" + "; its gap in mAP trap." * has_gap for origin in origins]
+    if quoted:
+        places = " and ".join(sorted({other.origin for other in quoted}))
+        notes.append(f"{_QUOTED}: not measured here but printed in {places}; the rule of others' mAP is not stated")
+    return Table(columns=columns, rows=lines, title=title, notes=notes)
 
 
 def sweep_table(
@@ -158,7 +199,7 @@ def sweep_table(
     results: Sequence[Sequence[Figures]],
     *,
     published: Mapping[str, PublishedRow] | None = None,
-    title: str | None = None,
+    title: str = "",
 ) -> Table:
     """Table of the results by the value of a setting; see :func:`ablation_table` and :func:`sweep_rows`.
 
@@ -172,28 +213,26 @@ def sweep_table(
     return ablation_table(sweep_rows(values, results), published=published, heading=key, title=title)
 
 
-def to_markdown(
-    rows: Sequence[ResultRow], *, published: Mapping[str, PublishedRow] | None = None, heading: str = "row"
-) -> str:
-    """The table of :func:`ablation_table` as Markdown, with what its columns mean below it."""
-    published = published or {}
-    header, *lines = _lines(rows, published, heading=heading, plus_minus=" ± ")
-    rule = ["---", *["---:"] * (len(header.cells) - 1)]
-    texts = ["| " + " | ".join(cells) + " |" for cells in (header.cells, rule, *(line.cells for line in lines))]
-    return "\n".join([*texts, "", "; ".join(_notes(header, rows, published)), ""])
-
-
 def to_json(rows: Sequence[ResultRow]) -> list[dict[str, Any]]:
-    """The rows as values that JSON can hold: ``row``, ``seeds`` (how many), ``mean``, ``std``, ``gap_closed``."""
+    """The rows as values that JSON can hold.
+
+    Each has ``row``, ``seeds`` (how many), ``mean`` and ``std`` of the figures, ``gap_closed`` and ``gap_closed_std``.
+    """
     gaps = _measured_gaps(rows)
     return [
-        {"row": row.name, "seeds": len(row.results), **asdict(summarize(row.results)), "gap_closed": gaps.get(row.name)}
+        {
+            "row": row.name,
+            "seeds": len(row.results),
+            **asdict(summarize(row.results)),
+            "gap_closed": gap.mean if isinstance(gap := gaps.get(row.name), Spread) else gap,
+            "gap_closed_std": gap.std if isinstance(gap, Spread) else None,
+        }
         for row in rows
     ]
 
 
 def before_after_table(
-    before: Figures, after: Figures, *, names: tuple[str, str] = ("before", "after"), title: str | None = None
+    before: Figures, after: Figures, *, names: tuple[str, str] = ("before", "after"), title: str = ""
 ) -> Table:
     """Table of two evaluations on the same queries, and the change from one to the other in points of percent.
 
@@ -204,95 +243,70 @@ def before_after_table(
         title: above the table.
     """
     counted = f"{before['num_valid_queries']:,.0f} of {before['num_queries']:,.0f} queries have a true match and count"
-    table = _table(["", *_EVALUATION.values()], title=title, notes=[f"percent; {counted}", *_DEFINITIONS])
-    for name, figures in zip(names, (before, after), strict=True):
-        table.add_row(escape(name), *(_percent(figures[key]) for key in _EVALUATION))
-    table.add_row("change", *(f"{100 * (after[key] - before[key]):+.1f}" for key in _EVALUATION), style="bold")
-    return table
+    lines = zip(names, (before, after), strict=True)
+    change = [f"{100 * (after[key] - before[key]):+.1f}" for key in _EVALUATION]
+    return Table(
+        columns=[Column(heading="", align="left"), *map(_column, _EVALUATION)],
+        rows=[
+            *(Row(cells=[name, *_cells([figures], list(_EVALUATION))]) for name, figures in lines),
+            Row(cells=["change", *change], style="bold"),
+        ],
+        title=title,
+        notes=[f"percent; {counted}", *_DEFINITIONS],
+    )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Line:
-    """Texts of one line of a table, and whether they come from the paper."""
-
-    cells: list[str]
-    is_published: bool = False
+def _column(key: str) -> Column:
+    if key in _PERCENT:
+        return Column(heading=_PERCENT[key], unit="%")
+    return _COST.get(key) or Column(heading=key, form="{:.4g}")
 
 
-def _lines(
-    rows: Sequence[ResultRow], published: Mapping[str, PublishedRow], *, heading: str, plus_minus: str
-) -> list[_Line]:
-    """Header, and the rows, each with the published one below it; without columns that no row has a figure for."""
-    keys = _measured_columns(rows)
-    gaps = _measured_gaps(rows)
-    printed = {name: row.to_json() for name, row in published.items()}
-    printed_gaps = gaps_closed({name: row["mAP_trapezoid"] for name, row in printed.items() if "mAP_trapezoid" in row})
-    lines = [_Line(cells=[heading, *(_COLUMNS[key] for key in keys), _GAP])]
-    for row in rows:
-        lines.append(_Line(cells=_cells(row.name, row.results, keys, gaps.get(row.name), plus_minus)))
-        if row.name in printed:
-            cells = _cells("  paper", [printed[row.name]], keys, printed_gaps.get(row.name), plus_minus)
-            lines.append(_Line(cells=cells, is_published=True))
-    if gaps or printed_gaps:
-        return lines
-    return [replace(line, cells=line.cells[:-1]) for line in lines]
-
-
-def _measured_columns(rows: Sequence[ResultRow]) -> list[str]:
-    return [key for key in _COLUMNS if any(key in result for row in rows for result in row.results)]
-
-
-def _measured_gaps(rows: Sequence[ResultRow]) -> dict[str, float]:
-    means = {row.name: summarize(row.results).mean for row in rows}
-    return gaps_closed({name: mean["mAP"] for name, mean in means.items() if "mAP" in mean})
-
-
-def _cells(name: str, results: Sequence[Figures], keys: Sequence[str], gap: float | None, plus_minus: str) -> list[str]:
+def _cells(results: Sequence[Figures], keys: Sequence[str]) -> list[Cell]:
     summary = summarize(results)
-    figures = [_mean_and_std(summary, key, plus_minus) for key in keys]
-    return [name, *figures, _NOTHING if gap is None else f"{gap:.0%}"]
+    return [_figure(summary, key, scale=100 if key in _PERCENT else 1) for key in keys]
 
 
-def _mean_and_std(summary: Summary, key: str, plus_minus: str) -> str:
+def _figure(summary: Summary, key: str, *, scale: float) -> Cell:
     if key not in summary.mean:
-        return _NOTHING
-    std = summary.std[key]
-    return _percent(summary.mean[key]) + ("" if std is None else f"{plus_minus}{_percent(std)}")
+        return None
+    mean, std = float(scale * summary.mean[key]), summary.std[key]
+    return mean if std is None else Spread(mean, scale * std)
 
 
-def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.1f}"
+def _measured_gaps(rows: Sequence[ResultRow]) -> dict[str, float | Spread]:
+    """Gap closed of each row, the mean over the seeds that it has in common with both ends.
+
+    The ends have no spread: their gap is 0 and 1 by definition. A row has none where supervised is not the better with
+    one of the seeds.
+    """
+    mean_aps = {row.name: row.by_seed("mAP") for row in rows}
+    gaps: dict[str, list[float]] = {}
+    for name, of_row in mean_aps.items():
+        ends = (mean_aps.get(SOURCE_ROW, {}), mean_aps.get(SUPERVISED_ROW, {}))
+        seeds = [seed for seed in of_row if all(seed in end for end in ends)]
+        found = [gap_closed(of_row[seed], *(end[seed] for end in ends)) for seed in seeds]
+        gaps[name] = [] if None in found else [gap for gap in found if gap is not None]
+    return {
+        name: statistics.fmean(values)
+        if len(values) == 1 or name in (SOURCE_ROW, SUPERVISED_ROW)
+        else Spread(statistics.fmean(values), statistics.stdev(values))
+        for name, values in gaps.items()
+        if values
+    }
 
 
-def _notes(header: _Line, rows: Sequence[ResultRow], published: Mapping[str, PublishedRow]) -> list[str]:
-    """What was averaged over what, of which epoch, what the columns are, and where the published rows stand."""
+def _notes(rows: Sequence[ResultRow], keys: Sequence[str]) -> list[str]:
+    """What was averaged over what, of which epoch, and what the columns are."""
     counts = {len(row.results) for row in rows}
     seeds = " to ".join(str(count) for count in sorted({min(counts), max(counts)}))
     averaged = "one seed" if counts == {1} else f"mean and sample standard deviation of {seeds} seeds"
-    keys = _measured_columns(rows)
-    notes = [f"percent; {averaged}, last epoch", *(_DEFINITIONS if "mAP" in keys else ())]
-    if _AGREEMENT in keys:
-        notes.append(_AGREEMENT_DEFINITION)
-    has_gap = header.cells[-1] == _GAP
-    if has_gap:
-        notes.append(f"gap closed: (row - {SOURCE_ROW}) / ({SUPERVISED_ROW} - {SOURCE_ROW}) in mAP")
-    origins = sorted({published[row.name].origin for row in rows if row.name in published})
-    return [*notes, *(f"paper: {origin}" + "; its gap in mAP trap." * has_gap for origin in origins)]
+    definitions = _DEFINITIONS if "mAP" in keys else ()
+    return [f"percent; {averaged}, last epoch", *definitions, *(_NOTES[key] for key in keys if key in _NOTES)]
 
 
-def _table(header: Sequence[str], *, title: str | None, notes: Sequence[str]) -> Table:
-    table = Table(
-        title=None if title is None else escape(title),
-        caption=escape("\n".join(notes)),
-        title_justify="left",
-        caption_justify="left",
-        show_edge=False,
-        pad_edge=False,
-        box=None,
-        header_style="bold",
-        padding=(0, 2, 0, 0),
-    )
-    for number, name in enumerate(header):
-        # the default for a narrow terminal cuts digits off
-        table.add_column(escape(name), justify="right" if number else "left", overflow="fold")
-    return table
+def _gap_notes(gaps: Mapping[str, float | Spread], *, is_shown: bool) -> list[str]:
+    if not is_shown:
+        return []
+    by_seed = ", of each seed" if any(isinstance(gap, Spread) for gap in gaps.values()) else ""
+    return [f"{_GAP.heading}: (row - {SOURCE_ROW}) / ({SUPERVISED_ROW} - {SOURCE_ROW}) in mAP{by_seed}"]

@@ -7,18 +7,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.markup import escape
-from rich.table import Table
 
 from reid_da.atomic import atomic_path
+from reid_da.reporting.tables import Column, Row, Table
 from reid_da.styles.check import StyleCheck, StyleScores
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import SubFigure
 
-_HEADER = ("style", "camera wanted ↑", "camera own ↓", "content R-1 ↑", "MRR ↑", "Fréchet ↓")
-_NOTHING = "-"
+_COLUMNS = (
+    Column(heading="style", align="left"),
+    Column(heading="camera wanted ↑", unit="%"),
+    Column(heading="camera own ↓", unit="%"),
+    Column(heading="content R-1 ↑", unit="%"),
+    Column(heading="MRR ↑", form="{:.3f}"),
+    Column(heading="Fréchet ↓", form="{:.4g}"),
+)
 _COLOURS = {True: "#30638e", False: "#e0902f"}
 """Of bars of which more is better, and of the others."""
 _PANEL_INCHES = 2.6
@@ -39,28 +44,13 @@ class _Bars:
 
 def style_table(check: StyleCheck) -> Table:
     """Table of the measures, a line for each style."""
-    table = Table(
-        title=escape(f"{check.table}: camera styles"),
-        caption=escape("\n".join(_notes(check))),
-        title_justify="left",
-        caption_justify="left",
-        box=None,
-        pad_edge=False,
-        header_style="bold",
-    )
-    for number, name in enumerate(_HEADER):
-        table.add_column(name, justify="right" if number else "left", overflow="fold")
-    for number, style in enumerate(check.styles):
+    return Table(
+        title=f"{check.table}: camera styles",
+        columns=_COLUMNS,
         # the first is the reference for all others
-        table.add_row(*map(escape, _cells(style)), style=None if number else "dim")
-    return table
-
-
-def to_markdown(check: StyleCheck) -> str:
-    """The table of :func:`style_table` as Markdown, with what its columns mean below it."""
-    rule = ["---", *["---:"] * (len(_HEADER) - 1)]
-    lines = ["| " + " | ".join(cells) + " |" for cells in (_HEADER, rule, *map(_cells, check.styles))]
-    return "\n".join([*lines, "", "; ".join(_notes(check)), ""])
+        rows=[Row(cells=_cells(style), style="" if number else "dim") for number, style in enumerate(check.styles)],
+        notes=_notes(check),
+    )
 
 
 def draw_style_check(check: StyleCheck, path: Path, *, camera_names: Sequence[str] | None = None) -> None:
@@ -95,15 +85,15 @@ def draw_style_check(check: StyleCheck, path: Path, *, camera_names: Sequence[st
         figure.savefig(temporary, format="png")
 
 
-def _cells(style: StyleScores) -> list[str]:
+def _cells(style: StyleScores) -> list[str | float | None]:
     content, frechet = style.content, style.frechet
     return [
         style.name,
-        _percent(style.camera.wanted),
-        _percent(style.camera.own),
-        _NOTHING if content is None else _percent(content.rank1),
-        _NOTHING if content is None else f"{content.mean_reciprocal_rank:.3f}",
-        _NOTHING if frechet is None else f"{frechet.mean:.4g}",
+        100 * style.camera.wanted,
+        100 * style.camera.own,
+        None if content is None else 100 * content.rank1,
+        None if content is None else content.mean_reciprocal_rank,
+        None if frechet is None else frechet.mean,
     ]
 
 

@@ -4,46 +4,49 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from rich.table import Table
 
 from reid_da.atomic import atomic_path
-from reid_da.evaluation.verification import FoldAccuracy, VerificationResult
+from reid_da.evaluation.verification import VerificationResult
+from reid_da.reporting.tables import Column, Row, Spread, Table
 
 
 def verification_table(result: VerificationResult, identification: Mapping[int, float] | None = None) -> Table:
     """Table of accuracies, true accept rates and, if given, rank-1 rates by the number of distractors."""
-    pairs = f"{result.num_same:,} pairs of one person, {result.num_different:,} of two, {result.num_folds} folds"
-    table = Table(title=pairs, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    table.add_column("")
-    table.add_column("%", justify="right")
-    table.add_column("threshold", justify="right")
-    for name, accuracy in (
-        ("accuracy, squared distance", result.by_distance),
-        ("accuracy, centred cosine", result.by_centred_cosine),
-    ):
-        table.add_row(name, _accuracy(accuracy), f"{accuracy.threshold:.4f}")
+    rows = [
+        Row(cells=[name, Spread(100 * accuracy.mean, 100 * accuracy.std), accuracy.threshold])
+        for name, accuracy in (
+            ("accuracy, squared distance", result.by_distance),
+            ("accuracy, centred cosine", result.by_centred_cosine),
+        )
+    ]
     for rate in result.accept_rates:
         name = f"true accepts at {rate.far:.0e} false ones"
         if rate.tar is None:
-            table.add_row(name, "-", f"needs {1 / rate.far:,.0f} pairs of two")
+            rows.append(Row(cells=[name, None, f"needs {1 / rate.far:,.0f} pairs of two"]))
         else:
-            table.add_row(name, f"{100 * rate.tar:.2f}", f"{rate.threshold:.4f}")
-    rate_by_folds = result.fold_accept_rate
-    name = f"true accepts at {rate_by_folds.far:.0e}, by folds"
-    if rate_by_folds.mean is None or rate_by_folds.std is None:
-        table.add_row(name, "-", "too few pairs of two")
+            rows.append(Row(cells=[name, 100 * rate.tar, rate.threshold]))
+    by_folds = result.fold_accept_rate
+    name = f"true accepts at {by_folds.far:.0e}, by folds"
+    if by_folds.mean is None or by_folds.std is None:
+        rows.append(Row(cells=[name, None, "too few pairs of two"]))
     else:
-        cell = f"{100 * rate_by_folds.mean:.2f} ± {100 * rate_by_folds.std:.2f}"
-        table.add_row(name, cell, f"{rate_by_folds.threshold:.4f}")
+        rows.append(Row(cells=[name, Spread(100 * by_folds.mean, 100 * by_folds.std), by_folds.threshold]))
     for count, share in (identification or {}).items():
-        table.add_row(f"rank-1 among {count:,} distractors", f"{100 * share:.2f}", "")
-    table.caption = (
-        "accuracy: mean and standard deviation over the folds, the threshold of each from the others\n"
-        "by folds: true accepts in each fold at the threshold that gives that share of false ones in the others\n"
-        "squared distance and by folds: thresholds on the squared distance of unit vectors; else on the cosine"
+        rows.append(Row(cells=[f"rank-1 among {count:,} distractors", 100 * share, ""]))
+    return Table(
+        title=f"{result.num_same:,} pairs of one person, {result.num_different:,} of two, {result.num_folds} folds",
+        columns=[
+            Column(heading="", align="left"),
+            Column(heading="%", form="{:.2f}"),
+            Column(heading="threshold", form="{:.4f}"),
+        ],
+        rows=rows,
+        notes=[
+            "accuracy: mean and standard deviation over the folds, the threshold of each from the others",
+            "by folds: true accepts in each fold at the threshold that gives that share of false ones in the others",
+            "squared distance and by folds: thresholds on the squared distance of unit vectors; else on the cosine",
+        ],
     )
-    table.caption_justify = "left"
-    return table
 
 
 def draw_roc(result: VerificationResult, path: Path) -> None:
@@ -70,7 +73,3 @@ def draw_roc(result: VerificationResult, path: Path) -> None:
     axes.legend(frameon=False, loc="lower right")
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png")
-
-
-def _accuracy(accuracy: FoldAccuracy) -> str:
-    return f"{100 * accuracy.mean:.2f} ± {100 * accuracy.std:.2f}"

@@ -17,7 +17,6 @@ from reid_da.evaluation.angles import AngleStatistics, angle_statistics
 from reid_da.evaluation.calibration import Calibration, calibrate
 from reid_da.evaluation.extraction import (
     extract_features,
-    features_of_test_images,
     naming_undecodable,
     open_table,
 )
@@ -162,7 +161,7 @@ def identification(model: TrainedModel, dataset: Dataset, *, counts: Sequence[in
     Raises:
         InputError: the data set has no query and gallery, or fewer distractors than asked for.
     """
-    features = features_of_test_images(dataset, model.network, image_size=model.image_size)
+    features = model.extract(dataset)
     is_mate = np.isin(features.gallery_pids, features.query_pids)
     gallery = torch.from_numpy(features.gallery_features)
     distractors = gallery[torch.from_numpy(~is_mate)]
@@ -194,16 +193,10 @@ def calibrate_run(
     """
     check_rates(fprs, name="--fpr")
     trained = load_trained(RunFolder.open(run).path, device=device)
-    assert trained.settings is not None
-    path = data or trained.settings.data.target
-    if path is None:
-        raise InputError(f"{run}: give the data set to calibrate on, --data PATH")
-    dataset = load_datasets(path)
-    features = features_of_test_images(dataset, trained.network, image_size=trained.image_size)
-    checkpoint = RunFolder.open(run).last_checkpoint()
-    assert checkpoint is not None
+    dataset = trained.test_data(data)
+    features = trained.extract(dataset)
     fingerprints = {"query": dataset.query.fingerprint, "gallery": dataset.gallery.fingerprint}
-    notes = {"data": dataset.name, "fingerprints": fingerprints, "epoch": checkpoint.description["epoch"]}
+    notes = {"data": dataset.name, "fingerprints": fingerprints, "epoch": trained.epoch}
     try:
         calibration = calibrate(features, fprs=fprs)
     except InputError as error:

@@ -83,6 +83,8 @@ def load_generator(folder: Path, *, device: str = "auto") -> TrainedStyles:
     if not checkpoints:
         raise InputError(f"{folder}: the run has no checkpoint yet")
     device = choose_device(device)
+    # of the paths; the cameras, which are behind the dash, are compared by their number
+    noted: str | None = checkpoints[0].description.get("fingerprints", {}).get("training")
     try:
         transfer, num_cameras = _load_transfer(settings, checkpoints, device)
     except (KeyError, RuntimeError) as error:
@@ -97,7 +99,7 @@ def load_generator(folder: Path, *, device: str = "auto") -> TrainedStyles:
         settings=settings,
         transfer=transfer,
         num_cameras=num_cameras,
-        fingerprint=checkpoints[0].description.get("fingerprints", {}).get("training"),
+        fingerprint=noted and noted.partition("-")[0],
     )
 
 

@@ -113,10 +113,17 @@ class ExperimentContext(Shared):
         )
         return replace(domain, images=styled, num_views=cameras.num_cameras)
 
-    def network(self, *, num_classes: int, head: HeadSettings | None = None, purpose: str = "weights") -> ReIDNetwork:
+    def network(
+        self,
+        *,
+        num_classes: int,
+        head: HeadSettings | None = None,
+        purpose: str = "weights",
+        start: Path | None = None,
+    ) -> ReIDNetwork:
         """A network that the experiment starts from; see :class:`reid_da.methods.protocol.Context`."""
         settings = self.settings
-        start = None if self._bare else settings.init_from
+        start = None if self._bare else start or settings.init_from
         network = build_network(
             settings.model,
             num_classes=num_classes,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from reid_da.config import TrainingSettings
+from reid_da.device import peak_memory, reset_peak_memory
 from reid_da.errors import InputError
 from reid_da.images import Batch
 from reid_da.methods.protocol import EpochPlan, Method
@@ -93,13 +94,16 @@ class Trainer:
         if self.settings.tensorboard:
             events = TensorBoardEvents(self.run.events_folder, self.run.records(), pictures=self.run.path)
             self.run.listeners.append(events.add)
+        reset_peak_memory(self.device)
         self._evaluate()
         while self.epoch < self.settings.epochs:
             figures = self.train_epoch()
             self.epoch += 1
             asked = self.settings.precision.autocast != "none"
             used = {"autocast": self.used_autocast} if asked else {}
-            self.run.log({"kind": "train", "epoch": self.epoch, **figures, **used})
+            peak = peak_memory(self.device)
+            memory = {} if peak is None else {"peak_memory_mb": round(peak / 1e6)}
+            self.run.log({"kind": "train", "epoch": self.epoch, **figures, **used, **memory})
             self._report(figures)
             # before the evaluation, which may fail or be interrupted
             self.run.save(self.epoch, self._checkpoint(), keep=self.settings.keep_checkpoints)

@@ -1,12 +1,11 @@
 """Training runs from beginning to end: pretraining, training, resuming after an interruption."""
 
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from reid_da.atomic import write_text
-from reid_da.config import ExperimentSettings, differences, dump_settings, merge
+from reid_da.config import ExperimentSettings, Overrides, differences, dump_settings
 from reid_da.errors import InputError, first_few
 from reid_da.methods import EXPERIMENTS
 from reid_da.training.run_folder import RunFolder, shown
@@ -34,12 +33,12 @@ def train(settings: ExperimentSettings, folder: Path) -> RunFolder:
         raise
 
 
-def resume(folder: Path, overrides: Sequence[str] = (), *, skip_damaged: bool = False) -> RunFolder:
+def resume(folder: Path, overrides: Overrides = (), *, skip_damaged: bool = False) -> RunFolder:
     """Go on with a run where it was stopped; one that is complete stays as it is.
 
     Args:
         folder: the run folder.
-        overrides: settings to change, ``key=value``: those that do not decide the numbers of what is done, such as
+        overrides: settings to change: those that do not decide the numbers of what is done, such as
             paths and device; the number of epochs; and, before the stage after pretraining has a checkpoint, those of
             that stage.
         skip_damaged: pass over damaged checkpoints, to the newest one that is intact.
@@ -55,17 +54,14 @@ def resume(folder: Path, overrides: Sequence[str] = (), *, skip_damaged: bool = 
         return _train(run, skip_damaged=skip_damaged)
 
 
-def _change_settings(run: RunFolder, overrides: Sequence[str]) -> None:
+def _change_settings(run: RunFolder, overrides: Overrides) -> None:
     """Write changed settings into a run folder.
 
     Raises:
         InputError: they would invalidate what is done.
     """
     old = run.settings()
-    tree = old.tree
-    for text in overrides:
-        tree = merge(tree, EXPERIMENTS.override(text))
-    new = EXPERIMENTS.of(tree, where="command line")
+    new = EXPERIMENTS.load(old.tree, overrides)
     checkpoint = run.last_checkpoint(skip_damaged=True) if run.checkpoint_folder.exists() else None
     if checkpoint is not None:
         changed = differences(old.model_dump(mode="json"), new.model_dump(mode="json"), kind=type(new))

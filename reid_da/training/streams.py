@@ -40,7 +40,7 @@ def epoch_batches(
             streams[name] = load_batches(
                 stream.domain.images,
                 _selections(stream, order=seed(f"{purpose} order"), styles=seed(f"{purpose} styles")),
-                TrainTransform(stream.augment, size=image_size, seed=seed(f"{purpose} pixels")),
+                TrainTransform(stream.augment, size=image_size, seed=seed(f"{stream.pixels or purpose} pixels")),
                 device=device,
             )
         for _ in range(plan.steps):

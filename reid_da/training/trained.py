@@ -1,13 +1,17 @@
 """Trained models, wherever they come from, ready to give features."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
 
 from reid_da.config import ExperimentSettings
+from reid_da.datasets import Dataset, load_datasets
 from reid_da.device import choose_device
 from reid_da.errors import InputError
+from reid_da.evaluation.extraction import features_of_test_images
+from reid_da.evaluation.feature_files import FeatureSet
 from reid_da.finite import check_weights
 from reid_da.methods import METHODS
 from reid_da.models.backbones import BACKBONE_NAMES, create_backbone, is_backbone_name
@@ -15,7 +19,7 @@ from reid_da.training.checkpoint import Checkpoint, load_checkpoint
 from reid_da.training.run_folder import RunFolder
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class TrainedModel:
     """A network that gives features, and the images that it wants.
 
@@ -23,11 +27,45 @@ class TrainedModel:
         network: (B, 3, H, W) normalised images to (B, D) features, in evaluation mode.
         image_size: height and width in pixels.
         settings: of the run that it comes from, or None.
+        name: what it was loaded from.
+        run: folder of that run, or None.
+        epoch: of the checkpoint of that run, or None.
     """
 
     network: nn.Module
     image_size: tuple[int, int]
     settings: ExperimentSettings | None = None
+    name: str = "the model"
+    run: Path | None = None
+    epoch: int | None = None
+
+    def test_data(self, data: str | Path | Sequence[Path] | Dataset | None = None) -> Dataset:
+        """The data set to evaluate on.
+
+        Args:
+            data: the data set or its path, or several paths; the target of the run if None.
+
+        Raises:
+            InputError: it cannot be read, or there is no target.
+        """
+        if isinstance(data, Dataset):
+            return data
+        path = data or (self.settings.data.target if self.settings else None)
+        if path is None:
+            raise InputError(f"{self.name}: has no target; give a data set with query and gallery (--data PATH)")
+        return load_datasets(path)
+
+    def extract(self, data: str | Path | Sequence[Path] | Dataset | None = None, *, flip: bool = False) -> FeatureSet:
+        """Features of query and gallery of a data set, with their identities, cameras and paths.
+
+        Args:
+            data: as :meth:`test_data` takes it.
+            flip: average with the features of the mirror images.
+
+        Raises:
+            InputError: the data set cannot be read, has no query or gallery, or images cannot be decoded.
+        """
+        return features_of_test_images(self.test_data(data), self.network, image_size=self.image_size, flip=flip)
 
 
 def load_trained(
@@ -67,7 +105,7 @@ def load_trained(
     size = image_size or (256, 128)
     network = create_backbone(name, last_stride=last_stride, weights=source, image_size=size).to(chosen).eval()
     check_weights(network, str(model))
-    return TrainedModel(network=network, image_size=size)
+    return TrainedModel(network=network, image_size=size, name=str(model))
 
 
 def _from_run(path: Path, *, image_size: tuple[int, int] | None, device: str) -> TrainedModel:
@@ -80,7 +118,14 @@ def _from_run(path: Path, *, image_size: tuple[int, int] | None, device: str) ->
     settings = run.settings()
     network = _network(settings, checkpoint, run)
     size = image_size or settings.data.image_size
-    return TrainedModel(network=network.to(device).eval(), image_size=size, settings=settings)
+    return TrainedModel(
+        network=network.to(device).eval(),
+        image_size=size,
+        settings=settings,
+        name=str(path),
+        run=run.path,
+        epoch=int(checkpoint.description["epoch"]),
+    )
 
 
 def _network(settings: ExperimentSettings, checkpoint: Checkpoint, run: RunFolder) -> nn.Module:

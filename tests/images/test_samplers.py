@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from reid_da.errors import InputError
-from reid_da.images import IdentitySampler, Sampler, ShuffledSampler
+from reid_da.images import GroupSampler, IdentitySampler, Sampler, ShuffledSampler
 
 seeds = st.integers(0, 2**32)
 
@@ -106,6 +106,22 @@ def test_identities_and_images_are_drawn_evenly() -> None:
     assert stats.chisquare(list(images.values())).pvalue > 0.01
 
 
+def test_every_identity_once_in_a_pass_however_many_images_it_has() -> None:
+    counts = [1, 2, 9, 4, 30, 3, 5]
+    rows, labels, pid_of = people(counts)
+    images: Counter = Counter()
+    for batches in passes(IdentitySampler(2, 3, once=True), rows, labels, count=400):
+        groups = [batch[start : start + 3] for batch in batches for start in (0, 3)]
+        pids = [{pid_of[row] for row in group} for group in groups]
+        assert len(groups) == 6
+        assert all(len(pid) == 1 for pid in pids)
+        assert len(set.union(*pids)) == 6
+        assert all(len(set(group)) == min(3, counts[pid_of[group[0]] // 7]) for group in groups)
+        images.update(row for batch in batches for row in batch if pid_of[row] == 28)
+    assert len(images) == 30
+    assert stats.chisquare(list(images.values())).pvalue > 0.01
+
+
 def test_repeats_of_a_small_identity_are_drawn_evenly() -> None:
     rows, labels, _ = people([3])
     counts: Counter = Counter()
@@ -136,3 +152,41 @@ def test_sizes_that_do_not_fit(sampler: Sampler, count: int, message: str) -> No
 def test_identities_need_a_label_for_each_row(labels) -> None:
     with pytest.raises(ValueError, match="expected a label for each of 3 rows"):
         passes(IdentitySampler(1, 1), torch.arange(3), labels)
+
+
+def group_sampler(camids, **options) -> GroupSampler:
+    return GroupSampler(camids=torch.tensor([-1] * 100 + camids), **{"batch_size": 4, "num_images": 3, **options})
+
+
+@given(data=st.data(), seed=seeds, num_images=st.integers(2, 5))
+def test_groups_have_a_class_each_and_prefer_other_cameras(data: st.DataObject, seed: int, num_images: int) -> None:
+    labels = data.draw(st.lists(st.integers(0, 6), min_size=1, max_size=40))
+    camids = data.draw(st.lists(st.integers(0, 2), min_size=len(labels), max_size=len(labels)))
+    sampler = group_sampler(camids, num_images=num_images, batch_size=1)
+    order = sampler.order(rows_of(len(labels)), torch.tensor(labels), torch.Generator().manual_seed(seed)) - 100
+    assert len(order) == sampler.length(torch.tensor(labels))
+    left = order.tolist()
+    seen = []
+    while left:
+        label = labels[left[0]]
+        members = {row for row, other in enumerate(labels) if other == label}
+        size = 1 if len(members) == 1 else num_images
+        (first, *others), left = left[:size], left[size:]
+        elsewhere = {row for row in members if camids[row] != camids[first]}
+        candidates = elsewhere or members - {first}
+        assert set(others) <= candidates
+        assert len(set(others)) == min(num_images - 1, len(candidates)) * (size > 1)
+        seen.append(label)
+    assert sorted(seen) == sorted(set(labels))
+
+
+def test_every_image_of_a_class_is_as_likely_to_be_in_its_group() -> None:
+    sampler = group_sampler([0] * 6, batch_size=3)
+    counts = Counter(chain.from_iterable(chain(*passes(sampler, rows_of(6), torch.zeros(6), count=2000))))
+    assert stats.chisquare(list(counts.values())).pvalue > 0.01
+    assert len(counts) == 6
+
+
+def test_groups_that_fill_no_batch_are_one_line() -> None:
+    with pytest.raises(InputError, match="^batch size 5: the groups of a pass have 4 images; lower it$"):
+        passes(group_sampler([0, 0, 1], batch_size=5), rows_of(3), torch.tensor([0, 0, 1]))

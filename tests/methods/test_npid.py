@@ -1,6 +1,7 @@
 """NPID against its formula, and as a training without a source."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -48,3 +49,12 @@ def test_it_trains_without_a_source_and_resumes(npid, tmp_path):
     resumed, expected = resume(parts.path, skip_damaged=True).last_checkpoint(), whole.last_checkpoint()
     assert all(torch.equal(resumed.weights[name], value) for name, value in expected.weights.items())
     assert torch.equal(*(point.state["method"]["memory"]["slots"] for point in (resumed, expected)))
+
+
+def test_the_documentation_shows_the_file_as_it_is():
+    root = Path(__file__).parents[2]
+    text = (root / "docs" / "extending.md").read_text(encoding="utf-8")
+    shown = text.partition("+++ b/reid_da/methods/npid.py\n")[2].partition("```")[0].splitlines()[1:]
+    assert "\n".join(line[1:] for line in shown) + "\n" == (root / "reid_da/methods/npid.py").read_text(
+        encoding="utf-8"
+    )

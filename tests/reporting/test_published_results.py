@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from reid_da.datasets import Dataset, SampleTable, load_dataset
+from reid_da.methods import load_settings
 from reid_da.reporting.published_results import (
     PublishedRow,
     published_comparators,
@@ -13,7 +14,10 @@ from reid_da.reporting.published_results import (
     published_row,
     published_rows,
     published_sweep,
+    quoted_rows,
 )
+from reid_da.reporting.result_tables import ResultRow, ablation_table
+from reid_da.reporting.tables import to_markdown
 
 D_TO_M = ("dukemtmcreid", "market1501")
 M_TO_D = ("market1501", "dukemtmcreid")
@@ -178,4 +182,42 @@ def test_other_pairs_have_nothing(pair: tuple[str | None, str | None]) -> None:
 
 def test_what_the_paper_does_not_print_is_absent() -> None:
     assert published_row(*D_TO_M, "c") is None
-    assert published_sweep(*D_TO_M, "loss_weight") == {}
+    assert published_sweep(*D_TO_M, "memory.momentum_rate") == {}
+
+
+def test_comparators_stand_below_the_measured_rows() -> None:
+    measured = [
+        ResultRow(name=name, results=({"rank1": 0.5, "mAP": 0.3, "mAP_trapezoid": 0.29},)) for name in ("x", "y")
+    ]
+    quoted = quoted_rows(*M_TO_D, beside=["x", "y"])
+    lines = to_markdown(ablation_table(measured, quoted=quoted)).splitlines()
+
+    assert [line.split(" | ")[0] for line in lines[2:5]] == ["| x", "| y", "| LOMO †"]
+    assert "| HHL † | 46.9 | - | 27.2 |" in lines
+    assert "| ECN † | 63.3 | - | 40.4 |" in lines
+    assert "†: not measured here but printed in Zhong et al., CVPR 2019, Table 2 and Zhong et al." in lines[-1]
+
+
+@pytest.mark.parametrize(("pair", "origin"), [(D_TO_M, "Table 4"), (("market1501", "msmt17"), "Table 5")])
+def test_rows_that_stand_beside_measured_ones_are_not_quoted_again(pair: tuple[str, str], origin: str) -> None:
+    names = [row.name for row in quoted_rows(*pair, beside=["camstyle", "e+c+n"])]
+
+    assert names == [row.name for row in published_comparators(*pair) if row.name != "CamStyle"]
+    assert {row.origin for row in published_comparators(*pair)} == {f"Zhong et al., CVPR 2019, {origin}"}
+    assert quoted_rows(None, pair[1], beside=[]) == ()
+
+
+@pytest.mark.parametrize(("key", "value"), [("loss_weight", "0.3"), ("memory.num_neighbors", "6")])
+def test_curves_without_numbers_have_the_point_of_the_full_method(key: str, value: str) -> None:
+    for pair in (D_TO_M, M_TO_D, ("dukemtmcreid", "msmt17")):
+        sweep, full = published_sweep(*pair, key), published_row(*pair, "e+c+n")
+        assert full is not None
+        assert list(sweep) == [value]
+        assert sweep[value].to_json() == full.to_json()
+    assert published_sweep(None, None, key) == {}
+    assert published_sweep(*D_TO_M, "epochs") == {}
+
+
+def test_settings_of_the_chosen_points_are_those_of_the_presets() -> None:
+    settings = load_settings("experiments/duke2market/e_c_n.yaml", ())
+    assert (settings.loss_weight, settings.memory.num_neighbors) == (0.3, 6)

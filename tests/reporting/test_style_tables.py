@@ -10,7 +10,8 @@ from PIL import Image
 from rich.console import Console
 
 from reid_da.evaluation.style_quality import ContentScores, camera_scores
-from reid_da.reporting.style_tables import draw_style_check, style_table, to_markdown
+from reid_da.reporting.style_tables import draw_style_check, style_table
+from reid_da.reporting.tables import to_markdown
 from reid_da.styles.check import FrechetScores, StyleCheck, StyleScores
 
 
@@ -72,10 +73,11 @@ def test_a_classifier_that_guesses_is_told_below(check: StyleCheck) -> None:
 
 
 def test_markdown(check: StyleCheck) -> None:
-    lines = to_markdown(check).splitlines()
-    assert lines[1] == "| --- | ---: | ---: | ---: | ---: | ---: |"
-    assert lines[2] == "| identity | 0.0 | 100.0 | 25.0 | 0.457 | 12.35 |"
-    assert lines[5].startswith("2 real images, 4 views of each style; ")
+    lines = to_markdown(style_table(check)).splitlines()
+    assert lines[0] == "**site/train: camera styles**"
+    assert lines[3] == "| --- | ---: | ---: | ---: | ---: | ---: |"
+    assert lines[4] == "| identity | 0.0 | 100.0 | 25.0 | 0.457 | 12.35 |"
+    assert lines[7].startswith("2 real images, 4 views of each style; ")
 
 
 @pytest.mark.parametrize("has_model", [True, False])

@@ -85,13 +85,20 @@ class KnownFeatures(RunContext):
     def domain(self, role: Role) -> Domain:
         return self.domains[role]
 
-    def network(self, *, num_classes: int, head: HeadSettings | None = None, purpose: str = "weights") -> ReIDNetwork:
+    def network(
+        self,
+        *,
+        num_classes: int,
+        head: HeadSettings | None = None,
+        purpose: str = "weights",
+        start: Path | None = None,
+    ) -> ReIDNetwork:
         generator = torch.Generator().manual_seed(self.seed(purpose))
         return build_network(
             self.settings.model, num_classes=num_classes, image_size=(32, 16), head=head, generator=generator
         ).train()
 
-    def extract(self, model: nn.Module, domain: Domain) -> Tensor:  # noqa: ARG002
+    def extract(self, model: nn.Module, domain: Domain) -> Tensor:
         return self.features[domain.name]
 
 

@@ -35,7 +35,7 @@ def test_events_hold_what_the_metrics_hold_also_after_a_resumption(small_setting
     # what the last epoch logged is forgotten with its checkpoint, and comes again
     (run.checkpoint_folder / "epoch_0002" / "state.pt").unlink()
     resume(run.path, skip_damaged=True)
-    timing = {"train/seconds", "train/images_per_second"}
+    timing = {"train/seconds", "train/images_per_second", "train/peak_memory_mb"}
     second = scalars(run.events_folder)
     assert {tag: second[tag] for tag in second if tag not in timing} == {
         tag: first[tag] for tag in first if tag not in timing

@@ -18,7 +18,7 @@ from reid_da.training.setup import build_trainer
 from reid_da.training.streams import epoch_batches
 
 CPU = torch.device("cpu")
-TIMING = {"seconds", "images_per_second"}
+TIMING = {"seconds", "images_per_second", "peak_memory_mb"}
 
 
 def small(settings, *, autocast="bfloat16", **changes):

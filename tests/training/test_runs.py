@@ -27,7 +27,7 @@ from reid_da.training.runs import final_result, resume, train, train_or_resume
 from reid_da.training.setup import build_trainer
 from reid_da.training.trained import load_trained
 
-TIMING = {"seconds", "images_per_second"}
+TIMING = {"seconds", "images_per_second", "peak_memory_mb"}
 
 
 def changed(settings, **changes):
@@ -35,7 +35,7 @@ def changed(settings, **changes):
 
 
 def numbers(run):
-    """All records of a run but for what depends on the clock."""
+    """All records of a run but for what depends on the machine."""
     return [{key: value for key, value in record.items() if key not in TIMING} for record in run.records()]
 
 
@@ -113,7 +113,7 @@ def test_an_ablation_goes_on_where_it_stopped_and_shares_the_stage_before(small_
     with only_training(moved), pytest.raises(InputError, match="moved: is being trained by another process"):
         ablate(free, moved, rows=("e",))
     settings, tmp_path = free, moved
-    with pytest.raises(InputError, match=r"unknown row 'n'.*valid: camstyle, e, e\+c"):
+    with pytest.raises(InputError, match=r"unknown row 'n'.*valid: camstyle, cluster-contrast, e, e\+c"):
         ablate(settings, tmp_path, rows=("n",))
 
 
