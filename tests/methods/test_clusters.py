@@ -12,14 +12,16 @@ from reid_da.config import merge
 from reid_da.errors import InputError
 
 LABELS = [0, 1, 0, 2, -1, 1, 2, 0, 1, 2, -1, 0]
+PIDS = [7, 3, 3, 7, 9, 9, 3, 7]
 SOURCE = {"data": {"source": "source"}, "source_weight": 0.5, "batch": {"source": 4}}
 
 
 def clusters(changes=None):
     target = domain("target", pids=[label if label >= 0 else 50 for label in LABELS])
-    source = domain("source", pids=[7, 3, 3, 7, 9, 9, 3, 7])
+    source = domain("source", pids=PIDS)
     method, context = method_on([target, source], merge({"method": "clusters"}, changes or {}))
     context.features["target"] = around(LABELS)
+    context.features["source"] = around([pid + 20 for pid in PIDS], seed=3)
     return method, context
 
 
@@ -76,19 +78,20 @@ def test_a_source_has_rows_behind_the_clusters_and_statistics_of_its_own():
         torch.testing.assert_close(value, expected)
 
 
-def test_rows_of_the_source_go_on_while_those_of_the_clusters_begin_anew():
+def test_the_classifier_has_the_means_of_clusters_and_source_classes_as_a_new_parameter():
     method, context = clusters(SOURCE)
-    before = method.network.classifier.weight.detach().clone()
-    assert len(before) == 3
     method.begin_epoch(0)
-    assert torch.equal(method.network.classifier.weight[3:], before)
-    with torch.no_grad():
-        method.network.classifier.weight[3:] += 1
-    context.features["target"] = around([label % 2 if label >= 0 else label for label in LABELS])
+    before = method.network.classifier.weight
+    context.features["target"] = around([label % 2 if label >= 0 else label for label in LABELS], seed=5)
     method.begin_epoch(1)
     weight = method.network.classifier.weight
-    assert weight.shape == (2 + 3, before.shape[1])
-    assert torch.equal(weight[2:], before + 1)
+    assert len(before) == 3 + 3
+    assert len(weight) == 2 + 3
+    for number, pid in enumerate((3, 7, 9)):
+        members = [row for row, of_image in enumerate(PIDS) if of_image == pid]
+        expected = functional.normalize(context.features["source"][members].sum(dim=0), dim=0)
+        torch.testing.assert_close(weight[2 + number], expected, atol=1e-6, rtol=0)
+        torch.testing.assert_close(before[3 + number], expected, atol=1e-6, rtol=0)
     assert any(parameter is weight for group in method.parameter_groups() for parameter in group["params"])
 
 
