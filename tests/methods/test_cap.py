@@ -91,6 +91,18 @@ def test_proxies_and_vectors_come_from_features_and_cameras():
     assert batch_of(plan, "target").labels.unique(return_counts=True)[1].tolist() == [2, 2, 2]
 
 
+def test_a_pass_shows_every_proxy_once_and_an_epoch_as_many_images_as_have_one():
+    labels, camids = [0] * 16 + [1] * 4 + [-1], [1] * 12 + [2] * 4 + [1, 1, 2, 2] + [1]
+    target = domain("target", pids=[label + 1 for label in labels], camids=camids)
+    method, context = method_on([target], {"method": "cap", "batch": {"target": 4, "instances": 2}})
+    context.features["target"] = around(labels)
+    plan = method.begin_epoch(0)
+    stream = plan.streams["target"]
+    assert plan.steps == 20 // 4
+    order = stream.sampler.order(*stream.chosen, torch.Generator().manual_seed(0))
+    assert sorted(stream.labels[order].tolist()) == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
 def test_images_that_cannot_be_decoded_have_no_proxy():
     method, _ = cap(broken=(0, 6))
     rows, labels = method.begin_epoch(0).streams["target"].chosen
