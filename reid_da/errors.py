@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from reid_da.text import printable
+
 
 class InputError(ValueError):
     """A mistake in what the user gave: a path, a file, a key, an argument.
@@ -13,8 +15,7 @@ class InputError(ValueError):
     """
 
     def __init__(self, message: object = "") -> None:
-        text = str(message).encode("utf-8", "backslashreplace").decode()
-        super().__init__("\\n".join(text.splitlines()))
+        super().__init__(printable(message))
 
 
 def unknown_name(kind: str, name: str, valid: Iterable[str]) -> InputError:

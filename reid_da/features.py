@@ -30,6 +30,8 @@ def feature_tensor(features: Array, name: str) -> Tensor:
     Raises:
         InputError: not a matrix of real numbers with at least one row and one column.
     """
+    if isinstance(features, Tensor) and (features.layout != torch.strided or features.is_quantized):
+        raise InputError(f"{name}: expected a full matrix of real numbers, got a sparse or quantised tensor")
     tensor = features.detach() if isinstance(features, Tensor) else _shared_tensor(np.asarray(features), name)
     if tensor.ndim != 2 or 0 in tensor.shape:
         raise InputError(f"{name}: expected a matrix (images, dimensions), got the shape {tuple(tensor.shape)}")
@@ -154,9 +156,9 @@ def label_array(labels: Array, name: str, *, length: int) -> Labels:
     """``labels`` as (length,) int64.
 
     Raises:
-        InputError: wrong length or shape, or a value that is not a whole number.
+        InputError: wrong length or shape, or a value that is not a whole number that fits into 64 bits.
     """
-    values = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
+    values = _label_values(labels, name)
     if values.shape != (length,):
         raise InputError(
             f"{name}: expected {length} values, one per row of features, got the shape {values.shape}; features with "
@@ -164,4 +166,18 @@ def label_array(labels: Array, name: str, *, length: int) -> Labels:
         )
     if values.dtype.kind not in "iuf" or not (np.floor(values) == values).all() or not np.isfinite(values).all():
         raise InputError(f"{name}: expected whole numbers, got {first_few(values)} (type {values.dtype})")
+    # astype would give other numbers, -1 for the largest of uint64: junk
+    if len(values) and not (values.min() >= -(2**63) and values.max() < 2**63):
+        raise InputError(f"{name}: expected whole numbers of at most 64 bits with sign, got {values.max()}")
     return values.astype(np.int64)
+
+
+def _label_values(labels: Array, name: str) -> NDArray[Any]:
+    if not isinstance(labels, Tensor):
+        return np.asarray(labels)
+    if labels.layout != torch.strided or labels.is_quantized:
+        raise InputError(f"{name}: expected whole numbers, got a sparse or quantised tensor")
+    values = labels.detach().cpu()
+    # numpy knows no bfloat16
+    exact: NDArray[Any] = (values.double() if values.dtype == torch.bfloat16 else values).numpy()
+    return exact

@@ -16,6 +16,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from reid_da.text import markup
+
 T = TypeVar("T")
 
 
@@ -46,7 +48,7 @@ def track(items: Iterable[T], description: str, *, total: int | None = None, don
     if total is None and isinstance(items, Sequence):
         total = len(items)
     with _bar() as progress:
-        task = progress.add_task(description, total=total, completed=done)
+        task = progress.add_task(markup(description), total=total, completed=done)
         for item in items:
             yield item
             progress.advance(task)
@@ -62,7 +64,7 @@ class EpochProgress:
 
     def __init__(self, description: str, steps: int) -> None:
         self._progress = _bar(TextColumn("{task.fields[figures]}"))
-        self._task = self._progress.add_task(description, total=steps, figures="")
+        self._task = self._progress.add_task(markup(description), total=steps, figures="")
         self._begin = time.perf_counter()
 
     def __enter__(self) -> "EpochProgress":

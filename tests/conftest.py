@@ -1,5 +1,6 @@
 """Shared settings of the tests: one thread each, quick property tests, small data sets."""
 
+import logging
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,6 +28,8 @@ NUM_IDENTITIES = 5
 def same_random_weights() -> None:
     """Give every test the same global random numbers, in whatever order and on whatever worker it runs."""
     torch.manual_seed(0)
+    # commands switch the log on, which is no concern of other tests
+    logging.getLogger("reid_da").setLevel(logging.NOTSET)
 
 
 class Kernels:

@@ -47,6 +47,20 @@ def test_a_stage_is_the_same_after_its_run_is_written(folder):
         assert (stage.batch.source, stage.source_loss.triplet_weight, stage.epochs) == (24, 0.5, 2)
 
 
+def test_bases_that_multiply_are_refused(folder):
+    for number in range(25):
+        (folder / f"b{number}.yaml").write_text(f"base: [b{number + 1}.yaml, b{number + 1}.yaml]\n")
+    (folder / "b25.yaml").write_text("seed: 1\n")
+    with pytest.raises(InputError, match="b0.yaml: is based on more than 100 files"):
+        load_settings(folder / "b0.yaml")
+
+
+def test_a_key_that_stands_twice_is_refused(folder):
+    (folder / "twice.yaml").write_text("seed: 1\nepochs: 2\nseed: 3\n")
+    with pytest.raises(InputError, match="twice.yaml: line 3: the key seed is there already, in line 1"):
+        load_settings(folder / "twice.yaml")
+
+
 def test_what_is_written_reads_back_the_same(folder):
     settings = load_settings(folder / "base.yaml", ["data.source=a/b", "data.image_size=[64, 32]", "init_from=x.pt"])
     (folder / "dump.yaml").write_text(dump_settings(settings))
@@ -79,7 +93,7 @@ def test_the_defaults_are_those_of_the_paper():
         ("name=../../x", "name: a name is wanted, not a path; -o says where a run goes, got '../../x'"),
         ("epochs=many", "epochs: .*got 'many'"),
         ("epochs", "'epochs' should be key=value"),
-        ("data.image_size=[1", "the value is not YAML"),
+        ("data.image_size=[1", "is not YAML"),
         ("model.freeze=all", "model.freeze: Input should be 'official', 'none' or a number of stages, got 'all'"),
         ("model.freeze=-1", "model.freeze: Input should be 'official', 'none' or a number of stages, got -1"),
         ("model.pooling=mean", "model.pooling: Input should be 'default', 'avg', 'max' or 'gem', got 'mean'"),
@@ -161,7 +175,7 @@ def test_the_defaults_of_cyclegan_are_those_of_camstyle():
     ("overrides", "message"),
     [
         (["method=stargen"], "unknown method 'stargen' .did you mean 'stargan'.*; valid: cyclegan, stargan"),
-        (["method=[1"], "the value is not YAML"),
+        (["method=[1"], "is not YAML"),
         (["pool_size=3"], "command line: pool_size is a setting of method cyclegan; method stargan has none"),
         (
             ["method=cyclegan", "critic_steps=3"],

@@ -1,7 +1,11 @@
 """The command ``reid-da``: parse, call, print."""
 
+import errno
 import os
+import re
 import sys
+from contextlib import suppress
+from pathlib import Path
 from typing import NoReturn
 
 # Before torch is imported: how long its threads wait at full speed for each other before they sleep. Without a bound
@@ -10,25 +14,75 @@ from typing import NoReturn
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
-from rich.console import Console
-from rich.markup import escape
-
+from reid_da.atomic import naming
 from reid_da.cli.app import app
+from reid_da.cli.output import PlainConsole
 from reid_da.errors import InputError
+from reid_da.text import markup
+
+_OUT_OF_MEMORY = re.compile("can't allocate memory|not enough memory|out of memory", re.IGNORECASE)
+"""What torch says, on a CPU and on a GPU."""
+_BROKEN_PIPE_STATUS = 128 + 13
+"""Exit status of a program that a shell ends because nobody reads its output."""
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; a user's mistake ends it with one line and exit status 2."""
+    _replace_closed_streams()
     try:
-        app(arguments)
+        try:
+            app(arguments, standalone_mode=True)
+        finally:
+            # what is still in the buffer: at the end of the interpreter it would be too late for a message
+            with naming("standard output"):
+                sys.stdout.flush()
     except InputError as error:
         _fail(str(error))
+    except BrokenPipeError:
+        _end_of_pipe()
     except OSError as error:
         # the disk is full, a folder must not be written to: nothing that a traceback would explain better
-        _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        _fail(_reason(error))
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not _OUT_OF_MEMORY.search(str(error)):
+            raise
+        _fail("out of memory; use smaller images or batches, or more memory")
+
+
+def _reason(error: OSError) -> str:
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return f"{error.strerror}: raise the limit (ulimit -n), or use fewer workers"
+    if error.filename and error.strerror:
+        named = f"{error.filename} -> {error.filename2}" if error.filename2 else f"{error.filename}"
+        return f"{named}: {error.strerror}"
+    return error.strerror or str(error)
 
 
 def _fail(message: str) -> NoReturn:
+    _drop_stdout()
     # soft_wrap: one line stays one line, whatever the width of the terminal
-    Console(stderr=True, highlight=False).print(f"[red]error:[/] {escape(message)}", soft_wrap=True)
+    with suppress(OSError):
+        PlainConsole(stderr=True, highlight=False).print(f"[red]error:[/] {markup(message)}", soft_wrap=True)
     sys.exit(2)
+
+
+def _end_of_pipe() -> NoReturn:
+    """End without a word, as programs do whose output is piped to ``head``."""
+    _drop_stdout()
+    sys.exit(_BROKEN_PIPE_STATUS)
+
+
+def _drop_stdout() -> None:
+    """Where standard output cannot be written to, lead it to nowhere, or its buffer fails again at the end."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _replace_closed_streams() -> None:
+    """Give a process that was started without standard output or error something to write to."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115

@@ -4,10 +4,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
-from rich.console import Console
 
 from reid_da.cli.arguments import Size, parse_size
-from reid_da.cli.output import check_output, print_json, show_log, stoppable
+from reid_da.cli.output import check_output, print_json, say, show, show_log, stoppable
 from reid_da.errors import InputError, unknown_name
 
 if TYPE_CHECKING:
@@ -77,7 +76,7 @@ def train(
         folder = output or Path("runs") / settings.name
         with stoppable("reid-da camstyle train", folder):
             run = train_styles(settings, folder, draw=draw_views)
-    Console().print(f"run: {run.path}", soft_wrap=True)
+    say(f"run: {run.path}")
 
 
 @app.command()
@@ -151,7 +150,7 @@ def generate(
     _say_where(path, len(views), views.num_cameras)
     if folder is not None:
         count = write_styled_images(views, dataset.train, folder, naming=cast("Naming", naming))
-        Console().print(f"{folder}: {count:,} files", soft_wrap=True)
+        say(f"{folder}: {count:,} files")
 
 
 @app.command(name="import")
@@ -201,10 +200,7 @@ def import_(
 
 
 def _say_where(path: Path, num_images: int, num_cameras: int) -> None:
-    Console(highlight=False).print(
-        f"{path}: {num_images:,} images in the styles of {num_cameras} cameras; train with views.style={path}",
-        soft_wrap=True,
-    )
+    say(f"{path}: {num_images:,} images in the styles of {num_cameras} cameras; train with views.style={path}")
 
 
 @app.command()
@@ -257,6 +253,6 @@ def check(
     if as_json:
         print_json(found.to_json())
         return
-    Console().print(style_table(found))
+    show(style_table(found))
     if output is not None:
-        Console(stderr=True).print(f"picture: {output}", soft_wrap=True)
+        say(f"picture: {output}", error=True)

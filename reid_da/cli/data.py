@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from reid_da.cli.output import print_json
+from reid_da.cli.output import check_output, print_json, say, show
 from reid_da.datasets import import_folder, load_dataset
 from reid_da.datasets.importing import persons_file
 
@@ -70,7 +69,7 @@ def check(
     if as_json:
         print_json(report.to_json())
     else:
-        Console().print(format_report(report))
+        show(format_report(report))
     raise typer.Exit(0 if report.is_sound else 1)
 
 
@@ -95,6 +94,7 @@ def stats(
     from reid_da.reporting.dataset_pictures import draw_statistics
     from reid_da.reporting.dataset_tables import format_statistics
 
+    check_output(picture)
     dataset = load_dataset(
         path,
         format=format,
@@ -109,10 +109,10 @@ def stats(
     if as_json:
         print_json(statistics.to_json())
     else:
-        Console().print(format_statistics(statistics))
+        show(format_statistics(statistics))
     if picture is not None:
         draw_statistics(statistics, picture)
-        Console(stderr=True).print(f"picture: {picture}", soft_wrap=True)
+        say(f"picture: {picture}", error=True)
 
 
 @app.command("import")
@@ -140,17 +140,11 @@ def import_(
     )
     dataset = load_dataset(manifest)
     counts = ", ".join(f"{name} {len(table)}" for name, table in dataset.splits.items() if len(table))
-    cameras = f"cameras {', '.join(dataset.camera_names)}"
-    _print(f"{manifest}: {counts}; {cameras}")
+    say(f"{manifest}: {counts}; cameras {', '.join(dataset.camera_names)}")
     if persons_file(manifest).exists():
-        _print(f"{persons_file(manifest)}: which person has which pid")
+        say(f"{persons_file(manifest)}: which person has which pid")
     if dataset.same_camera == "include" and len(dataset.query):
-        _print(
+        say(
             "there is one camera, or none is known: evaluations count matches by the same camera, and their figures "
             "cannot be compared with those of papers"
         )
-
-
-def _print(text: str) -> None:
-    # names of cameras and files may hold what rich takes for markup
-    Console(highlight=False).print(text, markup=False, soft_wrap=True)

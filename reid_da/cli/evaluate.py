@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from reid_da.atomic import atomic_paths
 from reid_da.cli.arguments import (
     K1,
     K2,
@@ -19,7 +19,7 @@ from reid_da.cli.arguments import (
     parse_size,
     rerank_settings,
 )
-from reid_da.cli.output import check_output, print_json, show_log
+from reid_da.cli.output import check_output, print_json, say, show, show_log
 from reid_da.errors import InputError
 
 OperatingPoint = Annotated[
@@ -69,7 +69,7 @@ def evaluate_features(
     if as_json:
         print_json(result.to_json())
     else:
-        Console().print(format_evaluation(result))
+        show(format_evaluation(result))
 
 
 def evaluate(
@@ -115,7 +115,7 @@ def evaluate(
     if as_json:
         print_json(result.to_json())
     else:
-        Console().print(format_evaluation(result))
+        show(format_evaluation(result))
 
 
 def extract(
@@ -152,7 +152,7 @@ def extract(
     text = extract_to_file(
         trained.network, images, output, image_size=trained.image_size, flip=flip, splits=split or ()
     )
-    Console().print(f"{output}: {text}", soft_wrap=True)
+    say(f"{output}: {text}")
 
 
 def angles(
@@ -179,9 +179,9 @@ def angles(
     if as_json:
         print_json({name: entry.to_json() for name, entry in statistics.items()})
         return
-    Console().print(angle_table(statistics, title=str(run)))
+    show(angle_table(statistics, title=str(run)))
     if output is not None:
-        Console(stderr=True).print(f"picture: {output}", soft_wrap=True)
+        say(f"picture: {output}", error=True)
 
 
 def verify(
@@ -239,9 +239,9 @@ def verify(
     if as_json:
         print_json({**result.to_json(), "identification": {str(number): rate for number, rate in rates.items()}})
         return
-    Console().print(verification_table(result, rates))
+    show(verification_table(result, rates))
     if output is not None:
-        Console(stderr=True).print(f"picture: {output}", soft_wrap=True)
+        say(f"picture: {output}", error=True)
 
 
 def calibrate(
@@ -266,10 +266,12 @@ def calibrate(
     for name in ("calibration.json", "calibration.png"):
         check_output(run / name)
     calibration, notes = calibrate_run(run, fprs=fpr or (1e-2, 1e-3, 1e-4), data=data, device=device)
-    save_calibration(run / "calibration.json", calibration, notes=notes)
-    draw_calibration(calibration, run / "calibration.png", title=str(notes["data"]))
+    # on a full disk, new thresholds beside an old picture would be read as one result
+    with atomic_paths(run / "calibration.json", run / "calibration.png") as (record, picture):
+        save_calibration(record, calibration, notes=notes)
+        draw_calibration(calibration, picture, title=str(notes["data"]))
     if as_json:
         print_json({**notes, "points": [asdict(point) for point in calibration.points]})
         return
-    Console().print(calibration_table(calibration, title=f"{run} on {notes['data']}"))
-    Console(stderr=True).print(f"stored: {run / 'calibration.json'}", soft_wrap=True)
+    show(calibration_table(calibration, title=f"{run} on {notes['data']}"))
+    say(f"stored: {run / 'calibration.json'}", error=True)

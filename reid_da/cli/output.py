@@ -9,10 +9,37 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import typer
-from rich.console import Console
-from rich.markup import escape
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 
+from reid_da.atomic import check_writable
 from reid_da.errors import InputError
+from reid_da.text import markup, printable
+
+
+class PlainConsole(Console):
+    """A console that obeys its own styles only: control characters in what it prints are shown as escapes."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        """Segments of a renderable; those that rich makes for the terminal itself are marked as control."""
+        for segment in super().render(renderable, options):
+            text = segment.text if segment.control else printable(segment.text, keep_lines=True)
+            yield segment if text == segment.text else Segment(text, segment.style, segment.control)
+
+
+def show(renderable: RenderableType) -> None:
+    """Print a table or the like on standard output."""
+    PlainConsole().print(renderable)
+
+
+def say(text: object, *, error: bool = False) -> None:
+    """Print one line as it is: no markup, no control characters, no line breaks of its own.
+
+    Args:
+        text: the line.
+        error: print it on standard error.
+    """
+    PlainConsole(stderr=error).print(markup(text), soft_wrap=True)
 
 
 def print_json(value: object) -> None:
@@ -20,9 +47,17 @@ def print_json(value: object) -> None:
     sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
+class _PlainFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record), keep_lines=record.exc_info is not None)
+
+
 def show_log() -> None:
     """Let the library's log appear on standard error, a line for each record."""
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.basicConfig(level=logging.WARNING)
+    for handler in logging.getLogger().handlers:
+        if type(handler) is logging.StreamHandler:
+            handler.setFormatter(_PlainFormatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
     logging.getLogger("reid_da").setLevel(logging.INFO)
 
 
@@ -33,12 +68,11 @@ def check_output(path: Path | None) -> None:
         path: the file as the user gave it, or None for none.
 
     Raises:
-        InputError: it is a folder, or its folder cannot be made or written to.
+        InputError: it is a folder, a device or a pipe, or its folder cannot be made or written to.
     """
     if path is None:
         return
-    if path.is_dir():
-        raise InputError(f"{path}: is a folder; give the name of the file to write")
+    check_writable(path)
     folder = next(parent for parent in path.absolute().parents if parent.exists())
     if not folder.is_dir():
         raise InputError(f"{path}: cannot be written, {folder} is no folder")
@@ -63,5 +97,5 @@ def stoppable(command: str = "", run: Path | None = None) -> Iterator[None]:
             text = f"stopped; go on with `{command} --resume {run}`"
         else:
             text = "stopped before the end of the first epoch; nothing is left of it"
-        Console(stderr=True, highlight=False).print(escape(text), soft_wrap=True)
+        PlainConsole(stderr=True, highlight=False).print(markup(text), soft_wrap=True)
         raise typer.Exit(130) from None

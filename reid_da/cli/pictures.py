@@ -4,10 +4,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from reid_da.cli.arguments import SameCamera, check_data_given
-from reid_da.cli.output import check_output, show_log
+from reid_da.cli.output import check_output, say, show_log
 from reid_da.errors import InputError
 
 Picture = Annotated[Path | None, typer.Option("--output", "-o", help="The PNG file to write.")]
@@ -30,7 +29,7 @@ def curves(
     path = output or run / "curves.png"
     check_output(path)
     draw_run(folder.records(), path, title=folder.name)
-    Console().print(f"picture: {path}", soft_wrap=True)
+    say(f"picture: {path}")
 
 
 def ranked_lists(
@@ -76,4 +75,4 @@ def ranked_lists(
         for name, found in features.items()
     }  # fmt: skip
     draw_comparison(query, gallery, lists, file, camera_names=dataset.camera_names)
-    Console().print(f"picture: {file}", soft_wrap=True)
+    say(f"picture: {file}")

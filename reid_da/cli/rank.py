@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from reid_da.cli.arguments import K1, K2, Distance, Lambda, Rerank, Size, parse_size, rerank_settings
-from reid_da.cli.output import check_output, print_json, show_log
+from reid_da.cli.output import check_output, print_json, say, show_log
 from reid_da.errors import InputError
 
 
@@ -104,9 +103,7 @@ def rank(
     if output is not None:
         write_rankings(output, rankings)
         number = len(rankings.query_names)
-        Console(stderr=as_json).print(
-            f"{output}: {number} queries, {rankings.indices.shape[1]} images each", soft_wrap=True
-        )
+        say(f"{output}: {number} queries, {rankings.indices.shape[1]} images each", error=as_json)
     if as_json:
         print_json(rankings.to_json())
     elif output is None:

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-import yaml
-from rich.console import Console
 
 from reid_da.atomic import write_text
-from reid_da.cli.output import print_json, show_log, stoppable
+from reid_da.cli.output import print_json, say, show, show_log, stoppable
 from reid_da.errors import InputError
+from reid_da.yaml_files import parse_yaml
 
 if TYPE_CHECKING:
     from reid_da.config import ExperimentSettings
@@ -74,7 +73,7 @@ def train(
         return
     if result:
         _print_result(run, result)
-    Console().print(f"run: {run.path}", soft_wrap=True)
+    say(f"run: {run.path}")
 
 
 def _print_result(run: "RunFolder", result: Mapping[str, float]) -> None:
@@ -86,11 +85,9 @@ def _print_result(run: "RunFolder", result: Mapping[str, float]) -> None:
     stage = run.path / "pretrain"
     if stage.is_dir():
         before = runs.final_result(type(run).open(stage))
-        Console().print(before_after_table(before, result, title=f"{name}: on the target, before and after"))
+        show(before_after_table(before, result, title=f"{name}: on the target, before and after"))
     else:
-        Console().print(
-            ablation_table([ResultRow(name="last epoch", results=(result,))], title=f"{name}: on the target")
-        )
+        show(ablation_table([ResultRow(name="last epoch", results=(result,))], title=f"{name}: on the target"))
 
 
 def ablate(
@@ -246,17 +243,14 @@ def _save_and_print(folder: Path, table: "Table", rows: Sequence["ResultRow"], *
     if as_json:
         print_json(to_json(rows))
         return
-    Console().print(table)
-    Console(stderr=True).print(f"results: {folder}", soft_wrap=True)
+    show(table)
+    say(f"results: {folder}", error=True)
 
 
 def _key_and_values(setting: str) -> tuple[str, list[Any]]:
     """The parts of ``key=value,value,...``; values are read as YAML, so that one may be a list."""
     key, _, texts = setting.partition("=")
-    try:
-        values = yaml.safe_load(f"[{texts}]")
-    except yaml.YAMLError as error:
-        raise InputError(f"{setting!r}: the values are not YAML: {' '.join(str(error).split())}") from error
+    values = parse_yaml(f"[{texts}]", where=repr(setting))
     if not key or not values:
         raise InputError(f"{setting!r} should be key=value,value,..., for example memory.temperature=0.01,0.05")
     return key, values

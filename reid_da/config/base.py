@@ -10,9 +10,13 @@ from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError, Valida
 from pydantic.fields import FieldInfo
 
 from reid_da.errors import InputError, unknown_name
+from reid_da.yaml_files import parse_yaml, read_yaml
 
 Layer: TypeAlias = tuple[str, Mapping[str, Any]]
 """Where some settings come from, and their keys and values."""
+
+_MAX_FILES = 100
+"""Most files that an experiment is put together of."""
 
 Overrides: TypeAlias = Sequence[str] | Mapping[str, Any]
 """Changes of settings: texts ``memory.temperature=0.1``, or a mapping with dotted or nested keys."""
@@ -128,10 +132,7 @@ class Family(Generic[S]):
         key, equals, value = text.partition("=")
         if not equals or not key:
             raise InputError(f"{text!r} should be key=value, for example {self.example}")
-        try:
-            return nested({key: yaml.safe_load(value)})
-        except yaml.YAMLError as error:
-            raise InputError(f"{text!r}: the value is not YAML: {' '.join(str(error).split())}") from error
+        return nested({key: parse_yaml(value, where=repr(text))})
 
     def stage(self, settings: S) -> S | None:
         """Settings of the pretraining stage, None without one.
@@ -361,32 +362,25 @@ def _sets(tree: Any, keys: Sequence[int | str]) -> bool:
     return True
 
 
-def _read_layers(file: Path, *, deriving: tuple[Path, ...] = ()) -> list[Layer]:
+def _read_layers(file: Path, *, deriving: tuple[Path, ...] = (), read: list[Path] | None = None) -> list[Layer]:
     """The settings of the files that a file is based on, and its own after them.
 
     Args:
         file: YAML file.
         deriving: files that are based on it, the nearest last.
+        read: files that have been read, to which it is added; a file counts as often as others are based on it.
     """
+    read = [] if read is None else read
+    read.append(file)
+    if len(read) > _MAX_FILES:
+        raise InputError(f"{read[0]}: is based on more than {_MAX_FILES} files, some of them perhaps several times")
     if file.resolve() in [path.resolve() for path in deriving]:
         raise InputError(f"{file}: its base leads back to itself")
-    tree = _read_yaml(file, named_by=f"{deriving[-1]}: base: " if deriving else "")
+    tree = read_yaml(file, named_by=f"{deriving[-1]}: base: " if deriving else "")
     base = tree.pop("base", None)
     layers = []
     for name in base if isinstance(base, list) else [] if base is None else [base]:
         if not isinstance(name, str):
             raise InputError(f"{file}: base: expected the name of a YAML file, got {name!r}")
-        layers += _read_layers(file.parent / name, deriving=(*deriving, file))
+        layers += _read_layers(file.parent / name, deriving=(*deriving, file), read=read)
     return [*layers, (str(file), nested(tree))]
-
-
-def _read_yaml(file: Path, *, named_by: str) -> dict[str, Any]:
-    try:
-        tree = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    except OSError as error:
-        raise InputError(f"{named_by}{file}: cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(tree, dict):
-        raise InputError(f"{file}: expected keys and values, found a {type(tree).__name__}")
-    return tree

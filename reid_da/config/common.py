@@ -183,8 +183,10 @@ class OptimizerSettings(Settings):
 
     kind: Literal["sgd", "adam"] = Field(default="sgd", description="adam: with its weight decay in the gradient")
     betas: tuple[Share, Share] = Field(default=(0.9, 0.999), description="of adam")
-    lr: Positive = Field(default=0.1, description="learning rate of new layers")
-    backbone_lr_factor: float = Field(default=0.1, ge=0, description="the backbone learns at this multiple of lr")
+    lr: float = Field(default=0.1, gt=0, le=1e30, description="learning rate of new layers")
+    backbone_lr_factor: float = Field(
+        default=0.1, ge=0, le=1e30, description="the backbone learns at this multiple of lr"
+    )
     momentum: float = Field(default=0.9, ge=0, lt=1, description="of sgd")
     nesterov: bool = Field(default=True, description="of sgd")
     weight_decay: float = Field(default=5e-4, ge=0)
@@ -209,7 +211,9 @@ class PrecisionSettings(Settings):
         default=True, description="memory format of images; false is faster for small networks on a CPU"
     )
     compile: bool = Field(default=False, description="torch.compile the network")
-    threads: int = Field(default=0, ge=0, description="CPU threads; 0: torch's own choice", json_schema_extra=FREE)
+    threads: int = Field(
+        default=0, ge=0, le=4096, description="CPU threads; 0: torch's own choice", json_schema_extra=FREE
+    )
 
 
 class TrainingSettings(RunSettings):

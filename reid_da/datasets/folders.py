@@ -75,7 +75,7 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
     """
     try:
         compiled = re.compile(pattern)
-    except (re.error, RecursionError, OverflowError) as error:
+    except (re.error, OverflowError, RecursionError, MemoryError) as error:
         raise InputError(f"pattern {pattern!r} is not a regular expression: {error}") from error
     groups = set(compiled.groupindex)
     if not groups & {"camera", "pid"} or groups - GROUPS:

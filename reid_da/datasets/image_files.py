@@ -20,6 +20,7 @@ from reid_da.datasets.findings import Finding, Severity, found
 from reid_da.datasets.table import Dataset
 from reid_da.errors import InputError
 from reid_da.progress import track
+from reid_da.reading import UnsuitableFileError, open_regular, read_regular
 
 Fault = Literal["missing", "unreadable", "empty", "not-an-image", "truncated", "damaged", "huge"]
 
@@ -123,10 +124,9 @@ def image_sizes(paths: Sequence[Path], *, num_workers: int | None = None) -> NDA
 def inspect_image(path: Path) -> ImageFile:
     """What one file is; see :func:`inspect_images`."""
     try:
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            return ImageFile(fault="huge", detail=f"{size:,} bytes")
-        content = path.read_bytes()
+        content = read_regular(path, limit=MAX_BYTES)
+    except UnsuitableFileError as error:
+        return ImageFile(fault="huge" if path.is_file() else "unreadable", detail=str(error))
     except FileNotFoundError:
         return ImageFile(fault="missing")
     except OSError as error:
@@ -199,7 +199,7 @@ def _is_filled_up(content: bytes) -> bool:
 
 def _header_size(path: Path) -> tuple[int, int]:
     try:
-        with Image.open(path) as image:
+        with open_regular(path, limit=MAX_BYTES) as file, Image.open(file) as image:
             return image.height, image.width
     except Exception:  # as above: what is wrong with the file is for inspect_images to say
         return 0, 0

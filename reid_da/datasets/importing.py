@@ -16,6 +16,7 @@ from reid_da.datasets.manifest import write_manifest
 from reid_da.datasets.persons import number_persons
 from reid_da.datasets.table import JUNK_PID, UNLABELLED_PID
 from reid_da.errors import InputError
+from reid_da.text import csv_cell
 
 
 def import_folder(
@@ -93,7 +94,7 @@ def _write_names(names: Mapping[int, str], file: Path) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("pid", "person"))
-    writer.writerows(sorted(names.items()))
+    writer.writerows((pid, csv_cell(name)) for pid, name in sorted(names.items()))
     write_text(file, text.getvalue())
 
 

@@ -38,7 +38,8 @@ def list_images(folder: Path, *, recursive: bool = False) -> list[str]:
         recursive: look into sub-folders too.
 
     Raises:
-        InputError: a path is not UTF-8, so that no manifest, log or result could name it.
+        InputError: a folder cannot be listed (without its images the data set would be another one), or a path is not
+            UTF-8, so that no manifest, log or result could name it.
     """
     found = sorted(path for path in _files(folder, recursive=recursive) if is_image_name(path.rpartition("/")[2]))
     unnameable = [path for path in found if not is_utf8(path)]
@@ -75,7 +76,7 @@ def _files(folder: Path, *, recursive: bool) -> Iterator[str]:
     """Relative paths of all files, with forward slashes, in any order."""
     top = folder.resolve()
     linked: set[Path] = set()
-    for current, folders, files in os.walk(folder, followlinks=True):
+    for current, folders, files in os.walk(folder, followlinks=True, onerror=_refuse):
         prefix = Path(current).relative_to(folder).as_posix()
         prefix = "" if prefix == "." else prefix + "/"
         yield from (prefix + name for name in files)
@@ -92,6 +93,10 @@ def _is_new(folder: Path, top: Path, linked: set[Path]) -> bool:
         return False
     linked.add(target)
     return True
+
+
+def _refuse(error: OSError) -> None:
+    raise InputError(f"{error.filename}: cannot be listed: {error.strerror}") from error
 
 
 def _may_hold_images(folder: str) -> bool:

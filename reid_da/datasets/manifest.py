@@ -10,17 +10,24 @@ from reid_da.datasets.folders import SPLITS, Crop, dataset_of_crops
 from reid_da.datasets.persons import is_junk
 from reid_da.datasets.table import Dataset
 from reid_da.errors import InputError, first_few
+from reid_da.reading import UnsuitableFileError, open_regular
+from reid_da.text import csv_cell, from_csv_cell, size_text
 
 COLUMNS = ("path", "pid", "camid", "split")
 SUFFIXES = frozenset({".csv", ".parquet"})
+_MAX_BYTES, _MAX_ROWS = 2**30, 10_000_000
+"""Size of a manifest, unpacked, and number of its rows beyond which it is not read."""
+_LONGEST_NAME = 255
+_LONGEST_HEADER = 2**16
 
 
 def is_manifest(file: Path) -> bool:
     """Whether a file is there and its header has the column of a manifest that none can do without."""
     try:
-        with file.open(newline="", encoding="utf-8-sig", errors="replace") as stream:
-            return "path" in [field.strip() for field in next(csv.reader(stream), [])]
-    except (OSError, csv.Error):
+        with open_regular(file, limit=_MAX_BYTES) as stream:
+            header = stream.readline(_LONGEST_HEADER).decode("utf-8-sig", "replace")
+        return "path" in [field.strip() for field in next(csv.reader([header]), [])]
+    except (OSError, UnsuitableFileError, csv.Error):
         return False
 
 
@@ -56,21 +63,27 @@ def read_manifest(file: Path) -> Dataset:
 
 
 def write_manifest(crops: Iterable[Crop], file: Path) -> None:
-    """Write a CSV manifest of the given crops, whole or not at all."""
+    """Write a CSV manifest of the given crops, all of it or nothing.
+
+    Values that a spreadsheet would take for formulas get an apostrophe in front, which :func:`read_manifest` drops.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
-    writer.writerows((crop.path, crop.person or "", crop.camera or "", crop.split) for crop in crops)
+    for crop in crops:
+        writer.writerow(map(csv_cell, (crop.path, crop.person or "", crop.camera or "", crop.split)))
     write_text(file, text.getvalue())
 
 
 def _csv_rows(file: Path) -> Iterator[Mapping[str, str]]:
     try:
-        with file.open(newline="", encoding="utf-8-sig") as stream:
+        with io.TextIOWrapper(open_regular(file, limit=_MAX_BYTES), newline="", encoding="utf-8-sig") as stream:
             for number, row in enumerate(csv.DictReader(stream, strict=True), start=1):
                 if None in row or None in row.values():
                     raise InputError(f"{file}: row {number} does not have as many fields as the header")
-                yield {key.strip(): value.strip() for key, value in row.items()}
+                yield {key.strip(): from_csv_cell(value.strip()) for key, value in row.items()}
+    except UnsuitableFileError as error:
+        raise InputError(f"{file}: {error}") from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{file}: cannot be read as CSV: {error}") from error
 
@@ -81,6 +94,10 @@ def _parquet_rows(file: Path) -> Iterator[Mapping[str, str]]:
     except ImportError as error:
         raise InputError(f"{file}: Parquet needs pyarrow: pip install 'reid-da[parquet]'") from error
     try:
+        metadata = parquet.read_metadata(file)
+        size = sum(metadata.row_group(number).total_byte_size for number in range(metadata.num_row_groups))
+        if size > _MAX_BYTES or metadata.num_rows > _MAX_ROWS:
+            raise InputError(f"{file}: has {metadata.num_rows:,} rows and {size_text(size)}, too many for a manifest")
         table = parquet.read_table(file)
     except (OSError, ArrowException) as error:
         raise InputError(f"{file}: cannot be read as Parquet: {str(error).splitlines()[0]}") from error
@@ -101,6 +118,9 @@ def _crop(row: Mapping[str, str], *, file: Path, number: int, has_cameras: bool)
         raise InputError(f"{file}: row {number} has no path")
     if has_cameras and not row.get("camid"):
         raise InputError(f"{file}: row {number} has no camid, and others have; give every row one, or none")
+    for column in ("pid", "camid"):
+        if len(row.get(column, "")) > _LONGEST_NAME:
+            raise InputError(f"{file}: row {number}: {column} has more than {_LONGEST_NAME} characters")
     if pid.lower() == "nan" or (pid.startswith("-") and not is_junk(pid)):
         raise InputError(
             f"{file}: row {number}: pid should be a number from 0, a name, -1 for junk or empty if not known, "

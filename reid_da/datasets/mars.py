@@ -13,6 +13,7 @@ from reid_da.datasets.persons import number_persons
 from reid_da.datasets.table import JUNK_PID, Dataset
 from reid_da.datasets.trials import Row, TrialSet
 from reid_da.errors import InputError
+from reid_da.reading import UnsuitableFileError, read_error, read_list
 
 TRAIN, TEST = "bbox_train", "bbox_test"
 
@@ -77,7 +78,10 @@ def _tracklet_splits(root: Path, test: list[Row]) -> dict[str, list[Row]]:
     names_file = root / "info" / "test_name.txt"
     if not names_file.is_file():
         raise InputError(f"{names_file}: no such file; copy info/ of the authors' evaluation code again")
-    names = names_file.read_text(encoding="utf-8", errors="replace").split()
+    try:
+        names = read_list(names_file, errors="replace").split()
+    except (OSError, UnsuitableFileError) as error:
+        raise InputError(read_error(names_file, error)) from error
     tracks = _matrix(root / "info" / "tracks_test_info.mat", "track_test_info")
     queries = set((_matrix(root / "info" / "query_IDX.mat", "query_IDX").ravel() - 1).tolist())
     if tracks.ndim != 2 or tracks.shape[1] != 4:

@@ -8,6 +8,7 @@ from reid_da.datasets.listing import describe_folder, list_images, match_names
 from reid_da.datasets.market_layout import numbered_cameras
 from reid_da.datasets.table import Dataset, SampleTable
 from reid_da.errors import InputError, first_few
+from reid_da.reading import UnsuitableFileError, read_list
 
 TrainLists = Literal["train+val", "train"]
 
@@ -87,11 +88,15 @@ def _read_list(root: Path, name: str, folder: str, present: frozenset[str]) -> l
     """Rows (path below root, pid, camid) of a list file with lines ``0000/0000_000_01_..._0.jpg 0``."""
     file = root / name
     paths, pids = [], []
-    for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+    try:
+        text = read_list(file, errors="replace")
+    except UnsuitableFileError as error:
+        raise InputError(f"{file}: {error}") from error
+    for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
             continue
         path, _, pid = line.strip().rpartition(" ")
-        if not path or not pid.isdecimal():
+        if not path or not pid.isdecimal() or len(pid) > 18:
             raise InputError(f"{file}: line {number} should be 'path pid', got {line.strip()!r}")
         paths.append(path)
         pids.append(int(pid))

@@ -15,6 +15,7 @@ from reid_da.datasets.folders import camera_name
 from reid_da.datasets.listing import natural_key
 from reid_da.datasets.table import JUNK_PID, UNLABELLED_PID, Dataset, SampleTable
 from reid_da.errors import InputError, first_few
+from reid_da.reading import UnsuitableFileError, read_list
 
 NUM_FOLDS = 10
 DEFAULT_COUNT = 6000
@@ -76,8 +77,8 @@ def read_pairs(file: Path, images: Path | None = None) -> ImagePairs:
     """
     try:
         # Excel begins its files with a byte order mark
-        text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_list(file)
+    except (OSError, UnicodeDecodeError, UnsuitableFileError) as error:
         raise InputError(f"{file}: cannot be read as text: {error}") from error
     pairs = _read_csv(text, file) if file.suffix.lower() == ".csv" else _read_lfw(text, file)
     if not pairs:

@@ -7,6 +7,7 @@ from reid_da.datasets.listing import describe_folder, list_images
 from reid_da.datasets.table import Dataset
 from reid_da.datasets.trials import TrialSet, split_single_gallery, unknown_cameras
 from reid_da.errors import InputError, first_few
+from reid_da.reading import UnsuitableFileError, read_error, read_list
 
 TestList = Literal["800", "1600", "2400", "3200", "6000", "13164"]
 
@@ -61,8 +62,12 @@ def _read_list(root: Path, name: str, present: frozenset[str]) -> list[tuple[str
     file = root / LISTS / name
     if not file.is_file():
         raise InputError(f"{file}: no such file; found {describe_folder(root / LISTS)}; choose another with test_list")
+    try:
+        text = read_list(file, errors="replace")
+    except (OSError, UnsuitableFileError) as error:
+        raise InputError(read_error(file, error)) from error
     rows = []
-    for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+    for number, line in enumerate(text.splitlines(), start=1):
         fields = line.split()
         if not fields:
             continue

@@ -1,19 +1,19 @@
 """Features of any model in a file: ``.npz``, or ``.mat`` as the Market-1501 evaluation scripts write it."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy.io
 from numpy.typing import NDArray
 
 from reid_da.atomic import atomic_path
 from reid_da.datasets.folders import camera_name
 from reid_da.datasets.persons import number_persons
-from reid_da.errors import InputError
+from reid_da.errors import InputError, first_few
+from reid_da.evaluation import array_files
 from reid_da.evaluation._relevance import Relevance
 from reid_da.features import feature_pair, row_squares
 
@@ -73,16 +73,16 @@ def load_feature_file(path: str | os.PathLike[str]) -> FeatureSet:
         InputError: the file cannot be read, an array is missing, the arrays do not fit together, rows of features
             are NaN, infinite or all zero, or no query has its identity in the gallery.
     """
-    found, names = read_arrays(path)
-    cameras = [names[name] for name in ("query_camids", "gallery_camids")]
-    optional = cameras if not any(name in found for name in cameras) else []
-    missing = [name for name in names.values() if name not in found and name not in optional]
-    if missing:
-        raise InputError(f"{path}: no {', '.join(missing)} (found: {', '.join(sorted(found)) or 'nothing'})")
+    cameras = ("query_camids", "gallery_camids")
+    required = [name for name in _MAT_NAMES if name not in cameras]
+    found, names = read_arrays(path, required, optional=[*cameras, "query_paths", "gallery_paths"])
+    absent = [names[name] for name in cameras if names[name] not in found]
+    if len(absent) == 1:
+        raise _missing(path, absent, found)
     try:
         for side in ("query", "gallery"):
             check_orientation(found[names[f"{side}_features"]], found[names[f"{side}_pids"]], names[f"{side}_features"])
-        checked = _checked({ours: found[theirs] for ours, theirs in names.items() if theirs in found})
+        checked = _checked({ours: found[names[ours]] for ours in _MAT_NAMES if names[ours] in found})
         return replace(
             checked,
             query_paths=path_array(found, "query_paths", length=len(checked.query_features)),
@@ -92,26 +92,34 @@ def load_feature_file(path: str | os.PathLike[str]) -> FeatureSet:
         raise InputError(f"{path}: {error}") from error
 
 
-def read_arrays(path: str | os.PathLike[str]) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
-    """All arrays of a feature file by name, not checked, and the names that ours have in a file of its kind.
+def read_arrays(
+    path: str | os.PathLike[str], required: Sequence[str], *, optional: Sequence[str] = ()
+) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+    """Arrays of a feature file by the names that they have there, not checked, and these names by ours.
+
+    Args:
+        path: ``.npz`` or ``.mat``.
+        required: our names of the arrays that must be there.
+        optional: of those that may be missing.
 
     Raises:
-        InputError: there is no such file, or it cannot be read.
+        InputError: there is no such file, it cannot be read, or a required array is missing.
     """
     path = Path(path)
-    readers = {".npz": (_read_npz, {name: name for name in _MAT_NAMES}), ".mat": (_read_mat, _MAT_NAMES)}
-    if path.suffix not in readers:
+    if path.suffix not in (".npz", ".mat"):
         raise InputError(f"{path}: expected a feature file that ends in .npz or .mat")
-    read, names = readers[path.suffix]
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    try:
-        return read(path), names
-    except InputError:
-        raise
-    except Exception as error:  # readers meet a damaged file with errors of any type
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{path}: cannot be read as {path.suffix} ({reason}); write the features again") from error
+    names = {name: _MAT_NAMES.get(name, name) if path.suffix == ".mat" else name for name in (*required, *optional)}
+    numbers = [names[name] for name in names if name.endswith("_features")]
+    labels = [name for name in names.values() if name not in numbers]
+    found, present = array_files.read_arrays(path, numbers, labels)
+    missing = [names[name] for name in required if names[name] not in found]
+    if missing:
+        raise _missing(path, missing, present)
+    return found, names
+
+
+def _missing(path: str | os.PathLike[str], names: Sequence[str], present: Iterable[str]) -> InputError:
+    return InputError(f"{path}: no {', '.join(names)} (found: {first_few(sorted(present), 20) or 'nothing'})")
 
 
 def check_orientation(features: NDArray[Any], labels: NDArray[Any], name: str) -> None:
@@ -147,7 +155,7 @@ def path_array(found: Mapping[str, NDArray[Any]], name: str, *, length: int) -> 
 
 
 def save_feature_file(path: str | os.PathLike[str], features: FeatureSet) -> None:
-    """Write ``features`` to an ``.npz`` file, whole or not at all.
+    """Write ``features`` to an ``.npz`` file, all of it or nothing.
 
     Raises:
         InputError: ``path`` does not end in ``.npz``.
@@ -175,41 +183,6 @@ def check_npz(path: str | os.PathLike[str]) -> None:
     """
     if Path(path).suffix != ".npz":
         raise InputError(f"{path}: expected the name of a feature file to write to end in .npz")
-
-
-def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
-    # numpy leaves a damaged file open unless somebody else closes it
-    with path.open("rb") as file:
-        archive = np.load(file, allow_pickle=False)
-        if isinstance(archive, np.ndarray):
-            raise ValueError("a single array without a name")
-        return {name: archive[name] for name in archive.files}
-
-
-def _read_mat(path: Path) -> dict[str, NDArray[Any]]:
-    if is_hdf5(path):
-        return _read_mat73(path)
-    return {name: array for name, array in scipy.io.loadmat(path).items() if not name.startswith("__")}
-
-
-def is_hdf5(path: Path) -> bool:
-    """Whether a ``.mat`` file is of version 7.3, which is HDF5 behind 512 bytes of header."""
-    with path.open("rb") as file:
-        return file.read(10) == b"MATLAB 7.3"
-
-
-def _read_mat73(path: Path) -> dict[str, NDArray[Any]]:
-    """Numeric arrays of a ``.mat`` file of version 7.3, with the axes that MATLAB shows: HDF5 holds them in reverse."""
-    try:
-        import h5py
-    except ImportError as error:
-        raise InputError(
-            f"{path}: is of version 7.3, which needs h5py: install reid-da[matlab], or save it again in MATLAB with "
-            "save(..., '-v7')"
-        ) from error
-    with h5py.File(path, "r") as file:
-        datasets = {name: item for name, item in file.items() if isinstance(item, h5py.Dataset)}
-        return {name: item[()].T for name, item in datasets.items() if item.dtype.kind in "fiub"}
 
 
 def _checked(arrays: dict[str, NDArray[Any]]) -> FeatureSet:

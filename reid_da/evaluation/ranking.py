@@ -24,6 +24,7 @@ from reid_da.evaluation.reranking import RerankSettings
 from reid_da.evaluation.reranking import rerank as rerank_features
 from reid_da.evaluation.search import search, search_distances
 from reid_da.features import Array
+from reid_da.text import csv_cell
 
 FORMATS = (".csv", ".json")
 """Endings of the files that rankings are written to."""
@@ -80,13 +81,17 @@ class Rankings:
         return {"distance": self.distance, "rankings": rankings}
 
     def to_csv(self) -> str:
-        """A line for each query and gallery image: query, rank (from 1), gallery, distance."""
+        """A line for each query and gallery image: query, rank (from 1), gallery, distance.
+
+        Names that a spreadsheet would take for formulas get an apostrophe in front.
+        """
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(_HEADER)
         for query, indices, distances in self._rows():
             for rank, (index, distance) in enumerate(zip(indices, distances, strict=True), start=1):
-                writer.writerow((query, rank, self.gallery_names[index], f"{distance:.6f}"))
+                name = self.gallery_names[index]
+                writer.writerow((csv_cell(query), rank, csv_cell(name), f"{distance:.6f}"))
         return text.getvalue()
 
     def _rows(self) -> Iterator[tuple[str, list[int], list[float]]]:
@@ -158,11 +163,9 @@ def load_named_features(path: str | os.PathLike[str]) -> NamedFeatures:
     Raises:
         InputError: the file cannot be read, features are missing, or names do not fit them.
     """
-    found, names = read_arrays(path)
+    required = ("query_features", "gallery_features")
+    found, names = read_arrays(path, required, optional=("query_paths", "gallery_paths"))
     sides = {side: names[f"{side}_features"] for side in ("query", "gallery")}
-    missing = [name for name in sides.values() if name not in found]
-    if missing:
-        raise InputError(f"{path}: no {', '.join(missing)} (found: {', '.join(sorted(found)) or 'nothing'})")
     try:
         texts = {side: _names(found, side, name) for side, name in sides.items()}
     except InputError as error:

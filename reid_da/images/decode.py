@@ -1,7 +1,11 @@
 """One image file to pixels: upright, RGB, of a fixed size; or the reason why not."""
 
+import errno
+import io
 from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
+from threading import Lock
 from typing import Literal
 
 import numpy as np
@@ -11,6 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from reid_da.datasets import SampleTable
 from reid_da.errors import InputError, first_few
 from reid_da.images.source import FailedImage
+from reid_da.reading import UnsuitableFileError, read_regular
 
 Interpolation = Literal["bilinear", "bicubic"]
 """How Pillow resizes; both average over the pixels that they skip when an image shrinks."""
@@ -20,10 +25,23 @@ OnError = Literal["raise", "skip"]
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _MAX_PIXELS = 89_478_485
 """Pixels above which Pillow warns of a decompression bomb; a picture of a person has fewer."""
+_MAX_BYTES = 256 * 2**20
+"""Largest file that is read; a picture of a person has fewer bytes."""
+_LARGE_PIXELS = 2**22
+"""Images with more pixels are decoded one at a time: on each of many cores they would fill the memory."""
+_large_image = Lock()
+_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+"""Errors that are about this process and not about the file."""
+MAX_WORKERS = 1024
+"""Most threads that a user may ask for."""
 
 
 class ImageError(Exception):
     """An image that cannot be decoded; the text says why, without the path."""
+
+
+class UnreadableImageError(ImageError):
+    """An image whose file cannot be read at the moment; its content may be sound."""
 
 
 def decode_image(path: Path, *, size: tuple[int, int], interpolation: Interpolation) -> NDArray[np.uint8]:
@@ -38,23 +56,39 @@ def decode_image(path: Path, *, size: tuple[int, int], interpolation: Interpolat
         interpolation: how to resize.
 
     Raises:
-        ImageError: the file is missing, cut off, no image, larger than 89 million pixels, or of more than 8 bits
-            per channel.
+        ImageError: the file is cut off, no image, larger than 89 million pixels, or of more than 8 bits per channel.
+        OSError: the process has no memory or too many open files.
+        UnreadableImageError: the file is missing or cannot be read at the moment.
     """
+    content = _read(path)
     try:
-        with Image.open(path) as image:
+        with Image.open(io.BytesIO(content)) as image, ExitStack() as stack:
             _check_header(image)
+            if image.width * image.height > _LARGE_PIXELS:
+                stack.enter_context(_large_image)
             ImageOps.exif_transpose(image, in_place=True)
             resized = image.convert("RGB").resize((size[1], size[0]), _RESAMPLING[interpolation])
         return np.asarray(resized)
     except (ImageError, MemoryError):
         raise
     except UnidentifiedImageError:
-        raise ImageError("empty" if path.stat().st_size == 0 else "not an image") from None
+        raise ImageError("not an image" if content else "empty") from None
     # Pillow's readers raise whatever their parsing meets: OSError, SyntaxError, struct.error, zlib.error, ...
     except Exception as error:
-        text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise ImageError(" ".join(text.split()) or type(error).__name__) from error
+        raise ImageError(" ".join(str(error).split()) or type(error).__name__) from error
+
+
+def _read(path: Path) -> bytes:
+    """Content of the file, apart from its decoding, so that faults of the moment are told from those of the bytes."""
+    try:
+        return read_regular(path, limit=_MAX_BYTES)
+    except UnsuitableFileError as error:
+        # whatever lies there now, an image may take its place
+        raise UnreadableImageError(str(error)) from error
+    except OSError as error:
+        if error.errno in _EXHAUSTED:
+            raise
+        raise UnreadableImageError(error.strerror or str(error)) from error
 
 
 def decode_row(
@@ -64,7 +98,7 @@ def decode_row(
     try:
         return decode_image(table.path(row), size=size, interpolation=interpolation)
     except ImageError as error:
-        return FailedImage(index=row, reason=str(error))
+        return FailedImage(index=row, reason=str(error), is_passing=isinstance(error, UnreadableImageError))
 
 
 def _check_header(image: Image.Image) -> None:
@@ -86,12 +120,14 @@ def check_settings(
     """
     if min(size) < 1:
         raise InputError(f"size must be a height and a width of at least one pixel, got {size[0]}x{size[1]}")
+    if size[0] * size[1] > _MAX_PIXELS:
+        raise InputError(f"size must be of at most {_MAX_PIXELS:,} pixels, got {size[0]}x{size[1]}")
     if interpolation not in _RESAMPLING:
         raise InputError(f"interpolation must be bilinear or bicubic, got {interpolation!r}")
     if on_error not in ("raise", "skip"):
         raise InputError(f"on_error must be raise or skip, got {on_error!r}")
-    if num_workers is not None and num_workers < 1:
-        raise InputError(f"num_workers must be at least 1, got {num_workers}")
+    if num_workers is not None and not 1 <= num_workers <= MAX_WORKERS:
+        raise InputError(f"num_workers must be from 1 to {MAX_WORKERS}, got {num_workers}")
 
 
 def undecodable(table: SampleTable, failed: Iterable[FailedImage]) -> InputError:

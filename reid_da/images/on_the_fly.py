@@ -86,6 +86,7 @@ class OnTheFlyImages:
             if isinstance(decoded, FailedImage):
                 self._note(decoded)
             else:
+                self._failed.pop(int(index[place]), None)  # what could not be read before
                 pixels[place] = decoded
         return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 

@@ -4,8 +4,10 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Iterator
-from functools import partial
+import stat
+import tempfile
+from collections.abc import Iterator, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ from reid_da.datasets import SampleTable
 from reid_da.errors import InputError
 from reid_da.images.ahead import available_cores, map_ahead
 from reid_da.images.decode import Interpolation, OnError, check_settings, decode_row, undecodable
-from reid_da.images.pack_file import CACHE_VARIABLE, open_or_build
+from reid_da.images.pack_file import CACHE_REMEDY, CACHE_VARIABLE, CacheUnavailableError, open_or_build
 from reid_da.images.source import FailedImage, check_index
 from reid_da.progress import track
 
@@ -84,17 +86,49 @@ def default_cache_dir(table: SampleTable) -> Path:
 
     In this order: a folder for this data set below the one that the environment variable ``REID_DA_CACHE`` names;
     ``.reid-da-cache`` in the data set where that can be written; a folder for this data set in the user's cache folder
-    (``$XDG_CACHE_HOME/reid-da``, else ``~/.cache/reid-da``).
+    (``$XDG_CACHE_HOME/reid-da``, else ``~/.cache/reid-da``); where there is no such folder, as in a container with a
+    bare user id, one in the folder for temporary files that nobody else can write to.
+
+    Raises:
+        InputError: ``REID_DA_CACHE`` names the home of an unknown user.
     """
     root = table.root.resolve()
     # data sets with equal names, or with equal paths inside, stay apart
     own = f"{root.name}-{hashlib.sha256(bytes(root)).hexdigest()[:8]}"
     if named := os.environ.get(CACHE_VARIABLE):
-        return Path(named).expanduser() / own
+        try:
+            return Path(named).expanduser() / own
+        except RuntimeError as error:
+            raise InputError(f"{CACHE_VARIABLE}={named}: there is no such home folder; name another one") from error
     if os.access(root, os.W_OK):
         return root / ".reid-da-cache"
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "reid-da" / own
+    base = _user_cache_dir()
+    return (_temporary_cache_dir() if base is None else base / "reid-da") / own
+
+
+def _user_cache_dir() -> Path | None:
+    """The user's cache folder, which may not exist yet; None where there is none that can be written."""
+    named = os.environ.get("XDG_CACHE_HOME")
+    try:
+        folder = Path(named) if named else Path.home() / ".cache"
+    except RuntimeError:
+        return None
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    return folder if os.access(existing, os.W_OK | os.X_OK) else None
+
+
+@lru_cache(maxsize=1)
+def _temporary_cache_dir() -> Path:
+    user = str(os.getuid()) if hasattr(os, "getuid") else "cache"
+    folder = Path(tempfile.gettempdir()) / f"reid-da-{user}"
+    # everybody may write beside it: one that somebody else has made is not used
+    folder.mkdir(mode=0o700, exist_ok=True)
+    status = folder.lstat()
+    is_own = stat.S_ISDIR(status.st_mode) and not status.st_mode & 0o022
+    if not is_own or (hasattr(os, "getuid") and status.st_uid != os.getuid()):
+        raise CacheUnavailableError(f"{folder}: belongs to somebody else; name a folder for the cache, {CACHE_REMEDY}")
+    logger.info("no home folder: images are packed in %s; name another one with cache_dir or REID_DA_CACHE", folder)
+    return folder
 
 
 def pack_images(
@@ -136,8 +170,9 @@ def pack_images(
     workers = num_workers or available_cores()
     decode = partial(decode_row, table, size=size, interpolation=interpolation)
 
-    def images(done: int) -> Iterator[NDArray[np.uint8] | FailedImage]:
-        decoded = map_ahead(decode, range(done, len(table)), workers=workers, ahead=8 * workers)
+    def images(rows: Sequence[int]) -> Iterator[NDArray[np.uint8] | FailedImage]:
+        decoded = map_ahead(decode, rows, workers=workers, ahead=8 * workers)
+        done = len(table) - len(rows)
         return track(map(_as_views, decoded), f"packing {table.name}", total=len(table), done=done)
 
     pack = open_or_build(

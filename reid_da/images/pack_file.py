@@ -7,8 +7,7 @@ cut off has no signature. Until then it lies beside its place, and a process tha
 vain; see :class:`~reid_da.images.partial_pack.PartialPack`.
 """
 
-import fcntl
-import glob
+import errno
 import json
 import logging
 import math
@@ -16,9 +15,10 @@ import os
 import shutil
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -29,7 +29,9 @@ from reid_da.errors import InputError
 from reid_da.images.ahead import map_ahead
 from reid_da.images.partial_pack import PartialPack
 from reid_da.images.source import FailedImage
+from reid_da.locks import lock_file
 from reid_da.progress import track
+from reid_da.text import size_text
 
 VERSION = 1
 
@@ -40,8 +42,8 @@ _CHECKSUM = np.dtype("<u4")
 CACHE_VARIABLE = "REID_DA_CACHE"
 """Environment variable that names the folder of all caches."""
 
-MakeImages: TypeAlias = Callable[[int], Iterable[NDArray[np.uint8] | FailedImage]]
-"""From the number of images that are done to the others: the (V, H, W, 3) pixels of each, or why it has none."""
+MakeImages: TypeAlias = Callable[[Sequence[int]], Iterable[NDArray[np.uint8] | FailedImage]]
+"""From rows to the (V, H, W, 3) pixels of the image in each, or why it has none."""
 
 CACHE_REMEDY = f"name another folder with cache_dir or {CACHE_VARIABLE}, or decode on the fly with cache='never'"
 """What to do where a cache cannot be written."""
@@ -55,6 +57,10 @@ class CacheUnavailableError(InputError):
 
 class UnusablePackError(Exception):
     """A packed file that cannot be used; the text says why, without the path."""
+
+
+class UnreadablePackError(UnusablePackError):
+    """A packed file that cannot be read at the moment; its content may be sound."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -90,11 +96,11 @@ def open_or_build(
     """The packed file at ``path``, written first if there is none or it is not usable, with the reason in the log.
 
     If several processes want it at once, one writes it and the others wait for that one. What a killed process has
-    written is gone on with.
+    written is gone on with. Images whose files could not be read when the file was written are tried again.
 
     Args:
         path: the file.
-        images: makes the N images; asked only if they are needed.
+        images: makes the images; asked only for those that are needed.
         shape: N, V, H, W and 3.
         recipe: what the pixels are made of and how, as names and values; a file with others is not usable.
         num_workers: number of threads that compute checksums.
@@ -102,26 +108,58 @@ def open_or_build(
         remedy: what to do if it cannot be written, for the error.
 
     Raises:
-        CacheUnavailableError: the folder cannot be written, or the file would take more of the disk than it may.
+        CacheUnavailableError: the folder cannot be written, the file would take more of the disk than it may, or
+            there is one that cannot be read at the moment, which is not replaced.
     """
-    with suppress(UnusablePackError):
-        return read_pack(path, shape=shape, recipe=recipe, num_workers=num_workers)
+    read = partial(read_pack, path, shape=shape, recipe=recipe, num_workers=num_workers)
     try:
+        try:
+            return _with_unread_images(path, read(), images)
+        except UnreadablePackError:
+            raise
+        except UnusablePackError:
+            pass
         path.parent.mkdir(parents=True, exist_ok=True)
         with _only_writer(path):
             # the process that this one waited for may have written it
             try:
-                return read_pack(path, shape=shape, recipe=recipe, num_workers=num_workers)
+                return read()
+            except UnreadablePackError:
+                raise
             except UnusablePackError as reason:
                 level = logging.WARNING if path.exists() else logging.INFO
                 logger.log(level, "packing %d images to %s: %s", shape[0], path, reason)
             _check_room(path.parent, pack_bytes(shape), max_disk_share=max_disk_share, remedy=remedy)
             write_pack(path, images, shape=shape, recipe=recipe)
-            return read_pack(path, shape=shape, recipe=recipe, num_workers=num_workers)
+            return read()
     except OSError as error:
         raise CacheUnavailableError(
             f"{path}: cannot write the cache of images ({error.strerror or error}); {remedy}"
         ) from error
+    except UnusablePackError as error:
+        raise CacheUnavailableError(
+            f"{path}: the cache of images: {error}; remove the file to have it made again, or {remedy}"
+        ) from error
+
+
+def _with_unread_images(path: Path, pack: PackFile, images: MakeImages) -> PackFile:
+    """The pack, and in it the images whose files could not be read when it was written and can be read now."""
+    unread = [failure.index for failure in pack.failed if failure.is_passing]
+    if not unread:
+        return pack
+    found = dict(zip(unread, images(unread), strict=True))
+    if all(isinstance(image, FailedImage) and image.is_passing for image in found.values()):
+        return pack
+    failed = {failure.index: failure for failure in pack.failed}
+
+    def with_found(rows: Sequence[int]) -> Iterator[NDArray[np.uint8] | FailedImage]:
+        return (found.get(row, failed.get(row, pack.pixels[row])) for row in rows)
+
+    shape: Any = pack.pixels.shape
+    logger.info("%s: %d images that could not be read before are tried again", path, len(unread))
+    with _only_writer(path):
+        write_pack(path, with_found, shape=shape, recipe=pack.recipe)
+        return read_pack(path, shape=shape, recipe=pack.recipe, num_workers=1)
 
 
 def check_output(path: Path) -> None:
@@ -146,15 +184,18 @@ def check_output(path: Path) -> None:
 
 @contextmanager
 def _only_writer(path: Path) -> Iterator[None]:
-    """Wait until no other process writes the file; then what such a process left when it was killed is removed."""
-    with path.with_name(f"{path.name}.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            logger.info("waiting for another process that writes %s", path)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-            leftover.unlink()
+    """Wait until no other process writes the file.
+
+    Raises:
+        OSError: the file system has no locks, so that nobody can know.
+    """
+
+    def on_wait() -> None:
+        logger.info("waiting for another process that writes %s", path)
+
+    with lock_file(path.with_name(f"{path.name}.lock"), on_wait=on_wait) as is_held:
+        if not is_held:
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK), str(path))
         yield
 
 
@@ -169,8 +210,8 @@ def _check_room(folder: Path, needed: int, *, max_disk_share: float, remedy: str
     free = shutil.disk_usage(folder).free
     if needed > max_disk_share * free:
         raise CacheUnavailableError(
-            f"{folder}: the cache of images needs {needed / 1e9:.1f} GB, but may take {max_disk_share:.0%} of the"
-            f" {free / 1e9:.1f} GB that are free; {remedy}"
+            f"{folder}: the cache of images needs {size_text(needed)}, but may take {max_disk_share:.0%} of the"
+            f" {size_text(free)} that are free; {remedy}"
         )
 
 
@@ -181,7 +222,7 @@ def write_pack(
 
     Args:
         path: the file; one that exists is replaced.
-        images: makes the N images, or those that are left.
+        images: makes the images that are left.
         shape: N, V, H, W and 3.
         recipe: what the pixels are made of and how, as names and values.
 
@@ -190,22 +231,23 @@ def write_pack(
     """
     blank = np.zeros(shape[1:], dtype=np.uint8)
     description = {"version": VERSION, "shape": list(shape), "recipe": recipe}
-    with PartialPack(path, description=description, image_bytes=blank.size) as partial:
-        if len(partial):
-            logger.info("%s: going on after %d of %d images", path, len(partial), shape[0])
-        for index, image in enumerate(images(len(partial)), start=len(partial)):
+    with PartialPack(path, description=description, image_bytes=blank.size) as part:
+        if len(part):
+            logger.info("%s: going on after %d of %d images", path, len(part), shape[0])
+        begin = len(part)
+        for index, image in enumerate(images(range(begin, shape[0])), start=begin):
             if isinstance(image, FailedImage):
                 assert image.index == index
-                partial.append(blank, reason=image.reason)
+                part.append(blank, failure=image)
                 continue
             assert image.shape == blank.shape
             assert image.dtype == np.uint8
-            partial.append(image)
-        assert len(partial) == shape[0]
-        failed = [asdict(failure) for failure in partial.failed]
+            part.append(image)
+        assert len(part) == shape[0]
+        failed = [asdict(failure) for failure in part.failed]
         text = json.dumps({**description, "failed": failed}).encode()
-        trailer = np.array(partial.checksums, dtype=_CHECKSUM).tobytes() + text
-        partial.finish(trailer + _TAIL.pack(shape[0], len(text), zlib.crc32(trailer), _SIGNATURE))
+        trailer = np.array(part.checksums, dtype=_CHECKSUM).tobytes() + text
+        part.finish(trailer + _TAIL.pack(shape[0], len(text), zlib.crc32(trailer), _SIGNATURE))
 
 
 def read_pack(
@@ -228,7 +270,8 @@ def read_pack(
         # asarray: every batch would pay for the methods of memmap's own class
         pixels = np.asarray(np.memmap(path, dtype=np.uint8, mode="r", shape=shape))
     _verify(pixels, checksums, num_workers=num_workers)
-    failed = tuple(FailedImage(**failure) for failure in description["failed"])
+    # older files do not say whether a failure was a passing one: better to try again
+    failed = tuple(FailedImage(**{"is_passing": True, **failure}) for failure in description["failed"])
     return PackFile(pixels=pixels, recipe=description["recipe"], failed=failed)
 
 
@@ -248,10 +291,10 @@ def _readable() -> Iterator[None]:
     """Turn errors of the system into reasons why a file is not usable."""
     try:
         yield
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise UnusablePackError("there is none") from None
     except OSError as error:
-        raise UnusablePackError(f"it cannot be read ({error.strerror or error})") from error
+        raise UnreadablePackError(f"it cannot be read ({error.strerror or error})") from error
 
 
 def _read_trailer(path: Path) -> tuple[NDArray[np.uint32], dict[str, Any]]:

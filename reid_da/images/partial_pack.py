@@ -1,8 +1,10 @@
 """A packed file in the making, which the next process goes on with if this one is killed."""
 
+import errno
 import json
 import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reid_da.atomic import put_in_place
+from reid_da.atomic import naming, open_own, put_in_place
 from reid_da.images.source import FailedImage
 
 
@@ -44,13 +46,18 @@ class PartialPack:
         self._header = json.dumps(description)
         self._image_bytes = image_bytes
         lines = self._recover()
-        self._log = self._log_path.open("w", encoding="utf-8")
-        self._log.writelines(f"{line}\n" for line in (self._header, *lines))
-        self._log.flush()
-        # unbuffered: what the log knows has been handed to the system before
-        self._pixels = self._pixels_path.open("r+b" if lines else "wb", buffering=0)
-        self._pixels.truncate(len(self) * image_bytes)
-        self._pixels.seek(0, 2)
+        if not lines:
+            # whatever lies there is not ours: new files, so that nothing is written through it
+            self._pixels_path.unlink(missing_ok=True)
+        self._log_path.unlink(missing_ok=True)
+        with naming(self._path):
+            self._log = open_own(self._log_path, "x", encoding="utf-8")
+            self._log.writelines(f"{line}\n" for line in (self._header, *lines))
+            self._log.flush()
+            # unbuffered: what the log knows has been handed to the system before
+            self._pixels = open_own(self._pixels_path, "r+b" if lines else "xb", buffering=0)
+            self._pixels.truncate(len(self) * image_bytes)
+            self._pixels.seek(0, 2)
 
     def __len__(self) -> int:
         return len(self.checksums)
@@ -61,25 +68,29 @@ class PartialPack:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        with suppress(OSError):  # on a full disk, closing tries to write once more
+            self._log.close()
         self._pixels.close()
-        self._log.close()
         if isinstance(error, Exception):
             self._pixels_path.unlink(missing_ok=True)
         if error is None or isinstance(error, Exception):
             self._log_path.unlink(missing_ok=True)
 
-    def append(self, image: NDArray[np.uint8], *, reason: str | None = None) -> None:
+    def append(self, image: NDArray[np.uint8], *, failure: FailedImage | None = None) -> None:
         """Write the pixels of the next image, and why it could not be made if they only stand in for it."""
         pixels = np.ascontiguousarray(image).data
         checksum = zlib.crc32(pixels)
-        self._write(pixels)
-        self._note(checksum, reason)
-        self._log.write(json.dumps([checksum, reason]) + "\n")
-        self._log.flush()
+        line = json.dumps([checksum, *([failure.reason, failure.is_passing] if failure else [None, False])])
+        with naming(self._path):
+            self._write(pixels)
+            self._log.write(line + "\n")
+            self._log.flush()
+        self._note(line)
 
     def finish(self, trailer: bytes) -> None:
         """Write what follows the pixels, and put the file in its place."""
-        self._write(memoryview(trailer))
+        with naming(self._path):
+            self._write(memoryview(trailer))
         put_in_place(self._pixels_path, self._path)
 
     def _write(self, content: memoryview) -> None:
@@ -87,27 +98,40 @@ class PartialPack:
         while len(content):
             content = content[self._pixels.write(content) :]
 
-    def _note(self, checksum: int, reason: str | None) -> None:
+    def _note(self, line: str) -> None:
+        """Take over a line of the log.
+
+        Raises:
+            ValueError: it is not complete.
+        """
+        checksum, reason, is_passing = json.loads(line)
         if reason is not None:
-            self.failed.append(FailedImage(index=len(self), reason=reason))
+            self.failed.append(FailedImage(index=len(self), reason=reason, is_passing=is_passing))
         self.checksums.append(checksum)
 
     def _recover(self) -> list[str]:
-        """Lines of the log whose images are whole."""
+        """Lines of the log whose images are intact."""
         try:
-            header, *lines = self._log_path.read_text(encoding="utf-8").splitlines()
+            with open_own(self._log_path, "r", encoding="utf-8") as log:
+                text: str = log.read()
+            header, *lines = text.splitlines()
+            if header != self._header:
+                return []
+            pixels = open_own(self._pixels_path, "rb")
         except (FileNotFoundError, ValueError):
             return []
-        if header != self._header or not self._pixels_path.exists():
-            return []
-        with self._pixels_path.open("rb") as pixels:
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.EINVAL, errno.ENXIO):  # a link, a folder, a device or a pipe
+                return []
+            raise
+        with pixels:
             for number, line in enumerate(lines):
                 content = pixels.read(self._image_bytes)
                 try:
-                    checksum, reason = json.loads(line)
-                except ValueError:
+                    is_intact = len(content) == self._image_bytes and json.loads(line)[0] == zlib.crc32(content)
+                    if not is_intact:
+                        return lines[:number]
+                    self._note(line)
+                except (ValueError, LookupError, TypeError):
                     return lines[:number]
-                if len(content) < self._image_bytes or zlib.crc32(content) != checksum:
-                    return lines[:number]
-                self._note(checksum, reason)
         return lines

@@ -14,10 +14,13 @@ class FailedImage:
     Attributes:
         index: row of the table.
         reason: why, in a few words.
+        is_passing: whether the file could not be read at the time, which tells nothing about its content. Only what
+            is wrong with the bytes of a file may be remembered.
     """
 
     index: int
     reason: str
+    is_passing: bool = False
 
 
 class ImageSource(Protocol):

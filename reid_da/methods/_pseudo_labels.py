@@ -195,7 +195,7 @@ def require_embedding(model: ModelSettings) -> None:
     """
     if model.test_feature == "pooled" and model.embedding != "identity":
         raise InputError(
-            "model.test_feature is pooled, but clusters must be made of what is trained; set model.test_feature=embedding"
+            "model.test_feature is pooled, but clusters are made of what is trained; set model.test_feature=embedding"
         )
 
 

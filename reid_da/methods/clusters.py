@@ -60,7 +60,7 @@ class Clusters(Method):
     """Each epoch: features, clusters, their means as rows of the classifier, an optimiser that begins anew.
 
     Classes of the source have rows behind those of the clusters. Departures: in the authors' code these rows begin at
-    random and go on from epoch to epoch, while here they are set to the means of the classes with those of the clusters,
+    random and go on from epoch to epoch, while here they are set to class means like those of the clusters,
     so that no part of the classifier outgrows the other; the triplet loss there has no gradient for the positive and
     the negative of an anchor; and the running statistics of the domains can be kept apart there.
     """

@@ -28,7 +28,7 @@ from reid_da.errors import InputError
 from reid_da.images import Batch
 from reid_da.losses.metric import batch_hard_triplet_loss
 from reid_da.losses.mutual import soft_cross_entropy, soft_triplet_loss
-from reid_da.methods._pseudo_labels import PseudoLabels, check_instances
+from reid_da.methods._pseudo_labels import PseudoLabels, check_instances, require_embedding
 from reid_da.methods.cluster_contrast import STRONG_AUGMENT, STRONG_MODEL, STRONG_OPTIMIZER
 from reid_da.methods.protocol import Context, EpochPlan, Method, Rows
 from reid_da.models.reid_net import ReIDNetwork
@@ -64,7 +64,7 @@ class MMTSettings(ExperimentSettings):
         default="mmt", description="two networks that teach each other on clusters of the target; needs no source"
     )
     epochs: Count = 40
-    steps_per_epoch: int = Field(default=400, ge=0, description="0: one pass over the images that have a cluster")
+    steps_per_epoch: int = Field(default=400, ge=0, description="0: one pass over a group of images of each cluster")
     init_second: Path | None = Field(
         default=None,
         description="run or weights file that the second network starts from; by default that of the first",
@@ -106,6 +106,7 @@ class MMT(Method):
                 f"batch.target is {batch.target}: a triplet loss needs two clusters in a batch; raise it to "
                 f"{2 * batch.instances}"
             )
+        require_embedding(settings.model)
         self.settings = settings
         self.context = context
         self.target = PseudoLabels(context.domain("target"), settings.clustering, context)
@@ -142,7 +143,7 @@ class MMT(Method):
             self._keep_eps(found.eps)
         figures = self.target.accept(found, epoch=epoch)
         self._classify(self.target.means(functional.normalize(features)))
-        stream = self.target.stream(size=batch.target, instances=batch.instances, augment=settings.augment)
+        stream = self.target.stream(size=batch.target, instances=batch.instances, augment=settings.augment, once=True)
         views = {f"target_{number}": replace(stream, purpose="target", pixels=f"target {number}") for number in (1, 2)}
         steps = settings.steps_per_epoch or stream.num_batches(self.context.seed("target order", epoch))
         return EpochPlan(streams=views, steps=steps, new_optimizer=True, figures=figures)

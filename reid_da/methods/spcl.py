@@ -38,7 +38,7 @@ from reid_da.config import (
 from reid_da.errors import InputError
 from reid_da.images import Batch, GroupSampler
 from reid_da.memory.exemplar import ExemplarMemory
-from reid_da.methods._pseudo_labels import LEAST_CLUSTERS, PseudoLabels, check_instances
+from reid_da.methods._pseudo_labels import LEAST_CLUSTERS, PseudoLabels, check_instances, require_embedding
 from reid_da.methods._streams import check_batch, labelled_stream
 from reid_da.methods.cluster_contrast import STRONG_AUGMENT, STRONG_MODEL, STRONG_OPTIMIZER, cluster_loss
 from reid_da.methods.protocol import NO_LABEL, Context, Domain, EpochPlan, Method, Rows, StreamPlan
@@ -244,9 +244,8 @@ class SpCL(Method):
         return StreamPlan(domain=domain, sampler=sampler, augment=self.settings.augment, labels=self._labels)
 
     def _source_features(self, images: Tensor) -> Tensor:
-        if self._source_norms is None:
-            return self.network(images, "target")
-        features: Tensor = functional_call(self.network, self._source_norms.named(), (images, "target"))
+        norms = {} if self._source_norms is None else self._source_norms.named()
+        features: Tensor = functional_call(self.network, norms, (images, "target"))
         return features
 
     def _loss(self, features: Tensor, slots: Tensor, classes: Tensor) -> Tensor:
@@ -289,6 +288,7 @@ def _check(settings: SpCLSettings) -> None:
         InputError: they cannot.
     """
     check_instances(size=settings.batch.target, instances=settings.batch.instances)
+    require_embedding(settings.model)
     clustering, gap = settings.clustering, settings.hybrid.eps_gap
     if clustering.algorithm == "kmeans" or clustering.num_clusters is not None or clustering.eps_share is not None:
         raise InputError(

@@ -6,6 +6,7 @@ from pathlib import Path
 from reid_da.atomic import atomic_path
 from reid_da.evaluation.angles import AngleStatistics
 from reid_da.reporting.tables import Column, Row, Table
+from reid_da.text import picture_text
 
 _ANGLES = {"w_ec": "W-EC", "w_inter": "W-Inter", "intra": "Intra", "inter": "Inter"}
 _COUNTS = {"num_features": "images", "num_classes": "identities", "num_singletons": "of one image"}
@@ -23,8 +24,8 @@ def angle_table(statistics: Mapping[str, AngleStatistics], *, title: str | None 
         title=title or "",
         columns=[Column(heading="degrees", align="left"), *columns],
         rows=[
-            Row(cells=[text, *(getattr(entry, key) for entry in statistics.values())], style=style)
-            for names, style in ((_ANGLES, ""), (_COUNTS, "dim"))
+            Row(cells=[text, *(getattr(entry, key) for entry in statistics.values())], style="dim" if is_count else "")
+            for names, is_count in ((_ANGLES, False), (_COUNTS, True))
             for key, text in names.items()
         ],
         notes=[
@@ -54,7 +55,7 @@ def draw_angle_histograms(statistics: Mapping[str, AngleStatistics], path: Path)
         ):
             share = counts.double() / counts.sum().clamp_min(1)
             axes.stairs(share.tolist(), range(len(counts) + 1), fill=True, alpha=0.5, color=colour, label=label)
-        axes.set_title(name)
+        axes.set_title(picture_text(name))
         axes.set_xlabel("angle between two images, degrees")
         axes.set_xlim(0, 120)
     panels[0].set_ylabel("share of the pairs")

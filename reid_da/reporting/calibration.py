@@ -7,6 +7,7 @@ import numpy as np
 from reid_da.atomic import atomic_path
 from reid_da.evaluation.calibration import NUM_COARSE_BINS, Calibration
 from reid_da.reporting.tables import Column, Row, Table
+from reid_da.text import picture_text
 
 
 def calibration_table(calibration: Calibration, *, title: str) -> Table:
@@ -56,7 +57,7 @@ def draw_calibration(calibration: Calibration, path: Path, *, title: str) -> Non
         if point.threshold is not None:
             axes.axvline(point.threshold, color="black", linewidth=0.8)
             axes.annotate(f"{point.fpr:g}", (point.threshold, 0.98), xycoords=("data", "axes fraction"), va="top")
-    axes.set_title(title, parse_math=False)
+    axes.set_title(picture_text(title))
     axes.set(xlabel="cosine similarity across cameras", ylabel="share of the pairs", xlim=(-1, 1))
     axes.legend(frameon=False, loc="upper left")
     with atomic_path(path) as temporary:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from reid_da.atomic import atomic_path
 from reid_da.datasets.statistics import DatasetStatistics
+from reid_da.text import picture_text
 
 _COLOURS = {"train": "#30638e", "test": "#e0902f"}
 _MOST_BINS = 30
@@ -30,7 +31,7 @@ def statistics_figure(statistics: DatasetStatistics) -> Figure:
     The first two are the views of Figure 3 (a) and (c) in Wei et al., CVPR 2018.
     """
     figure = Figure(figsize=(14, 5), dpi=110, layout="constrained")
-    figure.suptitle(_title(statistics), fontsize=13)
+    figure.suptitle(picture_text(_title(statistics)), fontsize=13)
     left, middle, right = figure.subfigures(1, 3, squeeze=False, width_ratios=(1.35, 1, 1))[0]
     images, ids = left.subplots(2, 1, sharex=True)
     _draw_cameras(images, ids, statistics)
@@ -54,7 +55,7 @@ def _draw_cameras(images: Axes, ids: Axes, statistics: DatasetStatistics) -> Non
     images.set(title="Images and identities by camera", ylabel="images")
     ids.set(xlabel="camera", ylabel="identities")
     step = -(-len(cameras) // _MOST_TICKS) or 1
-    names = [camera.name for camera in cameras][::step]
+    names = [picture_text(camera.name) for camera in cameras[::step]]
     is_crowded = sum(len(name) + 2 for name in names) > 75
     ids.set_xticks(position[::step], names, rotation=90 if is_crowded else 0)
 

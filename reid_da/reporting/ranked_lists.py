@@ -19,6 +19,7 @@ from reid_da.errors import InputError
 from reid_da.evaluation.search import search
 from reid_da.images.decode import decode_row
 from reid_da.images.source import FailedImage
+from reid_da.text import picture_text
 
 _HEIGHT, _WIDTH = 128, 64
 _GAP = 10
@@ -311,5 +312,4 @@ def _draw_names(axes: Axes, models: Sequence[str], num_queries: int, columns: in
 
 
 def _text(axes: Axes, x: float, y: float, text: str, *, size: float, **style: Any) -> None:
-    # names are no formulas, though they may hold a dollar sign
-    axes.text(x, y, text, fontsize=size, parse_math=False, **style)
+    axes.text(x, y, picture_text(text), fontsize=size, **style)

@@ -14,6 +14,7 @@ from torch.nn import functional
 from reid_da.atomic import atomic_path
 from reid_da.datasets import SampleTable
 from reid_da.styles import CameraViews
+from reid_da.text import picture_text
 
 _GAP = 4
 _ROW_INCHES = 1.6
@@ -87,7 +88,11 @@ def _mosaic(views: CameraViews, rows: Sequence[int], cameras: Sequence[int], bac
 def _label(axes: Axes, row_names: Sequence[str], column_names: Sequence[str], *, size: tuple[int, int]) -> None:
     """Names left of the rows and above the columns."""
     height, width = size
-    axes.set_yticks(np.arange(len(row_names)) * (height + _GAP) + height / 2, row_names)
-    axes.set_xticks(np.arange(len(column_names)) * (width + _GAP) + width / 2, column_names)
+    axes.set_yticks(
+        np.arange(len(row_names)) * (height + _GAP) + height / 2, [picture_text(name) for name in row_names]
+    )
+    axes.set_xticks(
+        np.arange(len(column_names)) * (width + _GAP) + width / 2, [picture_text(name) for name in column_names]
+    )
     axes.tick_params(length=0, top=False, labeltop=True, bottom=False, labelbottom=False)
     axes.spines[:].set_visible(False)

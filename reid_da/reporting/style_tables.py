@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from reid_da.atomic import atomic_path
 from reid_da.reporting.tables import Column, Row, Table
 from reid_da.styles.check import StyleCheck, StyleScores
+from reid_da.text import picture_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,20 +64,20 @@ def draw_style_check(check: StyleCheck, path: Path, *, camera_names: Sequence[st
     """
     from matplotlib.figure import Figure
 
-    names = list(camera_names or (f"c{number}" for number in range(1, check.num_cameras + 1)))
+    names = [picture_text(name) for name in camera_names or (f"c{n}" for n in range(1, check.num_cameras + 1))]
     num_styles = len(check.styles)
     bar_inches, map_inches = 1.2 + 0.5 * num_styles, 2 * _PANEL_INCHES
     figure = Figure(
         figsize=(_PANEL_INCHES * max(num_styles, 3) + 1, bar_inches + map_inches + 1), dpi=110, layout="constrained"
     )
-    figure.suptitle(_title(check), fontsize=11, fontweight="bold", parse_math=False)
+    figure.suptitle(picture_text(_title(check)), fontsize=11, fontweight="bold")
     above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=(bar_inches, map_inches))[:, 0]
     _draw_bars(above, check)
     panels = below.subplots(2, num_styles, squeeze=False, sharex=True, sharey=True)
     for (upper, lower), style in zip(panels.T, check.styles, strict=True):
         _draw_shares(upper, style.camera.predicted_by_wanted, names)
         image = _draw_shares(lower, style.camera.predicted_by_own, names)
-        upper.set_title(_short(style.name), fontsize=10, parse_math=False)
+        upper.set_title(picture_text(_short(style.name)), fontsize=10)
         lower.set_xlabel("camera seen")
     panels[0, 0].set_ylabel("camera wanted\n(the diagonal is right)")
     panels[1, 0].set_ylabel("camera of the real image\n(the diagonal is wrong)")
@@ -148,7 +149,7 @@ def _draw_bars(figure: "SubFigure", check: StyleCheck) -> None:
     panels = figure.subplots(1, len(bars), squeeze=False, sharey=True)[0]
     for axes, of_panel in zip(panels, bars, strict=True):
         _draw_group(axes, of_panel)
-    panels[0].set_yticks(range(len(styles)), [_short(style.name) for style in styles], parse_math=False)
+    panels[0].set_yticks(range(len(styles)), [picture_text(_short(style.name)) for style in styles])
     panels[0].invert_yaxis()
 
 
@@ -176,8 +177,8 @@ def _draw_shares(axes: "Axes", counts: Sequence[Sequence[int]], names: Sequence[
     shares = _row_percent(counts)
     image = axes.imshow(shares, vmin=0, vmax=100, cmap="Blues")
     is_crowded = sum(len(name) + 1 for name in names) > _MOST_LETTERS
-    axes.set_xticks(range(len(names)), names, rotation=90 if is_crowded else 0, parse_math=False)
-    axes.set_yticks(range(len(names)), names, parse_math=False)
+    axes.set_xticks(range(len(names)), names, rotation=90 if is_crowded else 0)
+    axes.set_yticks(range(len(names)), names)
     if len(names) <= _MOST_NUMBERED:
         for (row, column), share in np.ndenumerate(shares):
             if np.isfinite(share):

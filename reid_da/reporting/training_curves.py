@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from reid_da.atomic import atomic_path
 from reid_da.reporting.result_tables import Figures, Summary, setting_text, summarize
+from reid_da.text import picture_text
 
 Record: TypeAlias = Mapping[str, Any]
 """A line of ``metrics.jsonl``."""
@@ -124,10 +125,17 @@ def sweep_figure(
         for line, (label, of_values) in zip(cycle(_LINES), results.items(), strict=False):
             # a line between names would mean nothing
             style = line if are_numbers else {**line, "linestyle": "none"}
-            _draw_line(axes, positions, [summarize(seeds) for seeds in of_values], key=key, label=label, style=style)
+            _draw_line(
+                axes,
+                positions,
+                [summarize(seeds) for seeds in of_values],
+                key=key,
+                label=picture_text(label),
+                style=style,
+            )
         if are_numbers and positions.min() > 0 and (log or (log is None and positions.max() >= 30 * positions.min())):
             axes.set_xscale("log")
-        axes.set_xticks(positions, [setting_text(value) for value in values])
+        axes.set_xticks(positions, [picture_text(setting_text(value)) for value in values])
         if are_numbers:
             _thin_labels(axes)
         else:
@@ -136,7 +144,7 @@ def sweep_figure(
                 text.set(rotation=40, ha="right", rotation_mode="anchor")
         axes.minorticks_off()
         axes.margins(x=0.08)
-        axes.set(xlabel=xlabel, ylabel=_SWEPT[key])
+        axes.set(xlabel=picture_text(xlabel), ylabel=_SWEPT[key])
         _finish(axes)
     return figure
 
@@ -173,7 +181,7 @@ def _thin_labels(axes: Axes) -> None:
 
 def _figure(num_panels: int, title: str) -> Figure:
     figure = Figure(figsize=(4.7 * num_panels, 3.8), dpi=110, layout="constrained")
-    figure.suptitle(title, fontsize=12, fontweight="bold", parse_math=False)
+    figure.suptitle(picture_text(title), fontsize=12, fontweight="bold")
     figure.subplots(1, num_panels)
     return figure
 
@@ -184,7 +192,7 @@ def _draw_panel(axes: Axes, panel: _Panel) -> None:
         epochs = [record["epoch"] for record in panel.records if key in record]
         values = [_number(record[key]) * panel.scale for record in panel.records if key in record]
         every = -(-len(epochs) // _MOST_MARKERS)
-        axes.plot(epochs, values, label=panel.names[key], markersize=4, markevery=every, **style)
+        axes.plot(epochs, values, label=picture_text(panel.names[key]), markersize=4, markevery=every, **style)
     axes.set(title=panel.title, xlabel="epoch")
     axes.set_ylim(bottom=0)
     axes.set_xlim(left=0)

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -108,11 +108,11 @@ def pack_views(
         raise ValueError(f"{table.name}: views of {len(views)} images, but {len(table)} rows")
     workers = num_workers or available_cores()
 
-    def images(done: int) -> Iterator[NDArray[np.uint8] | FailedImage]:
-        chunks = [range(start, min(start + _CHUNK, len(table))) for start in range(done, len(table), _CHUNK)]
+    def images(rows: Sequence[int]) -> Iterator[NDArray[np.uint8] | FailedImage]:
+        chunks = [rows[start : start + _CHUNK] for start in range(0, len(rows), _CHUNK)]
         made = map_ahead(partial(_all_views, views), chunks, workers=workers, ahead=2 * workers)
-        rows = (image for chunk in made for image in chunk)
-        return track(rows, f"styles of {table.name}", total=len(table), done=done)
+        found = (image for chunk in made for image in chunk)
+        return track(found, f"styles of {table.name}", total=len(table), done=len(table) - len(rows))
 
     pack = open_or_build(
         path,
@@ -157,9 +157,9 @@ def _recipe(table: SampleTable) -> dict[str, str]:
     return {"images": table.fingerprint, "image files": digest_of_files(table)}
 
 
-def _all_views(views: CameraViews, rows: range) -> list[NDArray[np.uint8] | FailedImage]:
+def _all_views(views: CameraViews, rows: Sequence[int]) -> list[NDArray[np.uint8] | FailedImage]:
     """(C, H, W, 3) views of each of some rows, or why it has none."""
-    index = torch.arange(rows.start, rows.stop).repeat_interleave(views.num_cameras)
+    index = torch.tensor(rows).repeat_interleave(views.num_cameras)
     cameras = torch.arange(views.num_cameras).repeat(len(rows))
     pixels = views.gather(index, cameras).permute(0, 2, 3, 1).numpy()
     images = pixels.reshape(len(rows), views.num_cameras, *pixels.shape[1:])

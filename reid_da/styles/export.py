@@ -1,11 +1,6 @@
 """Camera views as image files with the published names, for other software."""
 
-import fcntl
-import glob
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -14,11 +9,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from reid_da.atomic import atomic_folder
+from reid_da.atomic import atomic_folder, remove_leftovers
 from reid_da.datasets import SampleTable
 from reid_da.errors import InputError
 from reid_da.images import usable_rows
 from reid_da.images.ahead import available_cores, map_ahead
+from reid_da.locks import lock_file
 from reid_da.progress import track
 from reid_da.styles.files import NAMES, unique_stems
 from reid_da.styles.views import CameraViews
@@ -41,19 +37,25 @@ def write_styled_images(views: CameraViews, table: SampleTable, folder: Path, *,
         naming: how the files are called.
 
     Raises:
-        InputError: the folder exists, it cannot be made, or two images have one name.
+        InputError: the folder exists, another process writes it, it cannot be made, or two images have one name.
     """
-    check_export(table, folder)
     stems = unique_stems(table)
     rows = usable_rows(views).tolist()
     try:
-        _remove_leftovers(folder)
-        with atomic_folder(folder) as temporary, _in_use(temporary):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack:
+            is_held = stack.enter_context(lock_file(folder.with_name(f".{folder.name}.lock")))
+            check_export(table, folder)  # only now nobody else can make it
+            if is_held:
+                remove_leftovers(folder.parent, of=folder.name)
+            temporary = stack.enter_context(atomic_folder(folder))
             write = partial(_write_views, views, table, stems=stems, folder=temporary, template=NAMES[naming])
             workers = available_cores()
             # an early end waits for the threads: what they write after the folder was removed would stay
             with closing(map_ahead(write, rows, workers=workers, ahead=2 * workers, wait=True)) as written:
                 return sum(track(written, f"writing {folder.name}", total=len(rows)))
+    except BlockingIOError:
+        raise InputError(f"{folder}: is being written by another process") from None
     except OSError as error:
         raise InputError(f"{folder}: cannot be written: {error.strerror or error}") from error
 
@@ -67,34 +69,6 @@ def check_export(table: SampleTable, folder: Path) -> None:
     if folder.exists():
         raise InputError(f"{folder}: exists already; remove it, or name another folder")
     unique_stems(table)
-
-
-@contextmanager
-def _in_use(folder: Path) -> Iterator[bool]:
-    """Hold a lock on a folder, which tells other processes that its writer lives.
-
-    Yields:
-        Whether it is held: not if another process holds it, nor where folders cannot be locked, as on NFS.
-    """
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            yield False
-        else:
-            yield True
-    finally:
-        os.close(descriptor)
-
-
-def _remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes have left of their work on a folder."""
-    for leftover in folder.parent.glob(f".{glob.escape(folder.name)}.*.tmp"):
-        # one that another process is just writing is locked, and one that cannot be locked may be
-        with suppress(OSError), _in_use(leftover) as is_free:
-            if is_free:
-                shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _write_views(

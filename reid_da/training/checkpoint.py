@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from reid_da.atomic import atomic_folder
+from reid_da.atomic import atomic_folder, recording
 from reid_da.errors import InputError
 from reid_da.finite import check_weights
 
@@ -52,7 +52,8 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         with atomic_folder(folder) as temporary:
             weights = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.weights.items()}
             save_file(weights, temporary / WEIGHTS)
-            torch.save(dict(checkpoint.state), temporary / STATE)
+            with recording(temporary / STATE) as stream:
+                torch.save(dict(checkpoint.state), stream)
             checksums = {name: _checksum(temporary / name) for name in (WEIGHTS, STATE)}
             description = {**checkpoint.description, "format": FORMAT, "checksums": checksums}
             description["checksum"] = _digest(description)

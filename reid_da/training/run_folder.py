@@ -5,19 +5,21 @@ import json
 import logging
 import math
 import os
-import platform
-import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-import torchvision
-import yaml
-
-import reid_da
-from reid_da.atomic import LOCK_FILE, missing_folders, own_folder, remove_empty, remove_leftovers, write_text
+from reid_da.atomic import (
+    LOCK_FILE,
+    missing_folders,
+    naming,
+    open_own,
+    own_folder,
+    remove_empty,
+    remove_leftovers,
+    write_text,
+)
 from reid_da.config import ExperimentSettings, TrainingSettings, differences, dump_settings
 from reid_da.errors import InputError, first_few
 from reid_da.methods import load_settings
@@ -29,6 +31,8 @@ from reid_da.training.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
+from reid_da.training.versions import software_versions
+from reid_da.yaml_files import read_yaml
 
 logger = logging.getLogger(__name__)
 
@@ -160,11 +164,8 @@ class RunFolder:
 
     def _require_config(self) -> dict[str, Any]:
         """The settings as they are in the file; what a damaged one lacks must not get the value of a default."""
-        try:
-            tree = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise InputError(f"{self.config_file}: is not YAML: {' '.join(str(error).split())}") from error
-        if not isinstance(tree, dict) or "name" not in tree:
+        tree = read_yaml(self.config_file)
+        if "name" not in tree:
             raise InputError(f"{self.config_file}: is empty or cut off; restore it, or name another run")
         return tree
 
@@ -181,7 +182,7 @@ class RunFolder:
         """Append a record to the metrics; a value that is not finite becomes null, which JSON can hold."""
         record = {key: _finite(value) for key, value in record.items()}
         line = json.dumps(record, allow_nan=False)
-        with self.metrics_file.open("a", encoding="utf-8") as stream:
+        with naming(self.metrics_file), open_own(self.metrics_file, "a", encoding="utf-8") as stream:
             stream.write(line + "\n")
         for listener in self.listeners:
             listener(record)
@@ -329,32 +330,6 @@ def only_training(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             raise InputError(f"{folder}: is being trained by another process") from None
         yield
-
-
-def software_versions() -> dict[str, str | None]:
-    """Versions of what a result depends on."""
-    return {
-        "reid_da": reid_da.__version__,
-        "git": _git_revision(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "platform": platform.platform(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
-    }
-
-
-def _git_revision() -> str | None:
-    """Commit of the working copy that the package runs from, or None if it was installed without one."""
-    file = Path(__file__)
-    git = ["git", "-C", str(file.parent)]
-    try:
-        # an environment may lie in a working copy of something else, which does not know this file
-        subprocess.run([*git, "ls-files", "--error-unmatch", file.name], capture_output=True, check=True, timeout=10)
-        describe = [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-        return subprocess.run(describe, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
 
 
 def shown(value: object) -> str:

@@ -223,7 +223,7 @@ def test_one_section_of_the_settings(run):
         (["train", "--resume", "{tmp}"], "not a run folder"),
         (["ablate", "{config}", "--rows", "e,x", "-o", "{tmp}/a"], "unknown row 'x'"),
         (["sweep", "{config}", "loss_weight", "-o", "{tmp}/s"], "should be key=value,value"),
-        (["sweep", "{config}", "loss_weight=[1", "-o", "{tmp}/s"], "'loss_weight=[1': the values are not YAML"),
+        (["sweep", "{config}", "loss_weight=[1", "-o", "{tmp}/s"], "'loss_weight=[1': is not YAML"),
         (["sweep", "{config}", "data.image_size=[32,16],[32, 16]", "-o", "{tmp}/s"], "[32, 16] is given twice"),
         (["sweep", "{config}", "loss_weight=0.1,2", "-o", "{tmp}/s"], "should be less than or equal to 1, got 2"),
         (["ablate", "{config}", "--rows", " ,", "-o", "{tmp}/a"], "--rows: name at least one row"),

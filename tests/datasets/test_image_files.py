@@ -117,7 +117,7 @@ def test_missing_file_and_folder_in_place_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "folder.jpg").mkdir()
 
     assert inspect_image(tmp_path / "absent.jpg").fault == "missing"
-    assert inspect_image(tmp_path / "folder.jpg") == ImageFile(fault="unreadable", detail="Is a directory")
+    assert inspect_image(tmp_path / "folder.jpg") == ImageFile(fault="unreadable", detail="is a folder")
 
 
 def test_lack_of_memory_is_not_blamed_on_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

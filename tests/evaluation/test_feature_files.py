@@ -9,9 +9,12 @@ import h5py
 import numpy as np
 import pytest
 import scipy.io
+import scipy.sparse
+import torch
 from numpy.typing import NDArray
 
 from reid_da.errors import InputError
+from reid_da.evaluation import array_files
 from reid_da.evaluation.feature_files import FeatureSet, load_feature_file, save_feature_file
 from reid_da.evaluation.retrieval import evaluate_retrieval
 
@@ -206,6 +209,115 @@ def test_mat_of_version_7_3_without_h5py(tmp_path: Path, monkeypatch: pytest.Mon
         InputError, match=r"f.mat: is of version 7.3, which needs h5py: install reid-da\[matlab\], or .*-v7"
     ):
         load_feature_file(path)
+
+
+def npz_bomb(path: Path, name: str, *, megabytes: int) -> Path:
+    arrays = {**NPZ, name: np.zeros((megabytes, 2**18), dtype=np.float32)}
+    np.savez_compressed(path, **arrays)
+    return path
+
+
+def test_arrays_that_nobody_asked_for_are_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(array_files, "_ALWAYS_ALLOWED", 2**20)
+    assert_equal(load_feature_file(npz_bomb(tmp_path / "f.npz", "unused", megabytes=20)), FEATURES)
+    bomb = {"unused": np.zeros((20, 2**17)), **MAT}
+    scipy.io.savemat(tmp_path / "f.mat", bomb, do_compression=True)
+    monkeypatch.setattr(array_files, "_check_inflated", noted := Noted(array_files._check_inflated))
+    assert_equal(load_feature_file(tmp_path / "f.mat"), FEATURES)
+    assert sorted(noted.first) == sorted(MAT)
+
+
+class Noted:
+    """A function that notes its first arguments."""
+
+    def __init__(self, function: Any) -> None:
+        self.function, self.first = function, []
+
+    def __call__(self, *arguments: Any) -> Any:
+        self.first.append(arguments[0])
+        return self.function(*arguments)
+
+
+def test_bombs_are_refused_before_they_are_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(array_files, "_ALWAYS_ALLOWED", 2**20)
+    with pytest.raises(InputError, match=r"f.npz: query_features: would take 21.0 MB or more, unpacked from 2"):
+        load_feature_file(npz_bomb(tmp_path / "f.npz", "query_features", megabytes=20))
+    scipy.io.savemat(tmp_path / "f.mat", {**MAT, "query_f": np.zeros((20, 2**17))}, do_compression=True)
+    with pytest.raises(InputError, match=r"f.mat: query_f: would take .* MB or more, unpacked from 2"):
+        load_feature_file(tmp_path / "f.mat")
+
+
+def test_what_does_not_fit_into_the_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(array_files, "_available_memory", lambda: 100)
+    for name, arrays in (("f.npz", NPZ), ("f.mat", MAT)):
+        with pytest.raises(InputError, match=f"{name}: the arrays would take .*, but 100 bytes of memory are free"):
+            load_feature_file(write(tmp_path / name, arrays))
+
+
+def test_compressed_matlab_files_are_read(tmp_path: Path) -> None:
+    scipy.io.savemat(tmp_path / "f.mat", MAT, do_compression=True)
+    assert_equal(load_feature_file(tmp_path / "f.mat"), FEATURES)
+    scipy.io.savemat(tmp_path / "g.mat", {key: np.asarray(value, float) for key, value in MAT.items()}, format="4")
+    assert len(load_feature_file(tmp_path / "g.mat").query_pids) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "arrays", "message"),
+    [
+        (
+            "f.npz",
+            {**NPZ, "query_pids": np.array([2**64 - 1, 1, 2, 3], np.uint64)},
+            "at most 64 bits with sign, got 18",
+        ),
+        ("f.npz", {**NPZ, "query_pids": np.array([1e300, 1, 2, 3])}, "at most 64 bits with sign, got 1e"),
+        ("f.npz", {**NPZ, "query_pids": np.array([True, True, False, True])}, "expected whole numbers, got True"),
+        ("f.npz", {**NPZ, "query_pids": np.array([1j, 1, 2, 3])}, "expected whole numbers"),
+        (
+            "f.npz",
+            {**NPZ, "query_features": FEATURES.query_features * 1j},
+            "expected real numbers, got the type complex",
+        ),
+        ("f.npz", {**NPZ, "query_features": FEATURES.query_features > 0}, "expected real numbers, got the type bool"),
+        (
+            "f.mat",
+            {**MAT, "query_f": scipy.sparse.csc_matrix(np.eye(4, 3))},
+            "query_f: expected a full matrix .* sparse",
+        ),
+        ("f.mat", {**MAT, "query_f": np.array([[1, "a"]], dtype=object)}, "query_f: expected a full matrix .* cell"),
+        ("f.mat", {**MAT, "query_f": {"a": 1}}, "query_f: expected a full matrix .* struct"),
+    ],
+)
+def test_types_that_cannot_be_meant(tmp_path: Path, name: str, arrays: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_feature_file(write(tmp_path / name, arrays))
+
+
+def test_largest_labels_are_kept(tmp_path: Path) -> None:
+    pids = np.array([2**63 - 1, 1, 2, 3], np.uint64)
+    gallery = np.array([2**63 - 1, 1, 2, 3, 4, 5])
+    features = load_feature_file(write(tmp_path / "f.npz", {**NPZ, "query_pids": pids, "gallery_pids": gallery}))
+    assert features.query_pids.tolist() == [2**63 - 1, 1, 2, 3]
+
+
+@pytest.mark.filterwarnings("ignore:.*quantize")
+@pytest.mark.parametrize("change", ["sparse", "quantised"])
+def test_tensors_that_are_no_full_matrices(change: str) -> None:
+    query, pids = torch.ones(4, 3), torch.arange(4)
+    if change == "sparse":
+        arguments = [(query.to_sparse(), pids), (query, pids.to_sparse())]
+    else:
+        arguments = [(torch.quantize_per_tensor(query, 0.1, 0, torch.qint8), pids)]
+    for features, labels in arguments:
+        with pytest.raises(InputError, match="sparse or quantised tensor"):
+            evaluate_retrieval(features, labels, pids, query, pids, pids)
+
+
+def test_devices_and_pipes_are_no_feature_files(tmp_path: Path) -> None:
+    (tmp_path / "zero.npz").symlink_to("/dev/zero")
+    with pytest.raises(InputError, match="zero.npz: is no regular file"):
+        load_feature_file(tmp_path / "zero.npz")
+    with pytest.raises(InputError, match="none.npz: no such file"):
+        load_feature_file(tmp_path / "none.npz")
 
 
 @pytest.mark.parametrize("name", ["f.npz", "f.mat"])

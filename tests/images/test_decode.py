@@ -1,8 +1,12 @@
 """Decoding against plain Pillow, and every way in which a file can be no good."""
 
+import errno
+import os
 import struct
 import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as NotDoneError
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +14,8 @@ import pytest
 from PIL import Image
 
 from reid_da.errors import InputError
-from reid_da.images.decode import ImageError, check_settings, decode_image, decode_row
+from reid_da.images import decode
+from reid_da.images.decode import ImageError, UnreadableImageError, check_settings, decode_image, decode_row
 from reid_da.images.source import FailedImage
 
 SIZE = (32, 16)
@@ -117,10 +122,60 @@ def test_row_of_a_table(make_table) -> None:
         ({"size": (0, 8)}, "size must be .* got 0x8"),
         ({"interpolation": "nearest"}, "interpolation must be bilinear or bicubic, got 'nearest'"),
         ({"on_error": "ignore"}, "on_error must be raise or skip, got 'ignore'"),
-        ({"num_workers": 0}, "num_workers must be at least 1, got 0"),
+        ({"num_workers": 0}, "num_workers must be from 1 to 1024, got 0"),
+        ({"num_workers": 100_000}, "num_workers must be from 1 to 1024, got 100000"),
+        ({"size": (10**9, 10**9)}, "size must be of at most 89,478,485 pixels, got 1000000000x1000000000"),
     ],
 )
 def test_wrong_settings(changes: dict, message: str) -> None:
     settings = {"size": (8, 4), "interpolation": "bilinear", "on_error": "raise", "num_workers": None, **changes}
     with pytest.raises(InputError, match=message):
         check_settings(settings.pop("size"), **settings)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ESTALE])
+def test_faults_of_the_moment_are_told_from_those_of_the_bytes(make_table, monkeypatch, number: int) -> None:
+    table = make_table(1)
+    monkeypatch.setattr(decode, "read_regular", failing(number))
+    failed = decode_row(table, 0, size=SIZE, interpolation="bilinear")
+    assert failed == FailedImage(index=0, reason=os.strerror(number), is_passing=True)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOMEM])
+def test_what_this_process_lacks_is_no_fault_of_an_image(make_table, monkeypatch, number: int) -> None:
+    table = make_table(1)
+    monkeypatch.setattr(decode, "read_regular", failing(number))
+    with pytest.raises(OSError, match=os.strerror(number)):
+        decode_row(table, 0, size=SIZE, interpolation="bilinear")
+
+
+def failing(number: int):
+    def fail(*_: object, **__: object) -> bytes:
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+def test_devices_pipes_and_huge_files_are_not_read(tmp_path: Path) -> None:
+    (tmp_path / "zero.jpg").symlink_to("/dev/zero")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with (tmp_path / "huge.jpg").open("wb") as file:
+        file.truncate(2**40)
+    for name, why in (("zero", "no regular file"), ("pipe", "no regular file"), ("huge", "bytes, more than")):
+        with pytest.raises(UnreadableImageError, match=why):
+            decode_image(tmp_path / f"{name}.jpg", size=SIZE, interpolation="bilinear")
+
+
+def test_large_images_are_decoded_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decode, "_LARGE_PIXELS", 100)
+    gradient().save(tmp_path / "large.png")
+    Image.new("RGB", (10, 10)).save(tmp_path / "small.png")
+    with decode._large_image, ThreadPoolExecutor(1) as pool:
+        small = pool.submit(decode_image, tmp_path / "small.png", size=SIZE, interpolation="bilinear")
+        large = pool.submit(decode_image, tmp_path / "large.png", size=SIZE, interpolation="bilinear")
+        assert small.result(timeout=10).shape == (*SIZE, 3)
+        with pytest.raises(NotDoneError):
+            large.result(timeout=0.1)
+        decode._large_image.release()
+        assert large.result(timeout=10).shape == (*SIZE, 3)
+        decode._large_image.acquire()

@@ -2,6 +2,9 @@
 
 import logging
 import os
+import pwd
+import stat
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +14,16 @@ from PIL import Image
 
 from reid_da.datasets import SampleTable, load_dataset
 from reid_da.errors import InputError
-from reid_da.images import FailedImage, PackedImages, default_cache_dir, pack_images, usable_rows
+from reid_da.images import (
+    CacheUnavailableError,
+    FailedImage,
+    PackedImages,
+    decode,
+    default_cache_dir,
+    pack,
+    pack_images,
+    usable_rows,
+)
 
 SIZE = (24, 12)
 
@@ -184,9 +196,75 @@ def test_default_folder(make_table, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert len(packs(named)) == 1
 
     monkeypatch.delenv("REID_DA_CACHE")
-    monkeypatch.setattr(os, "access", lambda *_: False)
+    monkeypatch.setattr(os, "access", lambda folder, _: folder != table.root)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert default_cache_dir(table).parent == tmp_path / "xdg" / "reid-da"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert default_cache_dir(table).parent == tmp_path / "home" / ".cache" / "reid-da"
+
+
+@pytest.fixture
+def homeless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder for temporary files of a user without a home, who must not write to the data."""
+
+    def no_such_user(uid: int) -> None:
+        raise KeyError(uid)
+
+    for name in ("REID_DA_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", no_such_user)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir(mode=0o777)
+    pack._temporary_cache_dir.cache_clear()
+    return tmp_path / "tmp"
+
+
+def test_without_a_home_there_is_the_temporary_folder(make_table, homeless: Path, caplog) -> None:
+    table = make_table(2)
+    for _ in range(2):
+        pack_images(table, size=SIZE)
+    assert len(packs(homeless / f"reid-da-{os.getuid()}" / default_cache_dir(table).name)) == 1
+    assert stat.S_IMODE((homeless / f"reid-da-{os.getuid()}").stat().st_mode) == 0o700
+    assert caplog.text.count("no home folder: images are packed in") == 1
+
+
+@pytest.mark.parametrize("plant", ["link", "open"])
+def test_a_planted_temporary_folder_is_not_used(make_table, homeless: Path, plant: str) -> None:
+    place = homeless / f"reid-da-{os.getuid()}"
+    if plant == "link":
+        (homeless / "elsewhere").mkdir()
+        place.symlink_to(homeless / "elsewhere")
+    else:
+        place.mkdir()
+        place.chmod(0o777)
+    with pytest.raises(CacheUnavailableError, match="belongs to somebody else; name a folder for the cache"):
+        default_cache_dir(make_table(1))
+
+
+def test_an_unknown_home_is_refused(make_table, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REID_DA_CACHE", "~nobody-of-this-name/cache")
+    with pytest.raises(InputError, match="REID_DA_CACHE=~nobody-of-this-name/cache: there is no such home folder"):
+        default_cache_dir(make_table(1))
+
+
+def test_a_file_that_can_be_read_again_is_no_longer_left_out(make_table, tmp_path: Path, monkeypatch) -> None:
+    table = make_table(3)
+    whole = pack_images(table, size=SIZE, cache_dir=tmp_path / "whole").pixels
+    read_regular, denied = decode.read_regular, [table.path(1)]
+
+    def read(path: Path, *, limit: int) -> bytes:
+        if path in denied:
+            raise PermissionError(13, "Permission denied", str(path))
+        return read_regular(path, limit=limit)
+
+    monkeypatch.setattr(decode, "read_regular", read)
+    images = pack_images(table, size=SIZE, cache_dir=tmp_path, on_error="skip")
+    assert images.failed == (FailedImage(index=1, reason="Permission denied", is_passing=True),)
+    with pytest.raises(InputError, match="1 image of 3 cannot be decoded: .*Permission denied"):
+        pack_images(table, size=SIZE, cache_dir=tmp_path)
+    denied.clear()
+    images = pack_images(table, size=SIZE, cache_dir=tmp_path, on_error="skip")
+    assert images.failed == ()
+    np.testing.assert_array_equal(images.pixels, whole)

@@ -1,11 +1,14 @@
 """The packed file: what is written is read, and nothing else is taken for it."""
 
+import errno
 import logging
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from reid_da import locks
 from reid_da.errors import InputError
 from reid_da.images import pack_file
 from reid_da.images.pack_file import (
@@ -24,6 +28,7 @@ from reid_da.images.pack_file import (
     read_pack,
     write_pack,
 )
+from reid_da.images.partial_pack import PartialPack
 from reid_da.images.source import FailedImage
 
 SHAPE = (5, 2, 4, 3, 3)
@@ -34,8 +39,13 @@ def pixels(seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, SHAPE, dtype=np.uint8)
 
 
+def pick(images, rows: Sequence[int]) -> list:
+    """Of fewer images than asked for those that there are."""
+    return [images[row] for row in rows if row < len(images)]
+
+
 def write(path: Path, images=None) -> None:
-    write_pack(path, lambda done: (pixels() if images is None else images)[done:], shape=SHAPE, recipe=RECIPE)
+    write_pack(path, lambda rows: pick(pixels() if images is None else images, rows), shape=SHAPE, recipe=RECIPE)
 
 
 def unusable(path: Path, **changes) -> str:
@@ -112,7 +122,7 @@ def test_reasons(tmp_path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch
 
 
 def all_of(images):
-    return lambda done: images[done:]
+    return lambda rows: pick(images, rows)
 
 
 def build(path: Path, images, **options):
@@ -120,7 +130,7 @@ def build(path: Path, images, **options):
 
 
 def test_images_are_read_only_if_needed(tmp_path: Path) -> None:
-    def never(done: int):
+    def never(rows: Sequence[int]):
         raise AssertionError
 
     first = build(tmp_path / "new" / "a.pack", all_of(pixels()))
@@ -139,7 +149,7 @@ def test_one_builds_while_others_wait(tmp_path: Path, caplog: pytest.LogCaptureF
     caplog.set_level(logging.INFO)
     builds, begun = [], threading.Event()
 
-    def images(done: int):
+    def images(rows: Sequence[int]):
         builds.append(1)
         begun.set()
         waiting.wait(timeout=5)
@@ -162,13 +172,13 @@ def test_one_builds_while_others_wait(tmp_path: Path, caplog: pytest.LogCaptureF
 
 
 def test_error_while_building_leaves_nothing(tmp_path: Path) -> None:
-    def images(done: int):
+    def images(rows: Sequence[int]):
         yield pixels()[0]
         raise KeyError("boom")
 
     with pytest.raises(KeyError, match="boom"):
         build(tmp_path / "a.pack", images)
-    assert [path.name for path in tmp_path.iterdir()] == ["a.pack.lock"]
+    assert not list(tmp_path.iterdir())
 
 
 KILLED = """
@@ -176,8 +186,8 @@ import sys, time
 from pathlib import Path
 import numpy as np
 from reid_da.images.pack_file import open_or_build
-def images(done):
-    assert not done
+def images(rows):
+    assert len(rows) == 5
     for image in np.load(sys.argv[2])[:3]:
         yield image
     print("begun", flush=True)
@@ -211,9 +221,9 @@ def finish(path: Path, images=None, **recipe) -> int:
     """Build the pack; how many images were there already."""
     begun = []
 
-    def rest(done: int):
-        begun.append(done)
-        return (pixels() if images is None else images)[done:]
+    def rest(rows: Sequence[int]):
+        begun.append(rows[0])
+        return pick(pixels() if images is None else images, rows)
 
     expected = pixels() if images is None else images
     pack = open_or_build(path, rest, shape=SHAPE, recipe=RECIPE | recipe, num_workers=1)
@@ -262,7 +272,9 @@ def test_failed_images_survive_a_kill(killed: Path) -> None:
 def test_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=500))
     build(tmp_path / "fits.pack", all_of(pixels()))
-    with pytest.raises(CacheUnavailableError, match=r"needs 0.0 GB, but may take 50% of the 0.0 GB .* REID_DA_CACHE"):
+    with pytest.raises(
+        CacheUnavailableError, match=r"needs 380 bytes, but may take 50% of the 500 bytes .* REID_DA_CACHE"
+    ):
         build(tmp_path / "a.pack", all_of(pixels()), max_disk_share=0.5)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=370))
     with pytest.raises(CacheUnavailableError):
@@ -293,3 +305,86 @@ def test_wrong_number_of_images_is_a_programming_error(tmp_path: Path) -> None:
     with pytest.raises(AssertionError):
         write(tmp_path / "a.pack", images=pixels()[:4])
     assert not (tmp_path / "a.pack").exists()
+
+
+def test_images_that_could_not_be_read_are_tried_again(tmp_path: Path) -> None:
+    content, asked = pixels(), []
+
+    def images(rows: Sequence[int]):
+        asked.append(list(rows))
+        return [found.get(row, content[row]) for row in rows]
+
+    found = {
+        1: FailedImage(index=1, reason="not an image"),
+        3: FailedImage(index=3, reason="Permission denied", is_passing=True),
+        4: FailedImage(index=4, reason="Input/output error", is_passing=True),
+    }
+    pack = build(tmp_path / "a.pack", images)
+    assert pack.failed == tuple(found.values())
+    assert build(tmp_path / "a.pack", images).failed == tuple(found.values())
+    del found[4]
+    pack = build(tmp_path / "a.pack", images)
+    assert pack.failed == tuple(found.values())
+    found[3] = FailedImage(index=3, reason="empty")
+    pack = build(tmp_path / "a.pack", images)
+    assert pack.failed == tuple(found.values())
+    assert build(tmp_path / "a.pack", images).failed == tuple(found.values())
+    assert asked == [[0, 1, 2, 3, 4], [3, 4], [3, 4], [3]]
+    content[[1, 3]] = 0
+    np.testing.assert_array_equal(pack.pixels, content)
+
+
+def test_passing_failures_survive_a_kill_as_such(killed: Path) -> None:
+    log = killed.with_name(".a.pack.part.log")
+    header, first, second, third = log.read_text().splitlines()
+    second = second.replace("null, false", '"Input/output error", true')
+    log.write_text("\n".join([header, first, second, third]) + "\n")
+    write(killed)
+    read = read_pack(killed, shape=SHAPE, recipe=RECIPE, num_workers=1)
+    assert read.failed == (FailedImage(index=1, reason="Input/output error", is_passing=True),)
+    assert build(killed, all_of(pixels())).failed == ()
+
+
+def test_a_pack_that_cannot_be_read_at_the_moment_is_not_replaced(tmp_path: Path, monkeypatch) -> None:
+    build(tmp_path / "a.pack", all_of(pixels()))
+    content = (tmp_path / "a.pack").read_bytes()
+    monkeypatch.setattr(pack_file, "_read_trailer", failing(errno.EIO))
+    with pytest.raises(
+        CacheUnavailableError, match=r"a.pack: the cache .* cannot be read \(Input/output error\); remove"
+    ):
+        build(tmp_path / "a.pack", all_of(pixels(1)))
+    assert (tmp_path / "a.pack").read_bytes() == content
+
+
+def failing(number: int):
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+@pytest.mark.parametrize("name", [".a.pack.part", ".a.pack.part.log", "a.pack.lock"])
+def test_planted_links_are_not_written_through(tmp_path: Path, name: str) -> None:
+    (tmp_path / "victim").write_text("important")
+    (tmp_path / name).symlink_to(tmp_path / "victim")
+    if name.endswith(".lock"):
+        with pytest.raises(CacheUnavailableError, match="is a symbolic link, which is not followed"):
+            build(tmp_path / "a.pack", all_of(pixels()))
+    else:
+        np.testing.assert_array_equal(build(tmp_path / "a.pack", all_of(pixels())).pixels, pixels())
+    assert (tmp_path / "victim").read_text() == "important"
+
+
+def test_without_locks_there_is_no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locks.fcntl, "flock", failing(errno.ENOLCK))
+    with pytest.raises(CacheUnavailableError, match="No locks available"):
+        build(tmp_path / "a.pack", all_of(pixels()))
+
+
+def test_a_full_disk_names_the_pack_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PartialPack, "_write", failing(errno.ENOSPC))
+    with pytest.raises(CacheUnavailableError, match=r"a.pack: cannot write the cache of images \(No space left on"):
+        build(tmp_path / "a.pack", all_of(pixels()))
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(OSError, match="No space left on device: .*b.pack"):
+        write(tmp_path / "b.pack")

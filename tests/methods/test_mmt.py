@@ -252,12 +252,13 @@ def test_fewer_clusters_than_a_batch_wants_make_smaller_batches(caplog):
 
 
 @pytest.mark.parametrize(
-    ("batch", "message"),
+    ("changes", "message"),
     [
-        ({"target": 7}, "batch.target is 7: expected a multiple of batch.instances, 2"),
-        ({"target": 2}, "batch.target is 2: a triplet loss needs two clusters in a batch; raise it to 4"),
+        ({"model": {"test_feature": "pooled"}}, "model.test_feature is pooled, .* set model.test_feature=embedding"),
+        ({"batch": {"target": 7}}, "batch.target is 7: expected a multiple of batch.instances, 2"),
+        ({"batch": {"target": 2}}, "batch.target is 2: a triplet loss needs two clusters in a batch; raise it to 4"),
     ],
 )
-def test_batches_that_do_not_fit_are_told_before_anything_is_computed(batch, message):
+def test_settings_that_do_not_fit_are_told_before_anything_is_computed(changes, message):
     with pytest.raises(InputError, match=f"^{message}"):
-        mmt(changes={"batch": batch})
+        mmt(changes=changes)

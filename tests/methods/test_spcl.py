@@ -257,6 +257,7 @@ def test_fewer_classes_than_a_batch_wants_make_smaller_batches(caplog):
         ({"clustering": {"eps_share": 0.01}}, "clustering: spcl compares clusters at three values of eps"),
         ({"hybrid": {"eps_gap": 0.1}}, r"clustering.eps is 0.1: with hybrid.eps_gap=0.1 it must be above 0.1 and"),
         ({"clustering": {"metric": "jaccard", "eps": 0.99}}, "clustering.eps is 0.99: .* above 0.02 and below 0.98"),
+        ({"model": {"test_feature": "pooled"}}, "model.test_feature is pooled, .* set model.test_feature=embedding"),
         ({"batch": {"target": 7}}, "batch.target is 7: expected a multiple of batch.instances, 2"),
         ({"batch": {"target": 20}}, "batch.target is 20, but there are 12 target images; lower it"),
         ({"batch": {"source": 8}}, "a batch of 4 identities with 2 images each: there are 3 identities"),

@@ -69,7 +69,7 @@ def test_value_that_was_not_finite_is_a_gap() -> None:
 def test_panels_have_titles_labels_and_legends_and_begin_at_zero() -> None:
     figure = run_figure(RECORDS, title="run $1$ of 2")
 
-    assert figure.get_suptitle() == "run $1$ of 2"
+    assert figure.get_suptitle() == r"run \$1\$ of 2"
     assert [axes.get_title() for axes in figure.axes] == [
         "losses, as weighted in their sum",
         "evaluation on the target, %",

@@ -1,7 +1,6 @@
 """Files with the published names, which the reader of such files finds complete."""
 
 import errno
-import fcntl
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,9 +12,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from reid_da import locks
 from reid_da.datasets import SampleTable
 from reid_da.errors import InputError
 from reid_da.images import PackedImages
+from reid_da.locks import lock_file
 from reid_da.styles import TransferViews, export, find_styled_images, write_styled_images
 from reid_da.styles.files import default_folder
 
@@ -88,28 +89,39 @@ def test_an_interruption_waits_for_the_threads_and_leaves_nothing(
     assert not list(tmp_path.glob(".fakes.*"))
 
 
+def leftover(folder: Path) -> Path:
+    killed = folder.with_name(f".{folder.name}.abcd.tmp")
+    killed.mkdir()
+    (killed / "0000_c1s1_000000_00_fake_3.jpg").write_text("")
+    return killed
+
+
 def test_leftovers_of_a_killed_process_are_removed(views: TransferViews, table: SampleTable, tmp_path: Path) -> None:
-    killed, living = tmp_path / ".fakes.abcd.tmp", tmp_path / ".fakes.efgh.tmp"
-    for folder in (killed, living):
-        folder.mkdir()
-        (folder / "0000_c1s1_000000_00_fake_3.jpg").write_text("")
-    with export._in_use(living):
-        write_styled_images(views, table, tmp_path / "fakes", naming="stargan")
+    killed, other = leftover(tmp_path / "fakes"), leftover(tmp_path / "other")
+    write_styled_images(views, table, tmp_path / "fakes", naming="stargan")
     assert not killed.exists()
-    assert living.exists()
+    assert other.exists()
+    assert not (tmp_path / ".fakes.lock").exists()
 
 
-def test_folders_that_cannot_be_locked(
+def test_what_another_process_writes_is_left_alone(views: TransferViews, table: SampleTable, tmp_path: Path) -> None:
+    living = leftover(tmp_path / "fakes")
+    with lock_file(tmp_path / ".fakes.lock"):
+        with pytest.raises(InputError, match="fakes: is being written by another process"):
+            write_styled_images(views, table, tmp_path / "fakes", naming="stargan")
+        assert list(living.iterdir())
+
+
+def test_without_locks_nothing_is_taken_for_a_leftover(
     views: TransferViews, table: SampleTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
-        raise OSError(errno.EBADF, "Bad file descriptor")
+        raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(fcntl, "flock", refuse)
-    leftover = tmp_path / ".fakes.abcd.tmp"
-    leftover.mkdir()
+    monkeypatch.setattr(locks.fcntl, "flock", refuse)
+    living = leftover(tmp_path / "fakes")
     assert write_styled_images(views, table, tmp_path / "fakes", naming="stargan") == 6
-    assert leftover.exists()
+    assert living.exists()
 
 
 def test_an_error_leaves_no_folder(table: SampleTable, make_source: Callable[..., PackedImages]) -> None:

@@ -1,0 +1,107 @@
+"""Files and names that somebody put into a data set to do harm, or that are odd without anybody meaning it."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from reid_da.cli import main
+from reid_da.datasets.folders import Crop, compile_pattern
+from reid_da.datasets.image_files import image_sizes, inspect_image
+from reid_da.datasets.listing import list_images, natural_key
+from reid_da.datasets.manifest import read_manifest, write_manifest
+from reid_da.datasets.pairs import read_pairs
+from reid_da.datasets.table import SampleTable
+from reid_da.errors import InputError
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("c1/a.jpg", "c1/b.jpg", "c2/c.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (8, 16), "blue").save(tmp_path / name)
+    return tmp_path
+
+
+def test_a_folder_that_cannot_be_listed_is_not_left_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scandir = os.scandir
+
+    def denied(path: str) -> object:
+        if str(path).endswith("c2"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    with pytest.raises(InputError, match="c2: cannot be listed: Permission denied"):
+        list_images(folder, recursive=True)
+    assert list_images(folder / "c1") == ["a.jpg", "b.jpg"]
+
+
+def test_links_back_are_passed_over(folder: Path) -> None:
+    (folder / "c1" / "up").symlink_to(folder)
+    (folder / "c2" / "across").symlink_to(folder / "c1")
+    expected = ["c1/a.jpg", "c1/b.jpg", "c2/c.jpg"]
+    assert list_images(folder, recursive=True) == expected
+
+
+def test_devices_and_pipes_are_not_read(folder: Path) -> None:
+    (folder / "c1" / "zero.jpg").symlink_to("/dev/zero")
+    os.mkfifo(folder / "c1" / "pipe.jpg")
+    for name in ("zero.jpg", "pipe.jpg"):
+        file = inspect_image(folder / "c1" / name)
+        assert (file.fault, file.detail) == ("unreadable", "is no regular file but a device, a pipe or the like")
+        assert image_sizes([folder / "c1" / name]).tolist() == [[0, 0]]
+    (folder / "zero.csv").symlink_to("/dev/zero")
+    with pytest.raises(InputError, match="zero.csv: is no regular file"):
+        read_manifest(folder / "zero.csv")
+
+
+def test_the_fingerprint_of_ordinary_names_is_what_it_was() -> None:
+    table = SampleTable.from_rows("t", Path("r"), [("a/ä.jpg", 1, 0), ("b.jpg", 2, 0)])
+    assert table.fingerprint == "953f0f11dac68ce1"
+
+
+@pytest.mark.parametrize("camera", ["²", "c²", "٣", "=1+1", "@x", "'=1"])
+def test_odd_cameras_survive_a_manifest(folder: Path, camera: str) -> None:
+    assert natural_key(camera)
+    write_manifest([Crop(path="c1/a.jpg", person="1", camera=camera)], folder / "m.csv")
+    assert not [cell for cell in (folder / "m.csv").read_text().split(",") if cell.startswith(("=", "@"))]
+    assert read_manifest(folder / "m.csv").camera_names == (camera,)
+
+
+@pytest.mark.parametrize("field", ["pid", "camid"])
+def test_numbers_of_thousands_of_digits(folder: Path, field: str) -> None:
+    row = {"pid": "1", "camid": "1", field: 5000 * "9"}
+    (folder / "m.csv").write_text(f"path,pid,camid\nc1/a.jpg,{row['pid']},{row['camid']}\n")
+    with pytest.raises(InputError, match=f"m.csv: row 1: {field}"):
+        read_manifest(folder / "m.csv")
+
+
+def test_patterns_that_overflow() -> None:
+    with pytest.raises(InputError, match="is not a regular expression"):
+        compile_pattern(r"(?P<camera>\d{99999999999})")
+
+
+def test_parquet_bombs_are_not_unpacked(folder: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow", reason="Parquet is an extra")
+    from pyarrow import parquet
+
+    rows = pyarrow.table({"path": pyarrow.DictionaryArray.from_arrays(pyarrow.repeat(0, 10_000_001), ["c1/a.jpg"])})
+    parquet.write_table(rows, folder / "m.parquet")
+    assert (folder / "m.parquet").stat().st_size < 2**20
+    with pytest.raises(InputError, match="m.parquet: has 10,000,001 rows .* too many for a manifest"):
+        read_manifest(folder / "m.parquet")
+
+
+def test_lists_that_are_devices(folder: Path) -> None:
+    (folder / "pairs.csv").symlink_to("/dev/zero")
+    with pytest.raises(InputError, match="pairs.csv: cannot be read as text: is no regular file"):
+        read_pairs(folder / "pairs.csv", None)
+
+
+def test_an_output_that_is_no_file_is_refused_before_the_work(folder: Path) -> None:
+    with pytest.raises(SystemExit):
+        main(["data", "stats", str(folder), "--picture", "/dev/null"])
+    assert Path("/dev/null").is_char_device()
