@@ -91,6 +91,8 @@ def test_the_defaults_are_those_of_the_paper():
         ("data.image_size=[32, true]", "data.image_size: true and false are values of switches only"),
         ("memory.temperature=.inf", "memory.temperature: Input should be a finite number, got inf"),
         ("name=../../x", "name: a name is wanted, not a path; -o says where a run goes, got '../../x'"),
+        ("precision.threads=100000", "precision.threads: Input should be less than or equal to 4096, got 100000"),
+        ("optimizer.lr=1.0e+308", r"optimizer.lr: Input should be less than or equal to 10{30}, got 1e\+308"),
         ("epochs=many", "epochs: .*got 'many'"),
         ("epochs", "'epochs' should be key=value"),
         ("data.image_size=[1", "is not YAML"),

@@ -1,6 +1,6 @@
 import pytest
 
-from reid_da.progress import track
+from reid_da.progress import EpochProgress, track
 
 
 def test_items_pass_through_without_a_terminal(capfd):
@@ -16,3 +16,12 @@ def test_only_the_first_process_shows_a_bar(capfd, monkeypatch, rank, shown):
     out, err = capfd.readouterr()
     assert out == ""
     assert ("numbers" in err) is shown
+
+
+def test_a_description_is_no_markup(capfd, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with EpochProgress("[/x] \x1b]0;title\x07", steps=1):
+        pass
+    err = capfd.readouterr().err
+    assert r"[/x] \x1b]0;title\x07" in err
+    assert "\x1b]0;" not in err

@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from reid_da.cli.output import check_output, print_json
+from reid_da.cli.output import check_output, print_json, say, show
 
 
 def results(
@@ -45,8 +44,8 @@ def results(
     tables = collect(runs, figures=figure or ())
     if output is not None:
         write_text(output, render(tables, output.suffix))
-        Console(stderr=True).print(f"tables: {output}", soft_wrap=True)
+        say(f"tables: {output}", error=True)
     if as_json:
         print_json([table.to_json() for table in tables])
     elif output is None:
-        Console().print(apart([table.table() for table in tables]))
+        show(apart([table.table() for table in tables]))

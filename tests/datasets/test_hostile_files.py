@@ -11,7 +11,7 @@ from reid_da.cli import main
 from reid_da.datasets.folders import Crop, compile_pattern
 from reid_da.datasets.image_files import image_sizes, inspect_image
 from reid_da.datasets.listing import list_images, natural_key
-from reid_da.datasets.manifest import read_manifest, write_manifest
+from reid_da.datasets.manifest import is_manifest, read_manifest, write_manifest
 from reid_da.datasets.pairs import read_pairs
 from reid_da.datasets.table import SampleTable
 from reid_da.errors import InputError
@@ -39,11 +39,10 @@ def test_a_folder_that_cannot_be_listed_is_not_left_out(folder: Path, monkeypatc
     assert list_images(folder / "c1") == ["a.jpg", "b.jpg"]
 
 
-def test_links_back_are_passed_over(folder: Path) -> None:
+def test_links_into_the_folder_are_passed_over(folder: Path) -> None:
     (folder / "c1" / "up").symlink_to(folder)
     (folder / "c2" / "across").symlink_to(folder / "c1")
-    expected = ["c1/a.jpg", "c1/b.jpg", "c2/c.jpg"]
-    assert list_images(folder, recursive=True) == expected
+    assert list_images(folder, recursive=True) == ["c1/a.jpg", "c1/b.jpg", "c2/c.jpg"]
 
 
 def test_devices_and_pipes_are_not_read(folder: Path) -> None:
@@ -56,6 +55,9 @@ def test_devices_and_pipes_are_not_read(folder: Path) -> None:
     (folder / "zero.csv").symlink_to("/dev/zero")
     with pytest.raises(InputError, match="zero.csv: is no regular file"):
         read_manifest(folder / "zero.csv")
+    os.mkfifo(folder / "manifest.csv")
+    assert not is_manifest(folder / "manifest.csv")
+    assert not is_manifest(folder / "zero.csv")
 
 
 def test_the_fingerprint_of_ordinary_names_is_what_it_was() -> None:

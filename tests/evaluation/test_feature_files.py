@@ -320,6 +320,41 @@ def test_devices_and_pipes_are_no_feature_files(tmp_path: Path) -> None:
         load_feature_file(tmp_path / "none.npz")
 
 
+def test_mat_of_version_7_3_reads_no_other_file(tmp_path: Path) -> None:
+    (tmp_path / "other").write_bytes(bytes(96))
+    for kind, message in (
+        ("external", "query_f: its values are in another file"),
+        ("virtual", "query_f: its values are in another file"),
+        ("link", "no query_f .found: #refs#, gallery_cam"),
+    ):
+        path = write_mat73(tmp_path / "f.mat", MAT)
+        with h5py.File(path, "r+") as file:
+            del file["query_f"]
+            if kind == "external":
+                file.create_dataset("query_f", (3, 4), "f8", external=[(str(tmp_path / "other"), 0, 96)])
+            elif kind == "virtual":
+                layout = h5py.VirtualLayout((3, 4), "f8")
+                layout[:] = h5py.VirtualSource(str(tmp_path / "other.h5"), "x", (3, 4))
+                file.create_virtual_dataset("query_f", layout)
+            else:
+                file["query_f"] = h5py.ExternalLink(str(tmp_path / "other.h5"), "x")
+        with pytest.raises(InputError, match=message):
+            load_feature_file(path)
+
+
+def test_mat_of_version_7_3_that_unpacks_to_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(array_files, "_ALWAYS_ALLOWED", 2**20)
+    path = write_mat73(tmp_path / "f.mat", MAT)
+    with h5py.File(path, "r+") as file:
+        del file["query_f"]
+        file.create_dataset("query_f", (2**18, 20), "f8", chunks=True, compression="gzip")
+    with pytest.raises(InputError, match="f.mat: query_f: would take 41.9 MB or more, unpacked from"):
+        load_feature_file(path)
+    monkeypatch.setattr(array_files, "_available_memory", lambda: 100)
+    with pytest.raises(InputError, match="f.mat: the arrays would take .*, but 100 bytes of memory are free"):
+        load_feature_file(write_mat73(tmp_path / "f.mat", MAT))
+
+
 @pytest.mark.parametrize("name", ["f.npz", "f.mat"])
 def test_a_column_for_each_image(tmp_path: Path, name: str) -> None:
     """Features of 3 dimensions and 4 or 6 images, transposed."""

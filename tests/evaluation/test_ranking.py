@@ -91,6 +91,12 @@ def test_names_with_commas_and_quotes_survive_csv():
     assert {row[2] for row in rows[1:]} == set(odd.gallery_names)
 
 
+def test_names_are_no_formulas_in_csv():
+    odd = replace(FEATURES, query_names=tuple(f"=cmd|{number}" for number in range(4)))
+    rows = list(csv.DictReader(io.StringIO(rank_gallery(odd, top=1).to_csv())))
+    assert [row["query"] for row in rows] == [f"'=cmd|{number}" for number in range(4)]
+
+
 def test_feature_files_without_labels(tmp_path):
     arrays = {"query_features": QUERY, "gallery_features": GALLERY, "gallery_paths": np.array(NAMES)}
     save_arrays(tmp_path / "f.npz", arrays)

@@ -1,10 +1,12 @@
 import errno
+import io
 import json
 import shutil
 
 import pytest
 import torch
 
+from reid_da import atomic
 from reid_da.errors import InputError
 from reid_da.methods.ecn import ECNSettings as ExperimentSettings
 from reid_da.training import checkpoint as module
@@ -53,6 +55,36 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="epoch_0002: the disk is full, .* the one before is kept"):
         save_checkpoint(tmp_path / "epoch_0002", example())
     assert [path.name for path in tmp_path.iterdir()] == ["epoch_0001"]
+
+
+class Full(io.FileIO):
+    """A file on a full disk."""
+
+    def write(self, _: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_disk_that_is_full_inside_the_state_is_told_in_one_line(tmp_path, monkeypatch):
+    """torch answers an error of the file that it writes to with one of its own, without the cause."""
+    monkeypatch.setattr(atomic, "open_own", Full)
+    with pytest.raises(InputError, match="epoch_0002: the disk is full, .* the one before is kept"):
+        save_checkpoint(tmp_path / "epoch_0002", example())
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_is_full_at_the_metrics_names_them(tmp_path, monkeypatch):
+    run = RunFolder.create(tmp_path / "run", ExperimentSettings(name="x"))
+    monkeypatch.setattr(run_folder, "open_own", lambda path, *_, **__: io.TextIOWrapper(Full(path, "wb")))
+    with pytest.raises(OSError, match=r"No space left on device: .*metrics.jsonl"):
+        run.log({"kind": "train"})
+
+
+def test_metrics_are_not_written_through_a_link(tmp_path):
+    run = RunFolder.create(tmp_path / "run", ExperimentSettings(name="x"))
+    run.metrics_file.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match="metrics.jsonl"):
+        run.log({"kind": "train"})
+    assert not (tmp_path / "elsewhere").exists()
 
 
 def test_a_run_keeps_the_newest_checkpoints_and_the_metrics_that_belong_to_them(tmp_path):
