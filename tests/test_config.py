@@ -4,7 +4,7 @@ import pytest
 
 from reid_da.config import dump_settings, merge
 from reid_da.errors import InputError
-from reid_da.methods import load_settings
+from reid_da.methods import EXPERIMENTS, load_settings
 from reid_da.methods.ecn import ECNSettings as ExperimentSettings
 from reid_da.styles.cyclegan import CycleGANSettings
 from reid_da.styles.stargan import StarGANSettings
@@ -34,6 +34,17 @@ def test_a_file_may_have_several_bases_of_which_later_ones_win(folder):
     (folder / "back.yaml").write_text("base: [base.yaml, back.yaml]\n")
     with pytest.raises(InputError, match="its base leads back to itself"):
         load_settings(folder / "back.yaml")
+
+
+def test_a_stage_is_the_same_after_its_run_is_written(folder):
+    """The source stage takes what only it knows from the file, whatever the method of the run is."""
+    (folder / "npid.yaml").write_text(
+        "method: npid\nbatch: {source: 24}\nsource_loss: {triplet_weight: 0.5}\npretrain: {epochs: 2}\n"
+    )
+    settings = load_settings(folder / "npid.yaml")
+    (folder / "dump.yaml").write_text(dump_settings(settings))
+    for stage in map(EXPERIMENTS.stage, (settings, load_settings(folder / "dump.yaml"))):
+        assert (stage.batch.source, stage.source_loss.triplet_weight, stage.epochs) == (24, 0.5, 2)
 
 
 def test_bases_that_multiply_are_refused(folder):

@@ -210,8 +210,13 @@ class Family(Generic[S]):
 
 
 def dump_settings(settings: Settings) -> str:
-    """The settings as YAML, every key spelled out; reading it back gives equal settings."""
-    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
+    """The settings as YAML, every key spelled out; reading it back gives equal settings.
+
+    Keys of other methods are kept where there is a pretraining stage, which may be of one of them.
+    """
+    has_stage = getattr(settings, "pretrain", None) is not None
+    tree = settings.tree if isinstance(settings, RunSettings) and has_stage else settings.model_dump(mode="json")
+    return yaml.safe_dump(tree, sort_keys=False)
 
 
 def merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:

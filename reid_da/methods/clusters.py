@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from reid_da.clustering import ClusteringSettings
+from reid_da.clustering import ClusteringSettings, cluster_means
 from reid_da.config import (
     AugmentSettings,
     Count,
@@ -21,12 +21,13 @@ from reid_da.config import (
     Settings,
     SourceLossSettings,
 )
+from reid_da.errors import InputError
 from reid_da.images import Batch
 from reid_da.methods._labelled import LabelledLosses
 from reid_da.methods._pseudo_labels import PseudoLabels, check_instances, require_embedding
 from reid_da.methods._streams import labelled_stream
 from reid_da.methods.cluster_contrast import STRONG_AUGMENT, STRONG_MODEL, STRONG_OPTIMIZER
-from reid_da.methods.protocol import Context, EpochPlan, Method, Rows
+from reid_da.methods.protocol import Context, Domain, EpochPlan, Method, Rows, StreamPlan
 
 
 class BatchSettings(Settings):
@@ -58,9 +59,10 @@ class ClustersSettings(ExperimentSettings):
 class Clusters(Method):
     """Each epoch: features, clusters, their means as rows of the classifier, an optimiser that begins anew.
 
-    Classes of the source have rows behind those of the clusters, which go on from epoch to epoch. Departure: in the
-    authors' code the triplet loss has no gradient for the positive and the negative of an anchor, and the batch
-    statistics of both domains may be kept apart for testing, too.
+    Classes of the source have rows behind those of the clusters. Departures: in the authors' code these rows begin at
+    random and go on from epoch to epoch, while here they are set to class means like those of the clusters,
+    so that no part of the classifier outgrows the other; the triplet loss there has no gradient for the positive and
+    the negative of an anchor; and the running statistics of the domains can be kept apart there.
     """
 
     Settings = ClustersSettings
@@ -70,30 +72,32 @@ class Clusters(Method):
     def __init__(self, settings: ClustersSettings, context: Context) -> None:
         check_instances(size=settings.batch.target, instances=settings.batch.instances)
         require_embedding(settings.model)
+        _check_triplets(settings)
         self.settings = settings
         self.context = context
         self.target = PseudoLabels(context.domain("target"), settings.clustering, context)
-        self._source_stream = None
-        num_classes = 0
+        self._source: Domain | None = None
+        self._source_stream: StreamPlan | None = None
         if settings.data.source is not None and settings.source_weight:
-            source = context.domain("source")
-            num_classes = source.num_classes
+            self._source = context.domain("source")
             sizes = settings.batch
             self._source_stream = labelled_stream(
-                source, size=sizes.source, instances=sizes.instances, augment=settings.augment
+                self._source, size=sizes.source, instances=sizes.instances, augment=settings.augment
             )
             # raises where there are fewer identities than a batch wants
             self._source_stream.num_batches(context.seed("source order", 0))
-        self.num_source_classes = num_classes
-        self.trained = self.network = context.network(num_classes=num_classes)
+        self.trained = self.network = context.network(num_classes=0)
         self._losses = self._new_losses()
 
     def begin_epoch(self, epoch: int) -> EpochPlan:
-        """Cluster the target, and let the means be rows of the classifier."""
+        """Cluster the target, and let the means of the classes be the rows of the classifier."""
         settings, batch = self.settings, self.settings.batch
         features = self.target.extract(self.network)
         figures = self.target.assign(features, epoch=epoch)
-        self._set_classifier(self.target.means(features))
+        means = [self.target.means(features)]
+        if self._source is not None:
+            means.append(self._source_means(self._source))
+        self._set_classifier(torch.cat(means))
         self._losses = self._new_losses()
         streams = {"target": self.target.stream(size=batch.target, instances=batch.instances, augment=settings.augment)}
         if self._source_stream is not None:
@@ -125,25 +129,38 @@ class Clusters(Method):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a saved state, with a classifier for its clusters."""
         self.target.load_state_dict(state["target"])
-        self._set_classifier(torch.zeros(self.target.num_clusters, self.network.embedding_dim))
+        num_classes = self.target.num_clusters + (0 if self._source is None else self._source.num_classes)
+        self._set_classifier(self.network.classifier.weight.new_zeros(num_classes, self.network.embedding_dim))
 
-    def _set_classifier(self, means: Tensor) -> None:
-        """Let the rows of the classifier be the means of the clusters, and those of the source's classes as they are.
+    def _set_classifier(self, rows: Tensor) -> None:
+        """Let (C, D) vectors be the rows of the classifier, as a parameter of that size; its biases are 0."""
+        classifier = self.network.classifier
+        assert isinstance(classifier, nn.Linear)
+        classifier.out_features = len(rows)
+        classifier.weight = nn.Parameter(rows.to(classifier.weight, copy=True))
+        if classifier.bias is not None:
+            classifier.bias = nn.Parameter(classifier.weight.new_zeros(len(rows)))
 
-        Args:
-            means: (C, D) of unit length.
-        """
-        old = self.network.classifier
-        assert isinstance(old, nn.Linear)
-        num_clusters = len(old.weight) - self.num_source_classes
-        new = nn.Linear(old.in_features, len(means) + self.num_source_classes, bias=old.bias is not None)
-        new = new.to(old.weight.device)
-        with torch.no_grad():
-            new.weight.copy_(torch.cat([means.to(old.weight), old.weight[num_clusters:]]))
-            if old.bias is not None:
-                new.bias.copy_(torch.cat([old.bias.new_zeros(len(means)), old.bias[num_clusters:]]))
-        self.network.classifier = new
+    def _source_means(self, source: Domain) -> Tensor:
+        """(C, D) mean features of the classes of the source, of unit length."""
+        features = self.context.extract(self.network, source)[source.rows]
+        return cluster_means(features, source.labels[source.rows].numpy()).to(self.context.device)
 
     def _new_losses(self) -> dict[str, LabelledLosses]:
         roles = ("target",) if self._source_stream is None else ("source", "target")
         return {role: LabelledLosses(self.network, settings=self.settings.source_loss) for role in roles}
+
+
+def _check_triplets(settings: ClustersSettings) -> None:
+    """See to it that a batch has two classes, where the triplet loss asks for negatives.
+
+    Raises:
+        InputError: it has one.
+    """
+    for role in ("target", "source") if settings.data.source is not None and settings.source_weight else ("target",):
+        size = getattr(settings.batch, role)
+        if settings.source_loss.triplet_weight and size < 2 * settings.batch.instances:
+            raise InputError(
+                f"batch.{role} is {size}: a triplet loss needs two classes in a batch; raise it to "
+                f"{2 * settings.batch.instances}"
+            )

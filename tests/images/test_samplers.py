@@ -106,6 +106,22 @@ def test_identities_and_images_are_drawn_evenly() -> None:
     assert stats.chisquare(list(images.values())).pvalue > 0.01
 
 
+def test_every_identity_once_in_a_pass_however_many_images_it_has() -> None:
+    counts = [1, 2, 9, 4, 30, 3, 5]
+    rows, labels, pid_of = people(counts)
+    images: Counter = Counter()
+    for batches in passes(IdentitySampler(2, 3, once=True), rows, labels, count=400):
+        groups = [batch[start : start + 3] for batch in batches for start in (0, 3)]
+        pids = [{pid_of[row] for row in group} for group in groups]
+        assert len(groups) == 6
+        assert all(len(pid) == 1 for pid in pids)
+        assert len(set.union(*pids)) == 6
+        assert all(len(set(group)) == min(3, counts[pid_of[group[0]] // 7]) for group in groups)
+        images.update(row for batch in batches for row in batch if pid_of[row] == 28)
+    assert len(images) == 30
+    assert stats.chisquare(list(images.values())).pvalue > 0.01
+
+
 def test_repeats_of_a_small_identity_are_drawn_evenly() -> None:
     rows, labels, _ = people([3])
     counts: Counter = Counter()

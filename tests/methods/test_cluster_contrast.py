@@ -14,9 +14,7 @@ from reid_da.config import merge
 from reid_da.errors import InputError
 from reid_da.methods import settings_of
 from reid_da.methods.cluster_contrast import memory_of, update_clusters
-from reid_da.training import runs
 from reid_da.training.run_folder import RunFolder
-from reid_da.training.runs import resume, train
 from reid_da.training.setup import build_trainer
 
 # clusters in the order of their first images, with two outliers
@@ -255,7 +253,6 @@ def test_settings_that_do_not_fit_are_told_before_anything_is_computed(changes, 
 def settings(small_settings):
     changes = {
         "method": "cluster-contrast",
-        "evaluate_every": 2,
         "model": {"embedding": "none", "dropout": 0.0, "target_dropout": "none", "test_feature": "embedding"},
         "batch": {"instances": 4},
         "clustering": {"k1": 5, "k2": 2, "min_samples": 2},
@@ -263,53 +260,6 @@ def settings(small_settings):
         "steps_per_epoch": 2,
     }
     return settings_of(merge(small_settings.tree, changes), where="test")
-
-
-def without_source(settings):
-    changes = {"data": {"source": None}, "steps_per_epoch": 0, "model": {"width": 0.5}}
-    return settings_of(merge(settings.tree, changes), where="test")
-
-
-def same_state(first, second):
-    weights = zip(first.weights.values(), second.weights.values(), strict=True)
-    return all(torch.equal(*pair) for pair in weights) and torch.equal(
-        *(point.state["method"]["target"]["labels"] for point in (first, second))
-    )
-
-
-def test_a_training_without_a_source_that_is_killed_inside_an_epoch_goes_on_to_the_same_numbers(
-    settings, tmp_path, monkeypatch
-):
-    settings = without_source(settings)
-    unbroken = train(settings, tmp_path / "unbroken")
-    assert unbroken.records("train")[-1].keys() >= {"loss_cluster", "clusters", "clusters_agreement"}
-    assert 0 < unbroken.records("evaluation")[-1]["mAP"] <= 1
-
-    def build_killed(*args, **kwargs):
-        trainer = build_trainer(*args, **kwargs)
-        step = trainer.method.step
-
-        def killed_in_the_second_epoch(batches):
-            if trainer.epoch == 1:
-                raise KeyboardInterrupt
-            return step(batches)
-
-        trainer.method.step = killed_in_the_second_epoch
-        return trainer
-
-    monkeypatch.setattr(runs, "build_trainer", build_killed)
-    with pytest.raises(KeyboardInterrupt):
-        train(settings, tmp_path / "killed")
-    monkeypatch.undo()
-    killed = RunFolder(tmp_path / "killed")
-    assert killed.last_checkpoint().description["epoch"] == 1
-    assert same_state(resume(killed.path).last_checkpoint(), unbroken.last_checkpoint())
-    timing = {"seconds", "images_per_second", "seconds_prepared", "peak_memory_mb"}
-    first, second = (
-        [{name: value for name, value in record.items() if name not in timing} for record in run.records()]
-        for run in (killed, unbroken)
-    )
-    assert first == second
 
 
 def test_a_training_with_a_source_and_images_that_cannot_be_decoded(settings, small_sites, tmp_path):

@@ -1,4 +1,4 @@
-"""Trainings of the methods with memories and teachers on images: killed, resumed, with a source and without one."""
+"""Trainings of the methods on pseudo-labels: killed, resumed, with a source and without one."""
 
 import pytest
 import torch
@@ -13,6 +13,11 @@ from reid_da.training.trained import load_trained
 
 TIMING = {"seconds", "images_per_second", "seconds_prepared", "peak_memory_mb"}
 METHODS = {
+    "cap": {"batch": {"target": 16}, "data": {"source": None}, "proxies": {"inter_from_epoch": 1}},
+    "cluster-contrast": {"data": {"source": None}},
+    "cluster-contrast-source": {"method": "cluster-contrast"},
+    "clusters": {"data": {"source": None}},
+    "clusters-source": {"method": "clusters"},
     "spcl": {"data": {"source": None}},
     "spcl-source": {"method": "spcl", "model": {"samples_per_norm": 4}},
     "mmt": {},
