@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from reid_da import __version__
-from reid_da.cli import camstyle, data, evaluate, pictures, rank, results, train
+from reid_da.cli import camstyle, data, evaluate, init, pictures, rank, results, train
 
 app = typer.Typer(
     name="reid-da",
@@ -18,6 +18,7 @@ app = typer.Typer(
 app.add_typer(data.app, name="data")
 app.add_typer(camstyle.app, name="camstyle")
 for command in (
+    init.init,
     train.train,
     train.ablate,
     train.sweep,

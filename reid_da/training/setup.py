@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 import torch
 
 from reid_da.config import ExperimentSettings
+from reid_da.device import choose_device
 from reid_da.evaluation import evaluate_retrieval
 from reid_da.evaluation._relevance import Relevance
 from reid_da.methods import METHODS
@@ -13,6 +14,8 @@ from reid_da.methods.protocol import Method
 from reid_da.training.domains import ExperimentContext
 from reid_da.training.loop import Trainer
 from reid_da.training.run_folder import RunFolder
+
+_LARGE = ("resnet50", "resnet50_ibn_a", "resnet101")
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +46,20 @@ def build_trainer(settings: ExperimentSettings, run: RunFolder, *, bare: bool = 
         evaluate=_evaluator(method, settings, context),
         evaluate_start=settings.init_from is not None,
     )
+
+
+def warn_if_slow(settings: ExperimentSettings) -> None:
+    """Say so where a large network at full size meets a CPU, which takes days."""
+    model, (height, width) = settings.model, settings.data.image_size
+    is_large = model.backbone in _LARGE and model.width >= 1 and height * width >= 128 * 64
+    if is_large and choose_device(settings.device) == "cpu":
+        logger.warning(
+            "%s on images of %dx%d is slow on a CPU (some images a second); `reid-da init FILE --cpu` writes settings "
+            "for one, such as data.image_size=[128,64] model.backbone=resnet18",
+            model.backbone,
+            height,
+            width,
+        )
 
 
 def check_possible(settings: ExperimentSettings) -> None:
