@@ -38,7 +38,7 @@ def init(
 
     Example: reid-da init my_cameras.yaml --target 'crops#layout=camera-folders' --source data/Market-1501-v15.09.15
     """
-    from reid_da.training.starter import write_starter
+    from reid_da.experiments.starter import write_starter
 
     show_log()
     starter = write_starter(output, target=target, source=source, weights=weights, cpu=cpu, overwrite=overwrite)

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from reid_da.errors import InputError
+from reid_da.experiments import starter
+from reid_da.experiments.setup import check_possible, warn_if_slow
+from reid_da.experiments.starter import write_starter
 from reid_da.methods import load_settings
 from reid_da.models import create_backbone
 from reid_da.presets import PRESETS, settings_file
-from reid_da.training import starter
-from reid_da.training.setup import check_possible, warn_if_slow
-from reid_da.training.starter import write_starter
 
 
 @pytest.fixture(autouse=True)
