@@ -5,6 +5,7 @@ import torch
 
 from reid_da.errors import InputError
 from reid_da.experiments import starter
+from reid_da.experiments.domains import ExperimentContext
 from reid_da.experiments.setup import check_possible, warn_if_slow
 from reid_da.experiments.starter import write_starter
 from reid_da.methods import load_settings
@@ -59,6 +60,18 @@ def test_what_is_written_for_a_cpu_can_be_trained(has_source, method, stages, cr
     assert settings.batch.target <= sum(1 for _ in crops.rglob("*.jpg"))
     assert any("random weights" in note for note in written.notes)
     check_possible(settings)
+
+
+def test_a_labelled_test_set_beside_unlabelled_cameras(crops, small_sites, small_settings):
+    def context(**data):
+        changed = {**small_settings.data.model_dump(), "target": crops, **data}
+        return ExperimentContext(load_settings({**small_settings.tree, "data": changed}), bare=True)
+
+    assert context().test_images() is None
+    images = context(test=small_sites / "site-b").test_images()
+    assert images.query.table.root == small_sites / "site-b"
+    with pytest.raises(InputError, match="data.test: .*has no query and gallery.*--test-only"):
+        context(test=crops).test_images()
 
 
 def test_one_camera_means_no_method_that_compares_cameras(crops, small_sites, tmp_path):

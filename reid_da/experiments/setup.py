@@ -80,11 +80,11 @@ def _evaluator(
     method: Method, settings: ExperimentSettings, context: ExperimentContext
 ) -> Callable[[], Mapping[str, float]] | None:
     """Evaluation of the method's network on the target, or None where there is no query and gallery."""
-    images = context.test_images()
-    if images is None:
+    images, dataset = context.test_images(), context.test_dataset()
+    if images is None or dataset is None:
         return None
     query, gallery = images.query.table, images.gallery.table
-    same_camera = context.dataset("target").same_camera
+    same_camera = dataset.same_camera
     if same_camera == "include":
         logger.warning("%s: has one camera or unknown ones, so matches within the camera count", query.root)
     # raises where no query has a match, hours before the evaluation would

@@ -196,7 +196,8 @@ def calibrate_run(
     dataset = trained.test_data(data)
     features = trained.extract(dataset)
     fingerprints = {"query": dataset.query.fingerprint, "gallery": dataset.gallery.fingerprint}
-    notes = {"data": dataset.name, "fingerprints": fingerprints, "epoch": trained.epoch}
+    feature = trained.settings.model.test_feature if trained.settings else "unknown"
+    notes = {"data": dataset.name, "fingerprints": fingerprints, "epoch": trained.epoch, "feature": feature}
     try:
         calibration = calibrate(features, fprs=fprs)
     except InputError as error:
