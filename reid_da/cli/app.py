@@ -1,5 +1,6 @@
 """The commands put together."""
 
+import inspect
 from typing import Annotated
 
 import typer
@@ -11,7 +12,6 @@ app = typer.Typer(
     name="reid-da",
     help="Unsupervised domain adaptation for person re-identification.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
@@ -39,6 +39,19 @@ for command in (
     app.command()(command)
 
 
+def _reflow(commands: typer.Typer) -> None:
+    """Join the lines of each paragraph of the help texts, which typer would break where the source does."""
+    for command in commands.registered_commands:
+        text = command.help or inspect.getdoc(command.callback) or ""
+        command.help = "\n\n".join(" ".join(block.split()) for block in text.split("\n\n"))
+    for group in commands.registered_groups:
+        if group.typer_instance is not None:
+            _reflow(group.typer_instance)
+
+
+_reflow(app)
+
+
 def _print_version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"reid-da {__version__}")
@@ -48,7 +61,7 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """Unsupervised domain adaptation for person re-identification."""
