@@ -1,5 +1,6 @@
 """``reid-da curves``, ``ranked-lists``: pictures of runs and models."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -55,8 +56,9 @@ def ranked_lists(
     file = output or Path("ranked-lists.png")
     check_output(file)
     check_data_given(models[0], data, purpose="to search")
-    trained = {model: load_trained(model) for model in models}
-    dataset = trained[models[0]].test_data(data)
+    names = _short_names(models)
+    trained = {names[model]: load_trained(model) for model in models}
+    dataset = trained[names[models[0]]].test_data(data)
     check_picture(
         num_queries=min(num_queries, dataset.query.num_pids),
         num=min(num, len(dataset.gallery)),
@@ -65,7 +67,7 @@ def ranked_lists(
     features = {name: model.extract(dataset) for name, model in trained.items()}
     query, gallery = dataset.query.without_junk(), dataset.gallery.without_junk()
     same_camera = same_camera or dataset.same_camera
-    result = evaluate_retrieval(*features[models[0]].arrays, same_camera=same_camera)
+    result = evaluate_retrieval(*features[names[models[0]]].arrays, same_camera=same_camera)
     rows = pick_queries(query, result.per_query.first_match_rank > 0, num=num_queries)
     lists = {
         name: rank(
@@ -76,3 +78,10 @@ def ranked_lists(
     }  # fmt: skip
     draw_comparison(query, gallery, lists, file, camera_names=dataset.camera_names)
     say(f"picture: {file}")
+
+
+def _short_names(models: list[str]) -> dict[str, str]:
+    """The models by what a picture has room for: paths without the folders that all of them have in common."""
+    paths = [Path(model).absolute() for model in models]
+    common = Path(os.path.commonpath([path.parent for path in paths]))
+    return {model: path.relative_to(common).as_posix() for model, path in zip(models, paths, strict=True)}
