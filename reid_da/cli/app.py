@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from reid_da import __version__
-from reid_da.cli import camstyle, data, evaluate, pictures, rank, results, train
+from reid_da.cli import camstyle, data, evaluate, pictures, rank, results, select, train
 
 app = typer.Typer(
     name="reid-da",
@@ -23,6 +23,7 @@ for command in (
     train.sweep,
     train.compare,
     results.results,
+    select.select,
     train.settings,
     evaluate.evaluate,
     evaluate.evaluate_features,

@@ -46,6 +46,7 @@ class Trainer:
         image_size: height and width of the images in a batch.
         fingerprints: of the training images, by domain.
         evaluate: figures of the network, for reporting only; empty if it draws pictures instead.
+        label_free: figures of the network on the training images of the target, which need no labels.
         evaluate_start: whether to evaluate before the first epoch, too.
         title: what of several things is trained, for progress and log; empty if there is only one.
         world: the processes that train together.
@@ -62,6 +63,7 @@ class Trainer:
     image_size: tuple[int, int]
     fingerprints: Mapping[str, str]
     evaluate: Callable[[], Mapping[str, float]] | None = None
+    label_free: Callable[[], Mapping[str, float]] | None = None
     evaluate_start: bool = False
     title: str = ""
     world: World = field(default_factory=World)
@@ -111,14 +113,17 @@ class Trainer:
 
     def _evaluate(self) -> None:
         """Evaluate if it is due, and has not been done before the run was interrupted."""
-        if self.evaluate is None or not self._evaluation_is_due():
+        if not self._evaluation_is_due():
             return
-        if any(record["epoch"] == self.epoch for record in self.run.records("evaluation")):
-            return
-        result = self.evaluate()
-        if result:
-            self.run.log({"kind": "evaluation", "epoch": self.epoch, **result})
-            logger.info("epoch %d: mAP %.1f %%, rank-1 %.1f %%", self.epoch, *_percent(result, "mAP", "rank1"))
+        for kind, compute in (("label_free", self.label_free), ("evaluation", self.evaluate)):
+            if compute is None or any(record["epoch"] == self.epoch for record in self.run.records(kind)):
+                continue
+            result = compute()
+            if not result:
+                continue
+            self.run.log({"kind": kind, "epoch": self.epoch, **result})
+            if kind == "evaluation":
+                logger.info("epoch %d: mAP %.1f %%, rank-1 %.1f %%", self.epoch, *_percent(result, "mAP", "rank1"))
 
     def resume(self, checkpoint: Checkpoint | None) -> None:
         """Go on from a checkpoint of the same run, or from the beginning if there is none yet.
