@@ -201,7 +201,7 @@ class PseudoLabels:
         return self.stream_of(sampler, augment=augment, labels=groups)
 
     def stream_of(self, sampler: Sampler, *, augment: AugmentSettings, labels: Tensor) -> StreamPlan:
-        """Batches as a sampler draws them from the images with labels, in random camera styles where there are views."""
+        """Batches as a sampler draws them from the images with labels, in random camera styles if there are any."""
         views = 1 if self.shown.num_views else 0
         return StreamPlan(domain=self.shown, sampler=sampler, augment=augment, labels=labels, views=views)
 
