@@ -99,7 +99,7 @@ def small_tree(small_sites: Path) -> dict[str, Any]:
         "evaluate_every": 1,
         "device": "cpu",
         "data": {"source": str(small_sites / "site-a"), "target": str(small_sites / "site-b"), "image_size": [32, 16]},
-        "model": {"backbone": "resnet18", "weights": "none", "embedding_dim": 32, "freeze": "none", "bn_mode": "train"},
+        "model": {"backbone": "resnet18", "width": 0.125, "weights": "none", "embedding_dim": 32, "freeze": "none", "bn_mode": "train"},
         "batch": {"source": 8, "target": 8},
         "steps_per_epoch": 3,
         "memory": {"neighbors_from_epoch": 1, "num_neighbors": 3},
