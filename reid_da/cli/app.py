@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from reid_da import __version__
-from reid_da.cli import camstyle, data, evaluate, pictures, rank, results, train
+from reid_da.cli import camstyle, data, evaluate, export, pictures, rank, results, train
 
 app = typer.Typer(
     name="reid-da",
@@ -30,6 +30,7 @@ for command in (
     evaluate.angles,
     evaluate.verify,
     evaluate.calibrate,
+    export.export,
     rank.rank,
     pictures.curves,
     pictures.ranked_lists,

@@ -91,12 +91,20 @@ class OpenTable:
     source: ImageSource
     rows: Tensor
 
-    def features(self, model: nn.Module, *, flip: bool = False, autocast: bool = False) -> Tensor:
+    def features(
+        self,
+        model: nn.Module,
+        *,
+        flip: bool = False,
+        autocast: bool = False,
+        transform: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
         """(N, D) float32 features of unit length; see :func:`extract_features`."""
         path_of = dict(zip(self.rows.tolist(), self.table.paths, strict=True))
         features = extract_features(
             model,
             self.source,
+            transform=transform,
             flip=flip,
             autocast=autocast,
             label=lambda row: path_of.get(row, f"undecodable image {row}"),
@@ -118,20 +126,32 @@ class TestImages:
     query: OpenTable
     gallery: OpenTable
 
-    def features(self, model: nn.Module, *, flip: bool = False, autocast: bool = False) -> FeatureSet:
+    def features(
+        self,
+        model: nn.Module,
+        *,
+        flip: bool = False,
+        autocast: bool = False,
+        transform: Callable[[Tensor], Tensor] | None = None,
+    ) -> FeatureSet:
         """Features of unit length with their identities and cameras.
 
         Args:
             model: (B, 3, H, W) normalised images to (B, D) features.
             flip: average with the features of the mirror images.
             autocast: compute in bfloat16 where torch holds that to be safe and, on a CPU, where it agrees with float32.
+            transform: pixels to the input of ``model``; see :func:`extract_features`.
         """
+        query, gallery = (
+            side.features(model, flip=flip, autocast=autocast, transform=transform).numpy()
+            for side in (self.query, self.gallery)
+        )
         return FeatureSet(
-            query_features=self.query.features(model, flip=flip, autocast=autocast).numpy(),
+            query_features=query,
             query_pids=self.query.table.pids,
             query_camids=self.query.table.camids,
             query_paths=path_column(self.query.table),
-            gallery_features=self.gallery.features(model, flip=flip, autocast=autocast).numpy(),
+            gallery_features=gallery,
             gallery_pids=self.gallery.table.pids,
             gallery_camids=self.gallery.table.camids,
             gallery_paths=path_column(self.gallery.table),

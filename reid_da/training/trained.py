@@ -16,6 +16,7 @@ from reid_da.finite import check_weights
 from reid_da.methods import METHODS
 from reid_da.models.backbones import BACKBONE_NAMES, create_backbone, is_backbone_name
 from reid_da.training.checkpoint import Checkpoint, load_checkpoint
+from reid_da.training.portable import read_portable
 from reid_da.training.run_folder import RunFolder
 
 
@@ -82,7 +83,7 @@ def load_trained(
 
     Args:
         model: the run, the checkpoint, the file, or a name such as ``resnet50``.
-        backbone: network that a file of weights belongs to.
+        backbone: network that a file of weights belongs to; one that ``reid-da export`` wrote says so itself.
         last_stride: stride of ``layer4``, for files and names.
         stem_relu: whether a ResNet has the ReLU after its first convolution, for files and names.
         weights: ``imagenet`` or ``none`` (random), for names.
@@ -96,6 +97,16 @@ def load_trained(
     chosen = choose_device(device)
     if path.is_dir():
         return _from_run(path, image_size=image_size, device=chosen)
+    portable = read_portable(path) if path.is_file() else None
+    if portable is not None:
+        settings = portable.settings
+        return TrainedModel(
+            network=portable.network().to(chosen).eval(),
+            image_size=image_size or settings.data.image_size,
+            settings=settings,
+            name=str(path),
+            epoch=portable.epoch,
+        )
     if path.exists():
         name, source = backbone, str(path)
     elif is_backbone_name(str(model)):
