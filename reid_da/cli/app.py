@@ -30,6 +30,7 @@ for command in (
     evaluate.angles,
     evaluate.verify,
     evaluate.calibrate,
+    evaluate.center,
     export.export,
     rank.rank,
     pictures.curves,

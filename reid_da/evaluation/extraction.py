@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from reid_da.datasets import UNLABELLED_PID, Dataset, SampleTable, load_dataset
 from reid_da.datasets.loading import split_path
 from reid_da.errors import InputError, first_few, unknown_name
+from reid_da.evaluation.centered import center_arrays
 from reid_da.evaluation.feature_files import FeatureSet, check_npz, save_arrays
 from reid_da.features import check_directions
 from reid_da.images import FailedImage, ImageSource, augment, open_images, usable_rows
@@ -269,6 +270,7 @@ def extract_to_file(
     image_size: tuple[int, int],
     flip: bool = False,
     splits: Sequence[str] = (),
+    center: bool = False,
 ) -> str:
     """Write the features of image files, or of the splits of a data set, and say what was written.
 
@@ -295,8 +297,12 @@ def extract_to_file(
         dataset = load_dataset(images[0])
         tables = _chosen_splits(dataset, splits)
         arrays = features_of_splits(tables, model, name=str(dataset.root), image_size=image_size, flip=flip)
+        if center:
+            center_arrays(arrays, list(tables))
         save_arrays(output, {**arrays, "camera_names": np.array(dataset.camera_names)})
         return " and ".join(f"{len(arrays[f'{split}_features'])} {split}" for split in tables) + " features"
+    if center:
+        raise InputError("--center-cameras needs the cameras, which a data set tells; these are image files")
     if splits:
         raise InputError("--split belongs to a data set; these are image files")
     table = table_of_files(images)

@@ -30,6 +30,7 @@ def evaluation_table(evaluation: FeatureEvaluation) -> Table:
         notes=[
             f"{plain.num_valid_queries:,} of {plain.num_queries:,} queries have a true match and count",
             (evaluation.reranked or plain).convention,
+            *(["the mean of each camera's features is taken out of them"] if evaluation.is_centered else []),
         ],
     )
 
