@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from reid_da import __version__
-from reid_da.cli import camstyle, data, evaluate, pictures, rank, results, select, train
+from reid_da.cli import camstyle, data, evaluate, export, pictures, rank, results, select, train
 
 app = typer.Typer(
     name="reid-da",
@@ -31,6 +31,8 @@ for command in (
     evaluate.angles,
     evaluate.verify,
     evaluate.calibrate,
+    evaluate.center,
+    export.export,
     rank.rank,
     pictures.curves,
     pictures.ranked_lists,
