@@ -80,8 +80,15 @@ def evaluate_features(
 
 
 def evaluate(
-    model: Model,
-    data: Annotated[Path | None, typer.Option(help="Data set; that of a run is its target.")] = None,
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL...", help="Run folder, checkpoint, file of weights, or backbone; several make one table."
+        ),
+    ],
+    data: Annotated[
+        Path | None, typer.Option(help="Data set with query and gallery. Default: data.test of the run, or its target.")
+    ] = None,
     rerank: Rerank = False,
     k1: K1 = 20,
     k2: K2 = 6,
@@ -102,42 +109,57 @@ def evaluate(
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """CMC, mAP and mINP of a model on the query and gallery of a data set.
+    """CMC, mAP and mINP of models on the query and gallery of a data set.
+
+    Results of a run are kept in RUN/evaluations.jsonl. Several models are compared on one data set, that of the first.
 
     Example: reid-da evaluate runs/rendered-a2b-seed0 --data data/rendered/site-b --rerank
+
+    Example: reid-da evaluate runs/mine/pretrain runs/mine --data people/
     """
     from reid_da.evaluation.feature_evaluation import evaluate_feature_set
     from reid_da.evaluation.operating_point import check_rates
-    from reid_da.reporting.evaluation_tables import format_evaluation
-    from reid_da.training.trained import load_trained
+    from reid_da.reporting.evaluation_tables import format_evaluation, format_evaluations
+    from reid_da.training.trained import keep_evaluation, load_trained
 
     show_log()
-    check_data_given(model, data, purpose="to evaluate on")
+    if len(set(models)) < len(models):
+        raise InputError(f"{', '.join(models)}: name each model once")
+    for model in models:
+        check_data_given(model, data, purpose="to evaluate on")
     if operating_point is not None:
         check_rates([operating_point], name="--operating-point")
-    trained = load_trained(
-        model,
-        backbone=backbone,
-        last_stride=last_stride,
-        stem_relu=stem_relu,
-        weights=weights,
-        image_size=parse_size(size),
-        device=device,
-    )
-    dataset = trained.test_data(data)
-    if adabn:
-        trained = trained.with_batch_norms_of(dataset)
-    result = evaluate_feature_set(
-        trained.extract(dataset, flip=flip),
-        same_camera=same_camera or dataset.same_camera,
-        rerank=rerank_settings(rerank, k1, k2, lambda_value),
-        operating_point=operating_point,
-        center_cameras=center_cameras,
-    )
+    results, dataset = {}, None
+    for model in models:
+        trained = load_trained(
+            model,
+            backbone=backbone,
+            last_stride=last_stride,
+            stem_relu=stem_relu,
+            weights=weights,
+            image_size=parse_size(size),
+            device=device,
+        )
+        dataset = dataset or trained.test_data(data)
+        if adabn:
+            trained = trained.with_batch_norms_of(dataset)
+        results[model] = evaluate_feature_set(
+            trained.extract(dataset, flip=flip),
+            same_camera=same_camera or dataset.same_camera,
+            rerank=rerank_settings(rerank, k1, k2, lambda_value),
+            operating_point=operating_point,
+            center_cameras=center_cameras,
+        )
+        options = {"flip": flip, "rerank": rerank, "center_cameras": center_cameras, "adabn": adabn}
+        keep_evaluation(trained, dataset, {**options, **results[model].to_json()})
     if as_json:
-        print_json(result.to_json())
+        print_json(
+            results[models[0]].to_json()
+            if len(models) == 1
+            else {model: result.to_json() for model, result in results.items()}
+        )
     else:
-        show(format_evaluation(result))
+        show(format_evaluation(results[models[0]]) if len(models) == 1 else format_evaluations(results))
 
 
 def extract(
@@ -316,7 +338,7 @@ def calibrate(
     if as_json:
         print_json({**notes, "points": [asdict(point) for point in calibration.points]})
         return
-    show(calibration_table(calibration, title=f"{run} on {notes['data']}"))
+    show(calibration_table(calibration, title=f"{run} on {notes['data']}, {notes['feature']} features"))
     say(f"stored: {run / 'calibration.json'}", error=True)
 
 

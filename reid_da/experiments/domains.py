@@ -167,17 +167,30 @@ class ExperimentContext(Shared):
             for role, domain in self._domains.items()
         }
 
+    def test_dataset(self) -> Dataset | None:
+        """The data set whose query and gallery measure accuracy: ``data.test``, else the target, or None."""
+        data = self.settings.data
+        role: Role | None = "test" if data.test is not None else "target" if data.target is not None else None
+        return None if role is None else self.dataset(role)
+
     def test_images(self) -> TestImages | None:
-        """Query and gallery of the target, opened, or None where it has none or is not set.
+        """Query and gallery that measure accuracy, opened, or None where there are none.
 
         Raises:
             InputError: an image cannot be decoded, or no query has a match in the gallery.
         """
-        if self.settings.data.target is None:
+        dataset, data = self.test_dataset(), self.settings.data
+        if dataset is None:
             return None
-        dataset, data = self.dataset("target"), self.settings.data
+        if data.test is not None and not (len(dataset.query) and len(dataset.gallery)):
+            raise InputError(
+                f"data.test: {dataset.root}: has no query and gallery; make them from a folder of labelled people with "
+                "`reid-da data import FOLDER --test-only`"
+            )
         if not len(dataset.query) or not len(dataset.gallery):
-            logger.info("%s: no query and gallery, so accuracy is not evaluated", dataset.root)
+            logger.info(
+                "%s: no query and gallery, so accuracy is not evaluated (a labelled test set: data.test)", dataset.root
+            )
             return None
         # opened before the training, so that a broken test image is not found hours later
         return open_test_images(

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from reid_da.config import ExperimentSettings
+from reid_da.device import choose_device
 from reid_da.evaluation import evaluate_retrieval
 from reid_da.evaluation._relevance import Relevance
 from reid_da.evaluation.extraction import extract_features
@@ -17,6 +18,8 @@ from reid_da.methods import METHODS
 from reid_da.methods.protocol import Method
 from reid_da.training.loop import Trainer
 from reid_da.training.run_folder import RunFolder
+
+_LARGE = ("resnet50", "resnet50_ibn_a", "resnet101")
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +56,20 @@ def build_trainer(settings: ExperimentSettings, run: RunFolder, *, bare: bool = 
     )
 
 
+def warn_if_slow(settings: ExperimentSettings) -> None:
+    """Say so where a large network at full size meets a CPU, which takes days."""
+    model, (height, width) = settings.model, settings.data.image_size
+    is_large = model.backbone in _LARGE and model.width >= 1 and height * width >= 128 * 64
+    if is_large and choose_device(settings.device) == "cpu":
+        logger.warning(
+            "%s on images of %dx%d is slow on a CPU (some images a second); `reid-da init FILE --cpu` writes settings "
+            "for one, such as data.image_size=[128,64] model.backbone=resnet18",
+            model.backbone,
+            height,
+            width,
+        )
+
+
 def check_possible(settings: ExperimentSettings) -> None:
     """See to it that a training can be begun and evaluated, without the weights that it starts from.
 
@@ -71,11 +88,11 @@ def _evaluator(
     method: Method, settings: ExperimentSettings, context: ExperimentContext
 ) -> Callable[[], Mapping[str, float]] | None:
     """Evaluation of the method's network on the target, or None where there is no query and gallery."""
-    images = context.test_images()
-    if images is None:
+    images, dataset = context.test_images(), context.test_dataset()
+    if images is None or dataset is None:
         return None
     query, gallery = images.query.table, images.gallery.table
-    same_camera = context.dataset("target").same_camera
+    same_camera = dataset.same_camera
     if same_camera == "include":
         logger.warning("%s: has one camera or unknown ones, so matches within the camera count", query.root)
     # raises where no query has a match, hours before the evaluation would

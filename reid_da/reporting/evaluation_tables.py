@@ -1,6 +1,7 @@
 """Evaluations of features as tables."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from rich.console import RenderableType
@@ -20,10 +21,30 @@ def format_evaluation(evaluation: FeatureEvaluation) -> RenderableType:
     return apart(tables)
 
 
-def evaluation_table(evaluation: FeatureEvaluation) -> Table:
-    """Table of the retrieval figures in percent, with the convention in words."""
+def format_evaluations(evaluations: Mapping[str, FeatureEvaluation]) -> RenderableType:
+    """The figures of several models on the same data in one table, and the operating points of each."""
+    tables = [evaluation_table(next(iter(evaluations.values())), evaluations)]
+    for name, evaluation in evaluations.items():
+        if evaluation.operating_points is not None:
+            points = operating_points_table(evaluation.operating_points, same_camera=evaluation.same_camera)
+            tables.append(replace(points, title=name))
+    return apart(tables)
+
+
+def evaluation_table(
+    evaluation: FeatureEvaluation, evaluations: Mapping[str, FeatureEvaluation] | None = None
+) -> Table:
+    """Table of the retrieval figures in percent, with the convention in words.
+
+    Args:
+        evaluation: of one model.
+        evaluations: of several models on the same data by name, the given one among them; None for one alone.
+    """
     plain = evaluation.plain
     results = {"features": plain, "re-ranked": evaluation.reranked}
+    if evaluations is not None:
+        results = {name: entry.plain for name, entry in evaluations.items()}
+        results |= {f"{name}, re-ranked": entry.reranked for name, entry in evaluations.items()}
     return Table(
         columns=column_names("", *(f"R-{k}" for k in plain.ranks), "mAP", "mAP trap.", "mINP"),
         rows=[Row(cells=[name, *_percents(result)]) for name, result in results.items() if result is not None],

@@ -1,14 +1,18 @@
 """Trained models, wherever they come from, ready to give features."""
 
-from collections.abc import Sequence
+import json
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime, timezone
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import nn
 
+from reid_da.atomic import naming, open_own
 from reid_da.centering import camera_means
 from reid_da.config import ExperimentSettings
 from reid_da.datasets import Dataset, load_datasets
@@ -25,6 +29,8 @@ from reid_da.models.backbones import BACKBONE_NAMES, create_backbone, is_backbon
 from reid_da.training.checkpoint import Checkpoint, load_checkpoint
 from reid_da.training.portable import read_portable
 from reid_da.training.run_folder import RunFolder
+
+logger = logging.getLogger(__name__)
 
 _ADABN_BATCH = 64
 """Images in a batch whose statistics AdaBN takes."""
@@ -55,16 +61,18 @@ class TrainedModel:
         """The data set to evaluate on.
 
         Args:
-            data: the data set or its path, or several paths; the target of the run if None.
+            data: the data set or its path, or several paths; the test data of the run if None: ``data.test``, else its
+                target.
 
         Raises:
             InputError: it cannot be read, or there is no target.
         """
         if isinstance(data, Dataset):
             return data
-        path = data or (self.settings.data.target if self.settings else None)
+        own = self.settings.data if self.settings else None
+        path = data or (own and (own.test or own.target))
         if path is None:
-            raise InputError(f"{self.name}: has no target; give a data set with query and gallery (--data PATH)")
+            raise InputError(f"{self.name}: has no test data; give a data set with query and gallery (--data PATH)")
         return load_datasets(path)
 
     def extract(self, data: str | Path | Sequence[Path] | Dataset | None = None, *, flip: bool = False) -> FeatureSet:
@@ -131,6 +139,28 @@ class TrainedModel:
             epoch=self.epoch,
             image_size=self.image_size,
         )
+
+
+def keep_evaluation(trained: TrainedModel, dataset: Dataset, figures: Mapping[str, Any]) -> None:
+    """Note the figures of a run's model in ``evaluations.jsonl`` of its folder, a record for each evaluation.
+
+    Models of no run are not noted, nor are those of a run whose folder is not writable, which the log says.
+    """
+    if trained.run is None:
+        return
+    file = trained.run / "evaluations.jsonl"
+    record = {
+        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "data": str(dataset.root),
+        "epoch": trained.epoch,
+        "image_size": list(trained.image_size),
+        **figures,
+    }
+    try:
+        with naming(file), open_own(file, "a", encoding="utf-8") as stream:
+            stream.write(json.dumps(record, allow_nan=False) + "\n")
+    except OSError as error:
+        logger.warning("%s: the evaluation is not kept: %s", file, error.strerror or error)
 
 
 def load_trained(
