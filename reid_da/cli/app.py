@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from reid_da import __version__
-from reid_da.cli import camstyle, data, evaluate, pictures, rank, results, train
+from reid_da.cli import camstyle, data, evaluate, index, pictures, rank, results, train
 
 app = typer.Typer(
     name="reid-da",
@@ -17,6 +17,7 @@ app = typer.Typer(
 )
 app.add_typer(data.app, name="data")
 app.add_typer(camstyle.app, name="camstyle")
+app.add_typer(index.app, name="index")
 for command in (
     train.train,
     train.ablate,
