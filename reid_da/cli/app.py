@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from reid_da import __version__
-from reid_da.cli import camstyle, data, evaluate, index, pictures, rank, results, train
+from reid_da.cli import camstyle, cluster, data, evaluate, index, pictures, rank, results, search, train
 
 app = typer.Typer(
     name="reid-da",
@@ -32,6 +32,8 @@ for command in (
     evaluate.verify,
     evaluate.calibrate,
     rank.rank,
+    search.search,
+    cluster.cluster,
     pictures.curves,
     pictures.ranked_lists,
 ):

@@ -1,5 +1,6 @@
 """``reid-da index``: images of cameras with their vectors, kept on disk."""
 
+import dataclasses
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -203,3 +204,57 @@ def compact(index: Index) -> None:
 
     with Gallery(index) as gallery, gallery.writing() as writer:
         say(f"{index}: vectors of {writer.compact():,} removed images dropped")
+
+
+@app.command()
+def threshold(
+    index: Index,
+    fpr: Annotated[list[float] | None, typer.Option(help="False positive rate of a pair; may be repeated.")] = None,
+    window: Annotated[float, typer.Option(help="Seconds that count as the same time.")] = 0.0,
+    disjoint_views: Annotated[
+        bool,
+        typer.Option("--disjoint-views", help="No place is seen by two cameras, and their clocks agree."),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Which similarity means "the same person", without labels; `reid-da search --fpr` takes it from the index.
+
+    Two images of one camera at the same time show two people. With --disjoint-views, so do images of two cameras. Of
+    images of one track it is told how many pairs the threshold lets through. The interval is that of 95 % of
+    resamplings of tracks, or of minutes where there are no tracks.
+
+    Example: reid-da index threshold crops.index --fpr 1e-2 --fpr 1e-3 --window 0.2
+    """
+    from reid_da.gallery.listing import threshold_table
+    from reid_da.gallery.store import Gallery
+    from reid_da.gallery.threshold import FPRS, estimate, save
+
+    with Gallery(index) as gallery:
+        found = estimate(gallery, fprs=fpr or FPRS, window=window, disjoint_views=disjoint_views)
+        save(gallery, found)
+    if as_json:
+        print_json(dataclasses.asdict(found))
+    else:
+        show(threshold_table(found))
+
+
+@app.command()
+def build(
+    index: Index,
+    kind: Annotated[str, typer.Option(help="ivf (lists around centres) or hnsw (a graph of neighbours).")] = "ivf",
+    effort: Annotated[
+        int | None, typer.Option(help="Lists, or candidates of the graph, that a search looks at.")
+    ] = None,
+) -> None:
+    """Build an approximate index with FAISS for `reid-da search --search KIND`, and measure what it misses.
+
+    Exact search is fast enough up to about a million images. After images have come or gone it has to be built anew.
+
+    Example: reid-da index build crops.index --kind hnsw
+    """
+    from reid_da.gallery.approximate import build as build_index
+    from reid_da.gallery.store import Gallery
+
+    with Gallery(index) as gallery:
+        built = build_index(gallery, kind, effort=effort)
+    say(f"{index}: {kind} finds {100 * built.recall:.1f} % of the 20 nearest images (effort {built.effort})")

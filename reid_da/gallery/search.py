@@ -66,16 +66,12 @@ class Filters:
 class Candidates(Protocol):
     """Finds rows that may be the nearest; :func:`nearest` orders them."""
 
-    def __call__(
-        self, snapshot: Snapshot, queries: Vectors, rows: NDArray[np.int64], count: int
-    ) -> NDArray[np.int64]:
+    def __call__(self, snapshot: Snapshot, queries: Vectors, rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
         """(Q, count) of the given rows of a snapshot that are near each query, -1 where there are fewer."""
         ...
 
 
-def exact_candidates(
-    snapshot: Snapshot, queries: Vectors, rows: NDArray[np.int64], count: int
-) -> NDArray[np.int64]:
+def exact_candidates(snapshot: Snapshot, queries: Vectors, rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
     """The nearest rows by float32 products with all of them; see :class:`Candidates`."""
     found = np.empty((len(queries), count), dtype=np.int64)
     for start in range(0, len(queries), _QUERIES):
@@ -142,7 +138,10 @@ def nearest(
     for number, of_query in enumerate(proposed):
         valid = of_query >= 0
         vectors = snapshot.vectors(of_query[valid]).astype(np.float64)
-        similarities[number, valid] = np.einsum("nd,d->n", vectors, queries[number].astype(np.float64))
+        query = queries[number].astype(np.float64)
+        # unit length in float32 is not exact, and would put near copies before an image itself
+        lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(query)
+        similarities[number, valid] = np.einsum("nd,d->n", vectors, query) / lengths
     order = np.argsort(-similarities, axis=1, kind="stable")[:, :count]
     return Found(
         rows=np.take_along_axis(proposed, order, axis=1),
