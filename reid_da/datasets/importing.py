@@ -79,7 +79,7 @@ def import_folder(
         for crop, pid in zip(crops, pids, strict=True)
     )
     if names:
-        _write_names(names, persons_file(output))
+        write_names(names, persons_file(output))
     else:
         persons_file(output).unlink(missing_ok=True)
     write_manifest(numbered, output)
@@ -91,7 +91,8 @@ def persons_file(manifest: Path) -> Path:
     return manifest.with_suffix(".persons.csv")
 
 
-def _write_names(names: Mapping[int, str], file: Path) -> None:
+def write_names(names: Mapping[int, str], file: Path) -> None:
+    """Write who has which number, as CSV; see :func:`persons_file`."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("pid", "person"))
