@@ -81,6 +81,7 @@ def run(
     file_bytes: int | None = None,
     kill_after: float | None = None,
     kill_signal: int = signal.SIGKILL,
+    kill_when: Callable[[], bool] | None = None,
     on_end: Callable[[], None] | None = None,
 ) -> Outcome:
     """Run ``reid-da`` with the given arguments.
@@ -92,6 +93,7 @@ def run(
         file_bytes: largest file that it may write.
         kill_after: seconds after which it gets a signal.
         kill_signal: that signal.
+        kill_when: asked all the time; the signal is sent as soon as it says so.
         on_end: called in the process when the command has ended.
     """
     out, err = folder / "stdout", folder / "stderr"
@@ -110,6 +112,9 @@ def run(
         elif kill_after is not None and seconds >= kill_after:
             os.kill(process, kill_signal)
             kill_after = None
+        elif kill_when is not None and kill_when():
+            os.kill(process, kill_signal)
+            kill_when = None
         time.sleep(0.005)
     texts = [path.read_text(encoding="utf-8", errors="replace") for path in (out, err)]
     return Outcome(
