@@ -26,12 +26,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from reid_da.config import ExperimentSettings, load_settings
+from reid_da.experiments.setup import build_trainer
 from reid_da.images import Batch
 from reid_da.memory.exemplar import ExemplarMemory
 from reid_da.methods.ecn import ECN
 from reid_da.training.loop import Trainer
 from reid_da.training.run_folder import RunFolder
-from reid_da.training.setup import build_trainer
 
 PRESET = Path(__file__).parent.parent / "experiments" / "rendered" / "site-a2site-b.yaml"
 BUDGET = 1.15

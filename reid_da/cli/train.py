@@ -48,8 +48,8 @@ def train(
 
     Example: reid-da train --resume runs/warm epochs=60 data.target=/mnt/site-b
     """
+    from reid_da.experiments import runs
     from reid_da.methods import load_settings
-    from reid_da.training import runs
 
     show_log()
     if resume is not None:
@@ -78,8 +78,8 @@ def train(
 
 def _print_result(run: "RunFolder", result: Mapping[str, float]) -> None:
     """Figures on the target after the last epoch, beside those of the stage before where there was one."""
+    from reid_da.experiments import runs
     from reid_da.reporting.result_tables import ResultRow, ablation_table, before_after_table
-    from reid_da.training import runs
 
     name = run.name
     stage = run.path / "pretrain"

@@ -20,6 +20,7 @@ from reid_da.config import (
     Positive,
     Settings,
     Share,
+    ViewSettings,
 )
 from reid_da.images import Batch
 from reid_da.memory.exemplar import ExemplarMemory
@@ -52,6 +53,12 @@ class CAPSettings(ExperimentSettings):
         default="cap", description="train on clusters of the target, divided by camera; needs no source"
     )
     epochs: Count = 50
+    camera: bool = Field(
+        default=False,
+        description="show each target image in the style of a random camera of the target, as ECN does "
+        "(not in the paper)",
+    )
+    views: ViewSettings = ViewSettings()
     batch: BatchSettings = BatchSettings()
     proxies: ProxySettings = ProxySettings()
     clustering: ClusteringSettings = ClusteringSettings(eps=0.5, k1=20)
@@ -78,7 +85,8 @@ class CAP(Method):
         self.context = context
         domain = context.domain("target")
         require_cameras(domain, what="method cap", instead="method=cluster-contrast")
-        self.target = PseudoLabels(domain, settings.clustering, context)
+        views = settings.views if settings.camera else None
+        self.target = PseudoLabels(domain, settings.clustering, context, views)
         self.trained = self.network = context.network(num_classes=0)
         self.memory: ExemplarMemory | None = None
         self.epoch = 0

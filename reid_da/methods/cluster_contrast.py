@@ -101,9 +101,9 @@ class ClusterContrast(Method):
         require_embedding(settings.model)
         self.settings = settings
         self.context = context
-        self.target = PseudoLabels(context.domain("target"), settings.clustering, context)
+        views = settings.views if settings.camera else None
+        self.target = PseudoLabels(context.domain("target"), settings.clustering, context, views)
         self.trained = self.network = context.network(num_classes=0)
-        self._styled = context.styled(self.target.domain, settings.views) if settings.camera else None
         self.memory: ExemplarMemory | None = None
         self._seen: list[tuple[Tensor, Tensor]] = []
         self._source = None
@@ -124,10 +124,7 @@ class ClusterContrast(Method):
         features = self.target.extract(self.network)
         figures = self.target.assign(features, epoch=epoch)
         vectors = [self.target.means(features)]
-        target = self.target.stream(
-            size=batch.target, instances=batch.instances, augment=settings.augment, styled=self._styled
-        )
-        streams = {"target": target}
+        streams = {"target": self.target.stream(size=batch.target, instances=batch.instances, augment=settings.augment)}
         if self._source is not None:
             streams["source"] = self._source_stream
             vectors.append(self._source_means())

@@ -20,6 +20,7 @@ from reid_da.config import (
     OptimizerSettings,
     Settings,
     SourceLossSettings,
+    ViewSettings,
 )
 from reid_da.errors import InputError
 from reid_da.images import Batch
@@ -48,6 +49,12 @@ class ClustersSettings(ExperimentSettings):
     epochs: Count = 50
     steps_per_epoch: int = Field(default=400, ge=0, description="0: one pass over the images that have a cluster")
     source_weight: float = Field(default=1.0, ge=0, description="weight of the source's loss; 0: no source")
+    camera: bool = Field(
+        default=False,
+        description="show each target image in the style of a random camera of the target, as ECN does "
+        "(not in the authors' code)",
+    )
+    views: ViewSettings = ViewSettings()
     batch: BatchSettings = BatchSettings()
     source_loss: SourceLossSettings = SourceLossSettings(label_smoothing=0.1, triplet_weight=1.0)
     clustering: ClusteringSettings = ClusteringSettings()
@@ -75,7 +82,8 @@ class Clusters(Method):
         _check_triplets(settings)
         self.settings = settings
         self.context = context
-        self.target = PseudoLabels(context.domain("target"), settings.clustering, context)
+        views = settings.views if settings.camera else None
+        self.target = PseudoLabels(context.domain("target"), settings.clustering, context, views)
         self._source: Domain | None = None
         self._source_stream: StreamPlan | None = None
         if settings.data.source is not None and settings.source_weight:

@@ -17,14 +17,14 @@ from reid_da.config import dump_settings, merge
 from reid_da.datasets import SampleTable
 from reid_da.device import choose_device
 from reid_da.errors import InputError
+from reid_da.experiments import runs
+from reid_da.experiments.domains import ExperimentContext
+from reid_da.experiments.runs import final_result, resume, train, train_or_resume
+from reid_da.experiments.setup import build_trainer
 from reid_da.methods import settings_of
 from reid_da.studies.ablation import ablate, sweep, sweep_values
-from reid_da.training import runs
 from reid_da.training.checkpoint import load_checkpoint
-from reid_da.training.domains import ExperimentContext
 from reid_da.training.run_folder import RunFolder, only_training
-from reid_da.training.runs import final_result, resume, train, train_or_resume
-from reid_da.training.setup import build_trainer
 from reid_da.training.trained import load_trained
 
 TIMING = {"seconds", "images_per_second", "peak_memory_mb"}
@@ -473,7 +473,7 @@ def test_a_device_is_there_or_refused_with_one_line(monkeypatch):
         choose_device("cuda:2")
 
 
-PROGRAM = "import sys, pathlib; from reid_da.training.runs import train_or_resume; "
+PROGRAM = "import sys, pathlib; from reid_da.experiments.runs import train_or_resume; "
 PROGRAM += "from reid_da.methods import load_settings; "
 PROGRAM += "import torch; torch.set_num_threads(1); "
 PROGRAM += "train_or_resume(load_settings(sys.argv[1]), pathlib.Path(sys.argv[2]))"

@@ -7,9 +7,9 @@ from typing import Any
 from reid_da.atomic import write_text
 from reid_da.config import ExperimentSettings, Overrides, differences, dump_settings
 from reid_da.errors import InputError, first_few
+from reid_da.experiments.setup import build_trainer, check_possible
 from reid_da.methods import EXPERIMENTS
 from reid_da.training.run_folder import RunFolder, shown
-from reid_da.training.setup import build_trainer, check_possible
 
 logger = logging.getLogger(__name__)
 

@@ -8,9 +8,9 @@ import torch
 from reid_da.config import ExperimentSettings
 from reid_da.evaluation import evaluate_retrieval
 from reid_da.evaluation._relevance import Relevance
+from reid_da.experiments.domains import ExperimentContext
 from reid_da.methods import METHODS
 from reid_da.methods.protocol import Method
-from reid_da.training.domains import ExperimentContext
 from reid_da.training.loop import Trainer
 from reid_da.training.run_folder import RunFolder
 
