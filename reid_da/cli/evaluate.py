@@ -280,6 +280,10 @@ def verify(
     show_log()
     if (pairs is None) == (source is None):
         raise InputError("give either PAIRS, a file, or --from DATA to draw them")
+    if pairs is not None and count is not None:
+        raise InputError(f"--pairs is the number of pairs to draw with --from; {pairs} lists all that count")
+    if source is not None and images is not None:
+        raise InputError("--images belongs to PAIRS, a file; the images of --from are those of the data set")
     check_output(output)
     dataset = load_datasets(source) if source is not None else None
     if dataset is not None:

@@ -85,7 +85,7 @@ class Clusters(Method):
             # raises where there are fewer identities than a batch wants
             self._source_stream.num_batches(context.seed("source order", 0))
         self.trained = self.network = context.network(num_classes=0)
-        self._losses = self._new_losses()
+        self._losses = self._new_losses(epoch=0)
 
     def begin_epoch(self, epoch: int) -> EpochPlan:
         """Cluster the target, and let the means of the classes be the rows of the classifier."""
@@ -96,7 +96,7 @@ class Clusters(Method):
         if self._source is not None:
             means.append(self._source_means(self._source))
         self._set_classifier(torch.cat(means))
-        self._losses = self._new_losses()
+        self._losses = self._new_losses(epoch=epoch)
         streams = {"target": self.target.stream(size=batch.target, instances=batch.instances, augment=settings.augment)}
         if self._source_stream is not None:
             streams["source"] = self._source_stream
@@ -144,9 +144,14 @@ class Clusters(Method):
         features = self.context.extract(self.network, source)[source.rows]
         return cluster_means(features, source.labels[source.rows].numpy()).to(self.context.device)
 
-    def _new_losses(self) -> dict[str, LabelledLosses]:
+    def _new_losses(self, *, epoch: int) -> dict[str, LabelledLosses]:
         roles = ("target",) if self._source_stream is None else ("source", "target")
-        return {role: LabelledLosses(self.network, settings=self.settings.source_loss) for role in roles}
+        return {
+            role: LabelledLosses(
+                self.network, settings=self.settings.source_loss, seed=self.context.seed(f"{role} centers", epoch)
+            )
+            for role in roles
+        }
 
 
 def _check_triplets(settings: ClustersSettings) -> None:

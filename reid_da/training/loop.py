@@ -368,9 +368,17 @@ class LossRecord:
             values = torch.stack([loss.float() for loss in losses.values()]).tolist()
             for name, value in zip(losses, values, strict=True):
                 if not math.isfinite(value):
+                    # before the first update of the weights no rate can be blamed
+                    is_first = self.epoch == self._checked == 0
+                    advice = (
+                        "no weight was updated yet: look at the settings of this loss, such as a temperature, scale "
+                        "or margin, and of precision"
+                        if is_first
+                        else "lower optimizer.lr, or set optimizer.clip_norm"
+                    )
                     raise InputError(
                         f"the loss {name} became {value} in step {self._checked + 1} of epoch {self.epoch + 1}; "
-                        f"{_kept(self.epoch)}; lower optimizer.lr, or set optimizer.clip_norm"
+                        f"{_kept(self.epoch)}; {advice}"
                     )
                 self._sums[name] = self._sums.get(name, 0.0) + value
                 self._counts[name] = self._counts.get(name, 0) + 1
