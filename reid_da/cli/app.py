@@ -6,7 +6,22 @@ from typing import Annotated
 import typer
 
 from reid_da import __version__
-from reid_da.cli import cache, camstyle, data, evaluate, init, pictures, rank, results, train
+from reid_da.cli import (
+    cache,
+    camstyle,
+    cluster,
+    data,
+    evaluate,
+    export,
+    index,
+    init,
+    pictures,
+    rank,
+    results,
+    search,
+    select,
+    train,
+)
 
 app = typer.Typer(
     name="reid-da",
@@ -18,6 +33,7 @@ app = typer.Typer(
 app.add_typer(data.app, name="data")
 app.add_typer(camstyle.app, name="camstyle")
 app.add_typer(cache.app, name="cache")
+app.add_typer(index.app, name="index")
 for command in (
     init.init,
     train.train,
@@ -25,6 +41,7 @@ for command in (
     train.sweep,
     train.compare,
     results.results,
+    select.select,
     train.settings,
     evaluate.evaluate,
     evaluate.evaluate_features,
@@ -32,7 +49,11 @@ for command in (
     evaluate.angles,
     evaluate.verify,
     evaluate.calibrate,
+    evaluate.center,
+    export.export,
     rank.rank,
+    search.search,
+    cluster.cluster,
     pictures.curves,
     pictures.ranked_lists,
 ):

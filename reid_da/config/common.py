@@ -300,6 +300,12 @@ class ExperimentSettings(TrainingSettings):
         description="run or weights file to start from; its classifier is kept",
         json_schema_extra=FREE,
     )
+    label_free: bool = Field(
+        default=True,
+        description="at each evaluation, figures on the target's training images that need no labels, to choose among "
+        "epochs and runs by: `reid-da select`",
+        json_schema_extra=FREE,
+    )
     data: DataSettings = DataSettings()
     model: ModelSettings = ModelSettings()
     augment: AugmentSettings = AugmentSettings()

@@ -47,6 +47,7 @@ SPLIT_WORDS = {
     **dict.fromkeys(("query", "probe", "image_query"), "query"),
     **dict.fromkeys(("gallery", "test", "bounding_box_test", "image_test", "bbox_test"), "gallery"),
 }
+VALIDATION_WORDS = ("val", "valid", "validation")
 """Names of folders of a split, as toolkits and data sets call them."""
 
 
@@ -115,6 +116,8 @@ def list_crops(root: Path, pattern: str | None = None, layout: str | None = None
         _refuse_splits(root, paths)
     if pattern is not None and compiled is not None:
         return _crops_of_pattern(root, paths, compiled, pattern), f"pattern {pattern}"
+    if layout is None:
+        _ask_about_validation(root, paths)
     name = layout or _fitting_layout(paths) or ""
     if not name:
         raise InputError(_question(root, paths))
@@ -230,6 +233,19 @@ def _refuse_splits(root: Path, paths: Sequence[str]) -> None:
         "leave layout and pattern out if it is a known data set, or let the pattern tell the split too, such as "
         f"--pattern '(?P<split>[^/]+)/{inside}' for {example}"
     )
+
+
+def _ask_about_validation(root: Path, paths: Sequence[str]) -> None:
+    """Ask whether validation images are training images, or no images of this data set at all."""
+    tops = {path.partition("/")[0] for path in paths if "/" in path}
+    training = sorted(top for top in tops if SPLIT_WORDS.get(top.lower()) == "train")
+    validation = sorted(top for top in tops if top.lower() in VALIDATION_WORDS)
+    if training and validation:
+        raise InputError(
+            f"{root}: training and validation images lie apart ({training[0]}/, {validation[0]}/); give one of the "
+            f"folders, such as {root / training[0]}, or take all of them for training images with a pattern, such as "
+            r"--pattern '(?P<pid>\d+)_c(?P<camera>\d+)'"
+        )
 
 
 def _fitting_layout(paths: Sequence[str]) -> str | None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from reid_da.atomic import write_text
 from reid_da.datasets.folders import camera_names, dataset_of_crops, list_crops
+from reid_da.datasets.formats import FORMATS
 from reid_da.datasets.manifest import write_manifest
 from reid_da.datasets.persons import number_persons
 from reid_da.datasets.table import JUNK_PID, UNLABELLED_PID
@@ -58,6 +59,8 @@ def import_folder(
             raise InputError(f"{file} exists; name another file or ask to overwrite it")
     if not root.is_dir():
         raise InputError(f"{root}: no such folder")
+    if pattern is None and layout is None:
+        _refuse_known(root)
     crops, _ = list_crops(root, pattern, layout)
     pids = number_persons([crop.person for crop in crops])
     spelled = camera_names([crop.camera for crop in crops])
@@ -79,11 +82,22 @@ def import_folder(
         for crop, pid in zip(crops, pids, strict=True)
     )
     if names:
-        _write_names(names, persons_file(output))
+        write_names(names, persons_file(output))
     else:
         persons_file(output).unlink(missing_ok=True)
     write_manifest(numbered, output)
     return output
+
+
+def _refuse_known(root: Path) -> None:
+    """Say that a data set with training and test images that is read as it is needs no manifest."""
+    # a manifest in it may be the one to write anew; a folder is what is imported
+    known = [name for name, entry in FORMATS.items() if name not in ("manifest", "folder") and entry.fits(root)]
+    if known:
+        raise InputError(
+            f"{root}: is read as {known[0]} as it is, with training and test images apart, and needs no manifest; give "
+            f"the folder itself, as in reid-da data check {root}"
+        )
 
 
 def persons_file(manifest: Path) -> Path:
@@ -91,7 +105,8 @@ def persons_file(manifest: Path) -> Path:
     return manifest.with_suffix(".persons.csv")
 
 
-def _write_names(names: Mapping[int, str], file: Path) -> None:
+def write_names(names: Mapping[int, str], file: Path) -> None:
+    """Write who has which number, as CSV; see :func:`persons_file`."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("pid", "person"))

@@ -66,18 +66,28 @@ class ExperimentContext(Shared):
     def domain(self, role: Role) -> Domain:
         """The training images of a role; see :class:`reid_da.methods.protocol.Context`."""
         if role not in self._domains:
-            dataset, data = self.dataset(role), self.settings.data
-            if not len(dataset.train):
-                raise InputError(f"{dataset.root}: has no training images")
-            images = open_images(
-                dataset.train,
-                size=data.image_size,
-                cache=data.cache,
-                cache_dir=data.cache_dir,
-                on_error=data.on_error,
-            )
-            self._domains[role] = Domain(name=role, table=dataset.train, images=images, num_cameras=dataset.num_cameras)
+            self._domains[role] = self.look_at(role)
         return self._domains[role]
+
+    def look_at(self, role: Role) -> Domain:
+        """As :meth:`domain`, of images that the training does not depend on: no fingerprint is kept of them.
+
+        Raises:
+            InputError: the settings name no data set for it, or it has no training images.
+        """
+        if role in self._domains:
+            return self._domains[role]
+        dataset, data = self.dataset(role), self.settings.data
+        if not len(dataset.train):
+            raise InputError(f"{dataset.root}: has no training images")
+        images = open_images(
+            dataset.train,
+            size=data.image_size,
+            cache=data.cache,
+            cache_dir=data.cache_dir,
+            on_error=data.on_error,
+        )
+        return Domain(name=role, table=dataset.train, images=images, num_cameras=dataset.num_cameras)
 
     def styled(self, domain: Domain, views: ViewSettings) -> Domain:
         """A domain with views in the styles of its own cameras; see :class:`reid_da.methods.protocol.Context`."""

@@ -4,12 +4,16 @@ import logging
 from collections.abc import Callable, Mapping
 
 import torch
+from torch import Tensor
 
 from reid_da.config import ExperimentSettings
 from reid_da.device import choose_device
 from reid_da.evaluation import evaluate_retrieval
 from reid_da.evaluation._relevance import Relevance
+from reid_da.evaluation.extraction import extract_features
+from reid_da.evaluation.label_free import NUM_NEIGHBORS, label_free_figures
 from reid_da.experiments.domains import ExperimentContext
+from reid_da.images import Subset, augment
 from reid_da.methods import METHODS
 from reid_da.methods.protocol import Method
 from reid_da.training.loop import Trainer
@@ -18,6 +22,9 @@ from reid_da.training.run_folder import RunFolder
 _LARGE = ("resnet50", "resnet50_ibn_a", "resnet101")
 
 logger = logging.getLogger(__name__)
+
+MOST_IMAGES = 16384
+"""Training images of the target that the label-free figures look at, evenly spaced; more would take too long."""
 
 
 def build_trainer(settings: ExperimentSettings, run: RunFolder, *, bare: bool = False) -> Trainer:
@@ -44,6 +51,7 @@ def build_trainer(settings: ExperimentSettings, run: RunFolder, *, bare: bool = 
         image_size=settings.data.image_size,
         fingerprints=context.fingerprints,
         evaluate=_evaluator(method, settings, context),
+        label_free=_label_free(method, settings, context),
         evaluate_start=settings.init_from is not None,
     )
 
@@ -103,3 +111,29 @@ def _evaluator(
         return evaluate_retrieval(*features.arrays, same_camera=same_camera).to_json()
 
     return evaluate
+
+
+def _label_free(
+    method: Method, settings: ExperimentSettings, context: ExperimentContext
+) -> Callable[[], Mapping[str, float]] | None:
+    """Figures of the method's network on the target that need no labels, or None where there are too few images."""
+    if not settings.label_free or settings.data.target is None or not len(context.dataset("target").train):
+        return None
+    # not from the context: what only looks at the target is no part of what the training depends on
+    images = context.look_at("target")
+    rows = images.rows[:: -(-len(images.rows) // MOST_IMAGES)] if len(images.rows) else images.rows
+    if len(rows) <= NUM_NEIGHBORS:
+        return None
+    seen = Subset(images.images, rows)
+
+    def compute() -> Mapping[str, float]:
+        autocast = settings.precision.autocast == "bfloat16"
+        features = extract_features(method.inference, seen, autocast=autocast)
+        mirrored = extract_features(method.inference, seen, transform=_mirrored, autocast=autocast)
+        return label_free_figures(features, mirrored, images.camids[rows])
+
+    return compute
+
+
+def _mirrored(pixels: Tensor) -> Tensor:
+    return augment.normalize(pixels.flip(-1))

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from rich.console import RenderableType
 
@@ -50,6 +51,7 @@ def evaluation_table(
         notes=[
             f"{plain.num_valid_queries:,} of {plain.num_queries:,} queries have a true match and count",
             (evaluation.reranked or plain).convention,
+            *(["the mean of each camera's features is taken out of them"] if evaluation.is_centered else []),
         ],
     )
 
@@ -69,6 +71,28 @@ def operating_points_table(points: OperatingPoints, *, same_camera: str) -> Tabl
         notes=[
             f"{points.num_positive_pairs:,} pairs of one identity and {points.num_negative_pairs:,} of two, "
             f"{'across cameras' if same_camera == 'exclude' else 'within cameras too'}; - : too few pairs to tell"
+        ],
+    )
+
+
+def export_table(export: Mapping[str, Any]) -> Table:
+    """Table of an export: the figures of the PyTorch model and of the file, where both were evaluated.
+
+    Args:
+        export: :meth:`reid_da.exporting.Export.to_json`.
+    """
+    largest = max(export["differences"].values())
+    sizes = ", ".join(export["differences"])
+    figures = ("rank1", "rank5", "rank10", "mAP")
+    return Table(
+        columns=column_names("", "R-1", "R-5", "R-10", "mAP"),
+        rows=[
+            Row(cells=[name, *(None if export[key] is None else 100 * export[key][figure] for figure in figures)])
+            for name, key in (("PyTorch", "pytorch"), (export["format"], "exported"))
+        ],
+        notes=[
+            f"features differ by at most {largest:.1e} (batches of {sizes} random images)",
+            f"percent, on {export['data']}" if export["data"] else "not evaluated: no test set was given",
         ],
     )
 

@@ -48,6 +48,7 @@ class Trainer:
         image_size: height and width of the images in a batch.
         fingerprints: of the training images, by domain.
         evaluate: figures of the network, for reporting only; empty if it draws pictures instead.
+        label_free: figures of the network on the training images of the target, which need no labels.
         evaluate_start: whether to evaluate before the first epoch, too.
         title: what of several things is trained, for progress and log; empty if there is only one.
         world: the processes that train together.
@@ -64,6 +65,7 @@ class Trainer:
     image_size: tuple[int, int]
     fingerprints: Mapping[str, str]
     evaluate: Callable[[], Mapping[str, float]] | None = None
+    label_free: Callable[[], Mapping[str, float]] | None = None
     evaluate_start: bool = False
     title: str = ""
     world: World = field(default_factory=World)
@@ -117,14 +119,17 @@ class Trainer:
 
     def _evaluate(self) -> None:
         """Evaluate if it is due, and has not been done before the run was interrupted."""
-        if self.evaluate is None or not self._evaluation_is_due():
+        if not self._evaluation_is_due():
             return
-        if any(record["epoch"] == self.epoch for record in self.run.records("evaluation")):
-            return
-        result = self.evaluate()
-        if result:
-            self.run.log({"kind": "evaluation", "epoch": self.epoch, **result})
-            logger.info("epoch %d: mAP %.1f %%, rank-1 %.1f %%", self.epoch, *_percent(result, "mAP", "rank1"))
+        for kind, compute in (("label_free", self.label_free), ("evaluation", self.evaluate)):
+            if compute is None or any(record["epoch"] == self.epoch for record in self.run.records(kind)):
+                continue
+            result = compute()
+            if not result:
+                continue
+            self.run.log({"kind": kind, "epoch": self.epoch, **result})
+            if kind == "evaluation":
+                logger.info("epoch %d: mAP %.1f %%, rank-1 %.1f %%", self.epoch, *_percent(result, "mAP", "rank1"))
 
     def resume(self, checkpoint: Checkpoint | None) -> None:
         """Go on from a checkpoint of the same run, or from the beginning if there is none yet.
@@ -363,9 +368,17 @@ class LossRecord:
             values = torch.stack([loss.float() for loss in losses.values()]).tolist()
             for name, value in zip(losses, values, strict=True):
                 if not math.isfinite(value):
+                    # before the first update of the weights no rate can be blamed
+                    is_first = self.epoch == self._checked == 0
+                    advice = (
+                        "no weight was updated yet: look at the settings of this loss, such as a temperature, scale "
+                        "or margin, and of precision"
+                        if is_first
+                        else "lower optimizer.lr, or set optimizer.clip_norm"
+                    )
                     raise InputError(
                         f"the loss {name} became {value} in step {self._checked + 1} of epoch {self.epoch + 1}; "
-                        f"{_kept(self.epoch)}; lower optimizer.lr, or set optimizer.clip_norm"
+                        f"{_kept(self.epoch)}; {advice}"
                     )
                 self._sums[name] = self._sums.get(name, 0.0) + value
                 self._counts[name] = self._counts.get(name, 0) + 1

@@ -245,6 +245,12 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(s
         train(changed(settings, optimizer={"lr": 1e30}), tmp_path / "first")
 
 
+def test_a_loss_that_is_not_finite_before_any_update_is_not_blamed_on_the_rate(small_settings, tmp_path):
+    settings = changed(small_settings, memory={"temperature": 1e-320})
+    with pytest.raises(InputError, match=r"the loss exemplar became nan in step 1 of epoch 1; .* such as a temperature"):
+        train(settings, tmp_path / "run")
+
+
 def test_whatever_stops_a_run_at_its_beginning_does_not_block_the_next_try(small_settings, tmp_path, monkeypatch):
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError
@@ -407,9 +413,24 @@ def test_a_run_whose_checkpoints_are_gone_is_not_begun_anew(small_settings, tmp_
     run = train(small_settings, tmp_path / "run")
     metrics = run.metrics_file.read_bytes()
     shutil.rmtree(run.checkpoint_folder)
-    with pytest.raises(InputError, match="tells of 2 epochs, but there is no checkpoint in .*; restore that folder"):
+    with pytest.raises(InputError, match="tells of 2 epochs .* but there is no checkpoint in .*; restore that folder"):
         resume(run.path)
     assert run.metrics_file.read_bytes() == metrics
+
+
+def test_nor_is_one_whose_only_checkpoint_is_gone(small_settings, tmp_path):
+    run = train(changed(small_settings, epochs=1, evaluate_every=1), tmp_path / "run")
+    metrics = run.metrics_file.read_bytes()
+    shutil.rmtree(run.checkpoint_folder)
+    with pytest.raises(InputError, match="tells of 1 epochs that were trained, but there is no checkpoint"):
+        resume(run.path)
+    assert run.metrics_file.read_bytes() == metrics
+    # what a kill before the first checkpoint leaves is begun anew
+    lines = metrics.splitlines(keepends=True)
+    assert [json.loads(line)["kind"] for line in lines[-2:]] == ["train", "evaluation"]
+    run.metrics_file.write_bytes(b"".join(lines[:-1]))
+    resume(run.path)
+    assert run.has_checkpoint(1)
 
 
 def test_metrics_that_were_changed_are_named(small_settings, tmp_path):
