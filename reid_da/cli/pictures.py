@@ -17,7 +17,7 @@ def curves(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")],
     output: Picture = None,
 ) -> None:
-    """Draw how a run went: losses, evaluations, neighbours in the memory.
+    """Plot a run: losses, evaluations and label-free diagnostics.
 
     Example: reid-da curves runs/rendered-a2b-seed0
     """
@@ -41,7 +41,7 @@ def ranked_lists(
     same_camera: SameCamera = None,
     output: Picture = None,
 ) -> None:
-    """Draw what models find for the same queries, right and wrong.
+    """Draw the ranked lists of models for the same queries, right and wrong matches marked.
 
     Example: reid-da ranked-lists runs/demo/pretrain runs/demo -o lists.png
     """
@@ -76,7 +76,7 @@ def ranked_lists(
         )
         for name, found in features.items()
     }  # fmt: skip
-    draw_comparison(query, gallery, lists, file, camera_names=dataset.camera_names)
+    draw_comparison(query, gallery, lists, file, camera_names=dataset.camera_names, person_names=dataset.person_names)
     say(f"picture: {file}")
 
 

@@ -17,7 +17,7 @@ def test_version_and_help(run):
 def test_check_of_a_sound_set(run, rendered):
     outcome = run("data", "check", rendered / "site-b")
     assert outcome.status == 0
-    assert outcome.out.startswith("sound")
+    assert outcome.out.startswith("valid")
     report = json.loads(run("data", "check", rendered / "site-b", "--json").out)
     assert report["is_sound"] is True
     assert {split["name"]: split["images"] for split in report["splits"]} == {
