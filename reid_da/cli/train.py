@@ -76,7 +76,8 @@ def train(
     if result:
         _print_result(run, result)
     say(f"run: {run.path}")
-    ranked = f"`reid-da ranked-lists {run.path} -o lists.png`, " if result else ""
+    before = f"{run.path / 'pretrain'} " if (run.path / "pretrain").is_dir() else ""
+    ranked = f"`reid-da ranked-lists {before}{run.path} -o lists.png`, " if result else ""
     say(f"next: {ranked}`reid-da curves {run.path}`, or in Python reid_da.load({str(run.path)!r})", error=True)
 
 
