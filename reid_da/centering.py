@@ -1,4 +1,4 @@
-"""Per-camera centring of features: what all images of a camera share (light, colours, angle) is taken out."""
+"""Per-camera centring of features: what the images of a camera share (light, colours, angle) is taken out."""
 
 from dataclasses import dataclass
 

@@ -1,7 +1,7 @@
 """Time of a training step against the network alone, and how it grows with the memory, as Markdown tables.
 
     python tools/bench_training.py                                     # the rendered preset, on the processor
-    python tools/bench_training.py experiments/ecn.yaml --device cuda model.weights=none precision.autocast=bfloat16 \
+    python tools/bench_training.py ecn --device cuda model.weights=none precision.autocast=bfloat16 \
         data.source=data/rendered/site-a data.target=data/rendered/site-b
 
 "network" is what no implementation can save: forward passes of a source and a target batch that lie ready on the

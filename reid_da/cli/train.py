@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from reid_da.reporting.tables import Table
     from reid_da.training.run_folder import RunFolder
 
-Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file, such as those in experiments/.")]
+Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file, or the name of a preset such as spcl.")]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="[KEY=VALUE]...", help="Settings that differ, e.g. memory.temperature=0.1."),
@@ -28,7 +28,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a ta
 
 
 def train(
-    config: Annotated[Path | None, typer.Argument(metavar="CONFIG", help="YAML file; not with --resume.")] = None,
+    config: Annotated[
+        Path | None, typer.Argument(metavar="CONFIG", help="YAML file or name of a preset; not with --resume.")
+    ] = None,
     overrides: Overrides = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder of the run; runs/NAME-seedSEED.")
@@ -74,6 +76,8 @@ def train(
     if result:
         _print_result(run, result)
     say(f"run: {run.path}")
+    ranked = f"`reid-da ranked-lists {run.path} -o lists.png`, " if result else ""
+    say(f"next: {ranked}`reid-da curves {run.path}`, or in Python reid_da.load({str(run.path)!r})", error=True)
 
 
 def _print_result(run: "RunFolder", result: Mapping[str, float]) -> None:
@@ -219,8 +223,11 @@ def settings(
     """
     from reid_da.config.describe import describe_settings
     from reid_da.methods import EXPERIMENTS
+    from reid_da.presets import is_preset
 
-    is_file = config is not None and (Path(config).suffix in (".yaml", ".yml") or Path(config).is_file())
+    is_file = config is not None and (
+        is_preset(config) or Path(config).suffix in (".yaml", ".yml") or Path(config).is_file()
+    )
     given = ([] if is_file else [f"method={method}"]) + list(overrides or ())
     if config is not None and not is_file and "=" in config:
         given, config = [*given, config], None

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError, Valida
 from pydantic.fields import FieldInfo
 
 from reid_da.errors import InputError, unknown_name
+from reid_da.presets import settings_file
 from reid_da.yaml_files import parse_yaml, read_yaml
 
 Layer: TypeAlias = tuple[str, Mapping[str, Any]]
@@ -86,9 +87,9 @@ class Family(Generic[S]):
         """Settings of a YAML file, of the files that it is based on, and of the overrides, in rising priority.
 
         Args:
-            config: YAML file, a mapping with its keys and values, or None for the defaults; the key ``base`` of a file
-                names a file, relative to it, whose settings it changes, or several, of which later ones change earlier
-                ones.
+            config: YAML file, name of a preset, a mapping with its keys and values, or None for the defaults; the key
+                ``base`` of a file names a preset or a file, relative to it, whose settings it changes, or several, of
+                which later ones change earlier ones.
             overrides: ``memory.temperature=0.1`` and the like, whose values are read as YAML; or a mapping.
 
         Raises:
@@ -98,7 +99,7 @@ class Family(Generic[S]):
         if isinstance(config, Mapping):
             layers: list[Layer] = [("config", nested(config))]
         else:
-            layers = [] if config is None else _read_layers(Path(config))
+            layers = [] if config is None else _read_layers(settings_file(config))
         return self._of_layers([*layers, *self.changes(overrides)])
 
     def of(self, tree: Mapping[str, Any], *, where: str) -> S:
@@ -382,5 +383,5 @@ def _read_layers(file: Path, *, deriving: tuple[Path, ...] = (), read: list[Path
     for name in base if isinstance(base, list) else [] if base is None else [base]:
         if not isinstance(name, str):
             raise InputError(f"{file}: base: expected the name of a YAML file, got {name!r}")
-        layers += _read_layers(file.parent / name, deriving=(*deriving, file), read=read)
+        layers += _read_layers(settings_file(name, file.parent), deriving=(*deriving, file), read=read)
     return [*layers, (str(file), nested(tree))]

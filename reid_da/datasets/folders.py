@@ -22,12 +22,16 @@ LAYOUTS: dict[str, str] = {
     "cam01/image.jpg": rf"(?i:(?P<camera>{_CAMERA_WORD}\d+))/[^/]+$",
     "person07/..._cam3_....jpg": rf"(?P<pid>[^/]+)/(?:[^/]*?[-_ ])?(?i:{_CAMERA_WORD})(?P<camera>\d+)(?!\d)[^/]*$",
     "person07/cam01/image.jpg": rf"(?P<pid>[^/]+)/(?i:(?P<camera>{_CAMERA_WORD}\d+))/[^/]+$",
+    "cam01/image.jpg and cam01/person07/image.jpg": (rf"(?i:(?P<camera>{_CAMERA_WORD}\d+))/(?:(?P<pid>[^/]+)/)?[^/]+$"),
+    "anna_cam3_....jpg": r"(?P<pid>[^\W\d][^/]*?)_(?i:cam(?:era)?)[-_ ]?(?P<camera>\d+)(?!\d)[^/]*$",
 }
 """Layouts that are tried in this order where nothing else is said; the first that fits every image is taken.
 
 The camera is told by a word in all of them: a folder of folders with other names may be one of cameras or of persons,
 which :data:`CHOICES` has the user say.
 """
+
+_NAMED = "anna_cam3_....jpg"
 
 CHOICES: dict[Layout, tuple[str, str]] = {
     "camera-folders": (r"(?P<camera>[^/]+)/[^/]+$", "a folder for each camera, persons unknown"),
@@ -247,7 +251,9 @@ def _ask_about_validation(root: Path, paths: Sequence[str]) -> None:
 def _fitting_layout(paths: Sequence[str]) -> str | None:
     for name, layout in LAYOUTS.items():
         compiled = re.compile(layout)
-        if all(compiled.match(path) for path in paths):
+        matches = [compiled.match(path) for path in paths]
+        # one name for all is that of a place or of a recording
+        if all(matches) and (name != _NAMED or len({match["pid"] for match in matches if match}) > 1):
             return name
     return None
 

@@ -40,8 +40,9 @@ def import_folder(
         output: the manifest; ``manifest.csv`` in ``root`` if None.
         pattern: how paths tell camera and person; see :func:`reid_da.datasets.folders.list_crops`.
         layout: what the folders are, where their names do not tell; see there too.
-        test_share: share of the identities, between 0 and 1, that goes to query and gallery; None: all images
-            are for training, unless the pattern tells the split.
+        test_share: share of the identities, above 0, that goes to query and gallery; 1: all of them, for a labelled
+            test set beside unlabelled cameras. Images without an identity are for training. None: all images are,
+            unless the pattern tells the split.
         seed: of the random split.
         overwrite: replace an existing manifest.
 
@@ -81,7 +82,7 @@ def import_folder(
         for crop, pid in zip(crops, pids, strict=True)
     )
     if names:
-        _write_names(names, persons_file(output))
+        write_names(names, persons_file(output))
     else:
         persons_file(output).unlink(missing_ok=True)
     write_manifest(numbered, output)
@@ -104,7 +105,8 @@ def persons_file(manifest: Path) -> Path:
     return manifest.with_suffix(".persons.csv")
 
 
-def _write_names(names: Mapping[int, str], file: Path) -> None:
+def write_names(names: Mapping[int, str], file: Path) -> None:
+    """Write who has which number, as CSV; see :func:`persons_file`."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("pid", "person"))
@@ -128,27 +130,32 @@ def split_identities(pids: NDArray[np.int64], cameras: Sequence[str], *, test_sh
     test identity with two images gives one query, whose matches are by the same camera. Junk (pid -1) goes to the
     gallery.
 
+    Images without an identity are for training: in a partly labelled folder they are the target to adapt to.
+
     Args:
         pids: (N,) identities.
         cameras: camera of each image, one name for all where they are not known.
-        test_share: share of the identities that goes to the test half, between 0 and 1; at least one identity each way.
+        test_share: share of the identities that goes to the test half, above 0; at least one identity each way, or with
+            1 all of them.
         seed: the same seed gives the same split.
 
     Raises:
-        InputError: identities are not known, or fewer than two, or ``test_share`` is out of range.
+        InputError: no identity is known, or fewer than two are, or ``test_share`` is out of range.
     """
-    if not 0 < test_share < 1:
-        raise InputError(f"the test share is between 0 and 1, got {test_share}")
-    if (pids == UNLABELLED_PID).any():
+    if not 0 < test_share <= 1:
+        raise InputError(f"the test share is above 0 and at most 1, got {test_share}")
+    if (pids == UNLABELLED_PID).all():
         raise InputError(
-            f"{int((pids == UNLABELLED_PID).sum())} of {len(pids)} images have no identity, so no split into train, "
-            "query and gallery can be made; give a pattern with (?P<pid>...), or import without a split"
+            f"none of {len(pids)} images has an identity, so no split into train, query and gallery can be made; give "
+            "a pattern with (?P<pid>...), put the images of a few people into a folder each (cam1/anna/...), or import "
+            "without a split"
         )
-    identities = np.unique(pids[pids != JUNK_PID])
+    identities = np.unique(pids[~np.isin(pids, (JUNK_PID, UNLABELLED_PID))])
     if len(identities) < 2:
         raise InputError(f"a split needs at least 2 identities, found {len(identities)}")
     generator = np.random.default_rng(seed)
-    num_test = min(max(round(test_share * len(identities)), 1), len(identities) - 1)
+    most = len(identities) if test_share == 1 else len(identities) - 1
+    num_test = min(max(round(test_share * len(identities)), 1), most)
     test = set(generator.permutation(identities)[:num_test].tolist())
     images: dict[int, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     splits = ["train"] * len(pids)

@@ -7,7 +7,7 @@ from typing import Any
 from reid_da.atomic import write_text
 from reid_da.config import ExperimentSettings, Overrides, differences, dump_settings
 from reid_da.errors import InputError, first_few
-from reid_da.experiments.setup import build_trainer, check_possible
+from reid_da.experiments.setup import build_trainer, check_possible, warn_if_slow
 from reid_da.methods import EXPERIMENTS
 from reid_da.training.run_folder import RunFolder, shown
 
@@ -161,15 +161,24 @@ def _train(run: RunFolder, *, skip_damaged: bool) -> RunFolder:
     with run.training():
         settings = run.settings()
         checkpoint = run.last_checkpoint(skip_damaged=skip_damaged)
+        if checkpoint is None or int(checkpoint.description["epoch"]) < settings.epochs:
+            warn_if_slow(settings)
         stage = EXPERIMENTS.stage(settings)
         if stage is not None and checkpoint is None:
             # a mistake in the last stage must not be found after hours in the first
             check_possible(settings)
-            logger.info("stage 1 of 2: pretraining, method %s", stage.method)
+            logger.info("stage 1 of 2: %s", _title(stage))
             before = train_or_resume(stage, run.path / "pretrain")
             settings = settings.model_copy(update={"init_from": before.path})
-            logger.info("stage 2 of 2: method %s", settings.method)
+            logger.info("stage 2 of 2: %s", _title(settings))
         trainer = build_trainer(settings, run, bare=checkpoint is not None)
         trainer.resume(checkpoint)
         trainer.fit()
+        logger.info("%s: complete, %d of %d epochs", run.path, trainer.epoch, settings.epochs)
     return run
+
+
+def _title(settings: ExperimentSettings) -> str:
+    """What a stage does, for the log."""
+    on = "the source" if settings.method in ("source", "camstyle") else "the target"
+    return f"training on {on}, method {settings.method}, {settings.epochs} epochs"

@@ -67,10 +67,35 @@ def decode_image(
         OSError: the process has no memory or too many open files.
         UnreadableImageError: the file is missing or cannot be read at the moment.
     """
-    content = _read(path)
+    return decode_content(read_image(path), size=size, interpolation=interpolation, box=box)
+
+
+def decode_content(
+    content: bytes,
+    *,
+    size: tuple[int, int] | None,
+    interpolation: Interpolation,
+    box: Sequence[int] | None = None,
+    max_pixels: int = _MAX_PIXELS,
+    formats: Sequence[str] | None = None,
+) -> NDArray[np.uint8]:
+    """The same for the bytes of an image file, such as one that was sent by somebody else.
+
+    Args:
+        content: the bytes.
+        size: height and width of the result; those of the image if None.
+        interpolation: how to resize.
+        box: what to cut out; see :func:`decode_image`.
+        max_pixels: images with more are refused by their header, before they are decoded.
+        formats: Pillow's names of the formats that are tried; all if None.
+
+    Raises:
+        ImageError: as :func:`decode_image`.
+        OSError: the process has no memory.
+    """
     try:
-        with Image.open(io.BytesIO(content)) as image, ExitStack() as stack:
-            _check_header(image)
+        with Image.open(io.BytesIO(content), formats=formats) as image, ExitStack() as stack:
+            _check_header(image, max_pixels)
             if image.width * image.height > _LARGE_PIXELS:
                 stack.enter_context(_large_image)
             ImageOps.exif_transpose(image, in_place=True)
@@ -78,8 +103,9 @@ def decode_image(
             if box is not None:
                 top, left, height, width = box
                 pixels = pixels.crop((left, top, left + width, top + height))
-            resized = pixels.resize((size[1], size[0]), _RESAMPLING[interpolation])
-        return np.asarray(resized)
+            if size is not None:
+                pixels = pixels.resize((size[1], size[0]), _RESAMPLING[interpolation])
+        return np.asarray(pixels)
     except (ImageError, MemoryError):
         raise
     except UnidentifiedImageError:
@@ -89,8 +115,13 @@ def decode_image(
         raise ImageError(" ".join(str(error).split()) or type(error).__name__) from error
 
 
-def _read(path: Path) -> bytes:
-    """Content of the file, apart from its decoding, so that faults of the moment are told from those of the bytes."""
+def read_image(path: Path) -> bytes:
+    """Content of an image file, apart from its decoding: faults of the moment are told from those of the bytes.
+
+    Raises:
+        OSError: the process has no memory or too many open files.
+        UnreadableImageError: the file is missing, too large, or cannot be read at the moment.
+    """
     try:
         return read_regular(path, limit=_MAX_BYTES)
     except UnsuitableFileError as error:
@@ -138,7 +169,7 @@ class FileSizes:
 
     def _read(self, row: int) -> tuple[int, int]:
         try:
-            content = _read(self._table.path(row))
+            content = read_image(self._table.path(row))
         except ImageError:
             return self._unknown
         try:
@@ -149,11 +180,11 @@ class FileSizes:
             return self._unknown
 
 
-def _check_header(image: Image.Image) -> None:
+def _check_header(image: Image.Image, max_pixels: int) -> None:
     if not image.width * image.height:
         raise ImageError(f"{image.width}x{image.height} pixels")
-    if image.width * image.height > _MAX_PIXELS:
-        raise ImageError(f"{image.width}x{image.height} pixels, more than {_MAX_PIXELS}")
+    if image.width * image.height > max_pixels:
+        raise ImageError(f"{image.width}x{image.height} pixels, more than {max_pixels}")
     if image.mode == "F" or image.mode.startswith("I"):
         raise ImageError(f"more than 8 bits per channel (mode {image.mode})")
 
@@ -184,5 +215,5 @@ def undecodable(table: SampleTable, failed: Iterable[FailedImage]) -> InputError
     images = "1 image" if len(listed) == 1 else f"{len(listed)} images"
     return InputError(
         f"{table.name}: {images} of {len(table)} cannot be decoded: {first_few(listed)};"
-        " repair or remove them, or leave them out with data.on_error=skip, or --skip-broken"
+        " repair or remove them, or leave them out: data.on_error=skip in settings, --skip-broken of camstyle"
     )

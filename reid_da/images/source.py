@@ -85,6 +85,37 @@ class OneView:
         return self.source.gather(index, torch.full_like(index, self.view))
 
 
+@dataclass(frozen=True)
+class Subset:
+    """Some images of a source, all of which can be decoded.
+
+    Attributes:
+        source: the images.
+        rows: (M,) int64 rows of the source.
+    """
+
+    source: ImageSource
+    rows: Tensor
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.source.size
+
+    @property
+    def failed(self) -> tuple[FailedImage, ...]:
+        """None."""
+        return ()
+
+    def __len__(self) -> int:
+        """Number of images M."""
+        return len(self.rows)
+
+    def gather(self, index: Tensor, views: Tensor | None = None) -> Tensor:
+        """(B, 3, H, W) uint8 RGB images; see :meth:`ImageSource.gather`."""
+        return self.source.gather(self.rows[index], views)
+
+
 @runtime_checkable
 class KnowsFiles(Protocol):
     """A source whose images were files of other sizes."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -19,16 +20,33 @@ from reid_da.clustering import (
     cluster_camera_entropy,
     cluster_means,
 )
-from reid_da.config import AugmentSettings, ModelSettings, ViewSettings
+from reid_da.config import AugmentSettings, ExperimentSettings, ModelSettings, ViewSettings
 from reid_da.errors import InputError
 from reid_da.features import Labels
-from reid_da.images import IdentitySampler, OneView
+from reid_da.images import IdentitySampler, OneView, Sampler
 from reid_da.methods.protocol import NO_LABEL, Context, Domain, StreamPlan
 
 logger = logging.getLogger(__name__)
 
 LEAST_CLUSTERS = 2
 """With fewer there is nothing to tell apart."""
+
+
+class PseudoLabelSettings(ExperimentSettings):
+    """What all methods on pseudo-labels have."""
+
+    camera: bool = Field(
+        default=False,
+        description="show each target image in the style of a random camera of the target, as ECN does (in none of the "
+        "papers)",
+    )
+    views: ViewSettings = ViewSettings()
+    clustering: ClusteringSettings = ClusteringSettings()
+
+    @property
+    def shown_views(self) -> ViewSettings | None:
+        """Camera styles in which training shows the images; None: as they are."""
+        return self.views if self.camera else None
 
 
 class PseudoLabels:
@@ -180,8 +198,12 @@ class PseudoLabels:
         if count < wanted:
             logger.warning("batch.target asks for %d clusters, and there are %d: smaller batches", wanted, count)
         sampler = IdentitySampler(min(wanted, count), instances, once)
+        return self.stream_of(sampler, augment=augment, labels=groups)
+
+    def stream_of(self, sampler: Sampler, *, augment: AugmentSettings, labels: Tensor) -> StreamPlan:
+        """Batches as a sampler draws them from the images with labels, in random camera styles if there are any."""
         views = 1 if self.shown.num_views else 0
-        return StreamPlan(domain=self.shown, sampler=sampler, augment=augment, labels=groups, views=views)
+        return StreamPlan(domain=self.shown, sampler=sampler, augment=augment, labels=labels, views=views)
 
     def state_dict(self) -> dict[str, Any]:
         """The labels."""

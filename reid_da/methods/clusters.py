@@ -11,21 +11,19 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from reid_da.clustering import ClusteringSettings, cluster_means
+from reid_da.clustering import cluster_means
 from reid_da.config import (
     AugmentSettings,
     Count,
-    ExperimentSettings,
     ModelSettings,
     OptimizerSettings,
     Settings,
     SourceLossSettings,
-    ViewSettings,
 )
 from reid_da.errors import InputError
 from reid_da.images import Batch
 from reid_da.methods._labelled import LabelledLosses
-from reid_da.methods._pseudo_labels import PseudoLabels, check_instances, require_embedding
+from reid_da.methods._pseudo_labels import PseudoLabels, PseudoLabelSettings, check_instances, require_embedding
 from reid_da.methods._streams import labelled_stream
 from reid_da.methods.cluster_contrast import STRONG_AUGMENT, STRONG_MODEL, STRONG_OPTIMIZER
 from reid_da.methods.protocol import Context, Domain, EpochPlan, Method, Rows, StreamPlan
@@ -39,7 +37,7 @@ class BatchSettings(Settings):
     source: Count = Field(default=64, description="source images in a step, where there is a source")
 
 
-class ClustersSettings(ExperimentSettings):
+class ClustersSettings(PseudoLabelSettings):
     """Settings of the strong clustering baseline; the defaults are those of OpenUnReID."""
 
     method: Literal["clusters"] = Field(
@@ -49,15 +47,8 @@ class ClustersSettings(ExperimentSettings):
     epochs: Count = 50
     steps_per_epoch: int = Field(default=400, ge=0, description="0: one pass over the images that have a cluster")
     source_weight: float = Field(default=1.0, ge=0, description="weight of the source's loss; 0: no source")
-    camera: bool = Field(
-        default=False,
-        description="show each target image in the style of a random camera of the target, as ECN does "
-        "(not in the authors' code)",
-    )
-    views: ViewSettings = ViewSettings()
     batch: BatchSettings = BatchSettings()
     source_loss: SourceLossSettings = SourceLossSettings(label_smoothing=0.1, triplet_weight=1.0)
-    clustering: ClusteringSettings = ClusteringSettings()
     model: ModelSettings = STRONG_MODEL
     augment: AugmentSettings = STRONG_AUGMENT
     optimizer: OptimizerSettings = STRONG_OPTIMIZER.model_copy(update={"schedule": "constant"})
@@ -82,8 +73,7 @@ class Clusters(Method):
         _check_triplets(settings)
         self.settings = settings
         self.context = context
-        views = settings.views if settings.camera else None
-        self.target = PseudoLabels(context.domain("target"), settings.clustering, context, views)
+        self.target = PseudoLabels(context.domain("target"), settings.clustering, context, settings.shown_views)
         self._source: Domain | None = None
         self._source_stream: StreamPlan | None = None
         if settings.data.source is not None and settings.source_weight:

@@ -226,9 +226,15 @@ def _train_all(planned: Mapping[str, Sequence[_Variant]], folder: Path) -> dict[
         if not _are_done(variants):
             check_possible(variants[0].settings)
     with only_training(folder):
-        results: dict[str, Results] = {
-            row: tuple(variant.train() for variant in variants) for row, variants in planned.items()
-        }
+        results: dict[str, Results] = {}
+        count, total = 0, sum(map(len, planned.values()))
+        for row, variants in planned.items():
+            trained = []
+            for variant in variants:
+                count += 1
+                logger.info("run %d of %d: %s, seed %d", count, total, variant.settings.name, variant.settings.seed)
+                trained.append(variant.train())
+            results[row] = tuple(trained)
     if any(figures for seeds in results.values() for figures in seeds):
         return results
     raise InputError(

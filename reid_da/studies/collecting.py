@@ -77,7 +77,7 @@ def collect(paths: Sequence[Path], *, figures: Sequence[str] = ()) -> list[Colle
     tables = [_collected("", named, figures)] if named else []
     for path in paths:
         if path not in named:
-            tables.append(_collected(path.resolve().name, _runs_in(path), figures))
+            tables.append(_collected(path.resolve().name, runs_in(path), figures))
     return tables
 
 
@@ -106,7 +106,7 @@ def render(tables: Sequence[Collected], suffix: str) -> str:
     return to_csv(tables[0].table())
 
 
-def _runs_in(folder: Path) -> list[Path]:
+def runs_in(folder: Path) -> list[Path]:
     """The runs in a folder of runs, but for those that only begin others.
 
     Raises:

@@ -1,0 +1,1 @@
+"""A gallery on disk: index, search, identities, and a threshold without labels."""

@@ -1,0 +1,52 @@
+"""A small index of rendered people, made once; tests that write get copies."""
+
+import shutil
+
+import pytest
+import torch
+from small_galleries import card
+
+from reid_da.gallery.index import Embedder, add, load_embedder
+from reid_da.gallery.store import create
+from reid_da.models import create_backbone
+
+
+@pytest.fixture(scope="session")
+def weights_file(tmp_path_factory):
+    """Random weights of a small network in a file, so that each process loads the same ones."""
+    torch.manual_seed(0)
+    file = tmp_path_factory.mktemp("weights") / "osnet.pth"
+    torch.save(create_backbone("osnet_x0_25", weights="none", image_size=(32, 16)).state_dict(), file)
+    return file
+
+
+@pytest.fixture(scope="session")
+def embedder(weights_file) -> Embedder:
+    return load_embedder(weights_file, backbone="osnet_x0_25", image_size=(32, 16), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def crops(small_sites):
+    return small_sites / "site-b" / "bounding_box_test"
+
+
+@pytest.fixture(scope="session")
+def indexed(embedder, crops, tmp_path_factory):
+    """Folder of an index of ``crops``; not to be written to."""
+    path = tmp_path_factory.mktemp("indexed") / "index"
+    with create(path, embedder.card) as gallery:
+        add(gallery, embedder, [crops], num_workers=1)
+    return path
+
+
+@pytest.fixture
+def index(indexed, tmp_path):
+    """Folder of a copy of the index."""
+    return shutil.copytree(indexed, tmp_path / "index")
+
+
+@pytest.fixture
+def gallery(tmp_path):
+    """An empty index of 8-dimensional vectors."""
+    with create(tmp_path / "gallery", card()) as opened:
+        yield opened
