@@ -18,6 +18,7 @@ ORDER = (
     ("experiments",),
     ("api",),
     ("tracker", "reporting"),
+    ("exporting", "gallery"),
     ("studies",),
     ("cli",),
 )
