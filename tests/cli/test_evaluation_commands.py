@@ -131,7 +131,7 @@ def test_extract_image_files(run, tmp_path, rendered):
         (["extract", "{bad}", "x.jpg", "-o", "{tmp}/f.npz"], "bad.npz"),
         (
             ["extract", "resnet18", "--weights", "none", "x.jpg", "-o", "{tmp}/f.npz"],
-            "1 of 1 images do not exist: x.jpg",
+            "1 of 1 images are no files: x.jpg",
         ),
         (["extract", "resnet18", "--weights", "none", "{bad}", "-o", "{tmp}/f.npz"], "bad.npz"),
         (["extract", "resnet18", "--weights", "none", "{bad}", "-o", "{tmp}/f.txt"], "f.txt: expected the name"),
