@@ -81,12 +81,14 @@ def train(
 
 
 def _print_result(run: "RunFolder", result: Mapping[str, float]) -> None:
-    """Figures on the target after the last epoch, beside those of the stage before where there was one."""
+    """Figures on the target after the last epoch, beside those of the first stage where there were several."""
     from reid_da.experiments import runs
     from reid_da.reporting.result_tables import ResultRow, ablation_table, before_after_table
 
     name = run.name
     stage = run.path / "pretrain"
+    while (stage / "pretrain").is_dir():
+        stage /= "pretrain"
     if stage.is_dir():
         before = runs.final_result(type(run).open(stage))
         show(before_after_table(before, result, title=f"{name}: on the target, before and after"))

@@ -1,5 +1,6 @@
 """Settings in general: frozen classes, read from layers of YAML and overrides, compared leaf by leaf."""
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,7 +140,7 @@ class Family(Generic[S]):
         """Settings of the pretraining stage, None without one.
 
         They are the settings of the run with the changes of its key ``pretrain``: a change of the data or the seed
-        holds for both.
+        holds for both. The stage has one before it if these changes have a key ``pretrain`` themselves.
 
         Raises:
             InputError: a key of ``pretrain`` is unknown or a value does not fit.
@@ -149,7 +150,7 @@ class Family(Generic[S]):
             return None
         name = f"{getattr(settings, 'name', '')}-pretrain"
         tree = merge(settings.tree, {"method": "source", "name": name, **changes, "pretrain": None})
-        return self.of(tree, where="pretrain")
+        return self.of({**tree, "pretrain": changes.get("pretrain")}, where="pretrain")
 
     def kind(self, method: object) -> type[S]:
         """The settings class of a method.
@@ -180,8 +181,9 @@ class Family(Generic[S]):
         return settings
 
     def _check_stage_key(self, keys: tuple[str, ...], where: str) -> None:
-        if keys[0] == "pretrain" and len(keys) > 1 and not self._owner(keys[1:]):
-            raise self._unknown(keys, where, prefix="pretrain.")
+        own = tuple(itertools.dropwhile(lambda key: key == "pretrain", keys))
+        if own != keys and own and not self._owner(own):
+            raise self._unknown(keys, where, prefix="pretrain." * (len(keys) - len(own)))
 
     def _check_foreign(self, keys: tuple[str, ...], value: Any, where: str, *, method: str) -> None:
         """Check a key that the method has not: it must be another method's, and its value must fit there."""

@@ -197,12 +197,17 @@ def test_a_sweep_on_a_target_without_labels_tells_what_needs_none(small_settings
         sweep(changed(settings, epochs=1), tmp_path / "short", key="loss_weight", values=[0.1])
 
 
-def test_the_stage_before_hands_its_weights_on(small_settings, tmp_path):
-    settings = changed(
-        small_settings, epochs=1, optimizer={"lr": 1e-12}, pretrain={"epochs": 1, "optimizer": {"lr": 0.01}}
-    )
-    run = train(settings, tmp_path)
-    weights, before = last(run).weights, last(RunFolder.open(tmp_path / "pretrain")).weights
+@pytest.mark.parametrize("stages", [2, 3])
+def test_the_stage_before_hands_its_weights_on(small_settings, tmp_path, stages, caplog):
+    stage = {"epochs": 1, "optimizer": {"lr": 0.01}}
+    if stages == 3:
+        stage = {"method": "ecn", "epochs": 1, "pretrain": stage}
+    with caplog.at_level("INFO"):
+        run = train(changed(small_settings, epochs=1, optimizer={"lr": 1e-12}, pretrain=stage), tmp_path)
+    titles = [record.getMessage().partition(":")[0] for record in caplog.records if "stage " in record.getMessage()]
+    assert titles == [f"stage {number} of {stages}" for number in range(1, stages + 1)]
+    first = tmp_path.joinpath(*["pretrain"] * (stages - 1))
+    weights, before = last(run).weights, last(RunFolder.open(first)).weights
     assert torch.allclose(weights["backbone.conv1.weight"], before["backbone.conv1.weight"], atol=1e-6)
     assert torch.allclose(weights["classifier.weight"], before["classifier.weight"], atol=1e-6)
 
