@@ -1,4 +1,4 @@
-"""Lines of ``metrics.jsonl``: a JSON object each, with a checksum, so that a changed digit is not taken for a result."""
+"""Lines of ``metrics.jsonl``: JSON objects with a checksum, so that a changed digit is not taken for a result."""
 
 import json
 import math

@@ -10,10 +10,10 @@ from PIL import Image
 from scipy.io import savemat
 
 from reid_da.cli import main
+from reid_da.datasets import load_dataset, matlab
 from reid_da.datasets.folders import Crop, compile_pattern
 from reid_da.datasets.image_files import image_sizes, inspect_image
 from reid_da.datasets.listing import list_images, natural_key
-from reid_da.datasets import load_dataset, matlab
 from reid_da.datasets.manifest import is_manifest, read_manifest, write_manifest
 from reid_da.datasets.pairs import read_pairs
 from reid_da.datasets.table import SampleTable
