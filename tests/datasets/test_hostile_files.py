@@ -141,3 +141,14 @@ def test_numbers_in_names_may_not_ask_for_a_table_of_any_length(tmp_path: Path) 
         pairs.write_text(text)
         with pytest.raises(InputError, match=r"pairs.txt, line \d: expected"):
             read_pairs(pairs)
+
+
+@pytest.mark.parametrize("name", ["single_shot/cam_{}/person_{}.png", "{}_body_images/{}/1.tif"])
+def test_identities_beyond_64_bits_are_named(tmp_path: Path, name: str) -> None:
+    for folder in ("a", "b") if "cam" in name else ("occluded", "whole"):
+        for person in ("0001", "0002", "9" * 30):
+            file = tmp_path / name.format(folder, person)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 16)).save(file)
+    with pytest.raises(InputError, match="1 of 3 image names do not match .*9{30}"):
+        load_dataset(tmp_path)
