@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from reid_da import __version__
-from reid_da.cli import camstyle, cluster, data, evaluate, index, pictures, rank, results, search, train
+from reid_da.cli import camstyle, cluster, data, evaluate, index, pictures, rank, results, search, serve, train
 
 app = typer.Typer(
     name="reid-da",
@@ -34,6 +34,7 @@ for command in (
     rank.rank,
     search.search,
     cluster.cluster,
+    serve.serve,
     pictures.curves,
     pictures.ranked_lists,
 ):

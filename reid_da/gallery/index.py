@@ -49,7 +49,7 @@ class Embedder:
 
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """(N, D) unit vectors of (N, H, W, 3) images of the model's size."""
-        tensor = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+        tensor = torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2)
         return self.model.embed(tensor, flip=self.card.flip)
 
     def decode(self, content: bytes, **limits: Any) -> NDArray[np.uint8]:
@@ -431,7 +431,7 @@ def verify(gallery: Gallery, *, files: bool = False) -> list[str]:
     if files:
         rows = gallery.rows("SELECT path, size, mtime_ns FROM images ORDER BY id")
         problems += [
-            f"{path}: {'is missing' if (status := _status(path)) is None else 'has changed'}"
+            f"{path}: {'is missing' if _status(path) is None else 'has changed'}"
             for path, *known in rows
             if _status(path) != tuple(known)
         ]

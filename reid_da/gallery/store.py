@@ -330,8 +330,11 @@ class Writer:
                 "INSERT INTO images (path, size, mtime_ns, digest, camera, time, track, added, block, row) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [
-                    (image.path, image.size, image.mtime_ns, image.digest, cameras[image.camera], image.time)
-                    + (image.track, time.time(), *place)
+                    (
+                        *(image.path, image.size, image.mtime_ns, image.digest),
+                        *(cameras[image.camera], image.time, image.track, time.time()),
+                        *place,
+                    )
                     for image, place in zip(images, places, strict=True)
                 ],
             )

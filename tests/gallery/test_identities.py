@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+from small_galleries import DIM, images, unit
 
 from reid_da import load_dataset
 from reid_da.clustering import ClusteringSettings
@@ -11,7 +12,6 @@ from reid_da.gallery.identities import assign_identities, export_manifest, ident
 from reid_da.gallery.index import verify
 from reid_da.gallery.pictures import draw_sheets
 from reid_da.gallery.store import Gallery
-from small_galleries import DIM, images, unit
 
 SETTINGS = ClusteringSettings(metric="cosine", eps=0.02, min_samples=3)
 PEOPLE = unit(6, DIM, seed=5)

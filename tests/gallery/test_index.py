@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image
+from small_galleries import fill
 
 from reid_da.errors import InputError
 from reid_da.gallery import index as indexing
 from reid_da.gallery.index import add, check_model, embedder_of, load_embedder, older_than, select, verify
 from reid_da.gallery.store import Gallery, create
-from small_galleries import fill
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from small_galleries import DIM, card, fill, images, unit
 
 from reid_da.errors import InputError
 from reid_da.gallery import search, store
@@ -13,7 +14,6 @@ from reid_da.gallery.pictures import draw_answers
 from reid_da.gallery.search import Filters, answers, nearest
 from reid_da.gallery.store import Gallery, create
 from reid_da.gallery.threshold import Point, Thresholds, save
-from small_galleries import DIM, card, fill, images, unit
 
 
 @pytest.fixture(scope="module")

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from small_galleries import DIM, card, fill, images, unit
 
 from reid_da.errors import InputError
 from reid_da.gallery import store, vectors
 from reid_da.gallery.index import verify
 from reid_da.gallery.store import Gallery, create
-from small_galleries import DIM, card, fill, images, unit
 
 HERE = Path(__file__).parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE.parent.parent), str(HERE)])}

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
+from small_galleries import DIM, card, images, unit
 
 from reid_da.errors import InputError
 from reid_da.gallery.store import create
 from reid_da.gallery.threshold import _threshold, estimate, impossible_pairs, save, stored, track_numbers
-from small_galleries import DIM, card, images, unit
 
 
 def put(gallery, vectors, cameras, times, tracks=None):
