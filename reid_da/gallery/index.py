@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -195,7 +194,7 @@ def open_or_create(
     Raises:
         InputError: no model for a new index, or another one than that of the index.
     """
-    if _is_made(path):
+    if (path / database.FILE).exists():
         opened = Gallery(path)
         try:
             return opened, embedder_of(opened, model=model, device=device)
@@ -206,15 +205,6 @@ def open_or_create(
         raise InputError(f"{path}: a new index needs a model: --model RUN")
     embedder = load_embedder(model, device=device, **options)
     return create(path, embedder.card), embedder
-
-
-def _is_made(path: Path) -> bool:
-    """Whether there is an index, and not only the empty database of a process that was killed while making it."""
-    file = path / database.FILE
-    if not file.exists():
-        return False
-    with closing(database.connect(path)) as connection, database.naming_errors(file):
-        return bool(connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone())
 
 
 def add(

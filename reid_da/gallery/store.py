@@ -4,7 +4,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from reid_da.atomic import own_folder
+from reid_da.atomic import atomic_path, own_folder
 from reid_da.errors import InputError
 from reid_da.features import pieces
 from reid_da.gallery import database
@@ -272,27 +272,30 @@ _RECORDS = (
 
 
 def create(path: Path, card: ModelCard) -> Gallery:
-    """Make an empty index, or open one that a process has left empty.
+    """Make an empty index, whose database appears with its tables or not at all.
 
     Raises:
         InputError: there is something else at the path.
         BlockingIOError: another process is making it.
     """
-    if path.is_dir() and not (path / database.FILE).exists() and any(path.iterdir()):
+    if (
+        path.is_dir()
+        and not (path / database.FILE).exists()
+        and any(not entry.name.startswith(".") for entry in path.iterdir())
+    ):
         raise InputError(f"{path}: is a folder that is not empty, and no index; name a new folder for the index")
+    file = path / database.FILE
     with own_folder(path):
-        connection = database.connect(path, create=True)
-        try:
-            file = path / database.FILE
-            with database.transaction(connection, file) as cursor:
-                # not before the lock is held: a process that was killed may have left a database without tables
-                if not cursor.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
-                    for statement in database.TABLES.split(";"):
-                        cursor.execute(statement)
+        for leftover in path.glob(f".{database.FILE}.*"):
+            leftover.unlink()  # of a process that was killed at this point
+        if not file.exists():
+            with atomic_path(file) as temporary, database.naming_errors(file):
+                temporary.unlink()
+                with closing(sqlite3.connect(temporary)) as connection:
+                    connection.executescript(database.TABLES)
                     values = {"version": database.VERSION, "model": json.dumps(asdict(card)), "generation": 0}
-                    cursor.executemany("INSERT INTO meta VALUES (?, ?)", list(values.items()))
-        finally:
-            connection.close()
+                    connection.executemany("INSERT INTO meta VALUES (?, ?)", list(values.items()))
+                    connection.commit()
     return Gallery(path)
 
 

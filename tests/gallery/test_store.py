@@ -253,6 +253,16 @@ def test_a_later_format_and_a_foreign_folder_are_refused(gallery, tmp_path):
     assert not (tmp_path / "nothing").exists()
 
 
+def test_what_a_process_leaves_that_is_killed_while_it_makes_an_index_is_no_hindrance(tmp_path):
+    (tmp_path / "index").mkdir()
+    for name in (".lock", ".index.sqlite.x.tmp", ".index.sqlite.x.tmp-journal"):
+        (tmp_path / "index" / name).write_bytes(b"half")
+    with create(tmp_path / "index", card()) as gallery:
+        fill(gallery, 2)
+        assert verify(gallery) == []
+    assert not list((tmp_path / "index").glob(".*"))
+
+
 def test_a_link_in_the_place_of_the_database_is_not_followed(gallery, tmp_path):
     (tmp_path / "planted").mkdir()
     (tmp_path / "planted" / "index.sqlite").symlink_to(gallery.file)
