@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO := runs/demo
 
-.PHONY: help install demo test lint types unit test-lowest clean
+.PHONY: help install demo test lint types unit dist docs test-lowest clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -26,7 +26,7 @@ demo: $(STAMP)  ## adapt a model from one rendered site to the other: a table, r
 	$(BIN)/reid-da curves $(DEMO)
 	$(BIN)/reid-da ranked-lists $(DEMO)/pretrain $(DEMO) -o $(DEMO)/ranked-lists.png
 
-test: lint types unit  ## ruff, mypy --strict, pytest
+test: lint types unit dist  ## ruff, mypy --strict, pytest, sdist and wheel
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -37,6 +37,12 @@ types: $(STAMP)
 
 unit: $(STAMP)
 	$(BIN)/python -m pytest -q -n auto
+
+dist: $(STAMP)  ## build sdist and wheel, and use the wheel in an environment of its own
+	$(BIN)/python tools/check_dist.py
+
+docs: $(STAMP)  ## build the documentation site in build/docs
+	$(BIN)/python tools/build_docs.py
 
 test-lowest:  ## the unit tests with the oldest supported dependencies, in an environment of their own
 	test -x $(VENV)-lowest/bin/python || $(PYTHON) -m venv $(VENV)-lowest

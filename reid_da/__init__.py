@@ -16,6 +16,7 @@ _MODULES = {
     "Run": "api",
     "SearchResult": "api",
     "TrackerExtractor": "tracker",
+    "center_cameras": "centering",
     "evaluate_retrieval": "evaluation",
     "fit": "api",
     "load": "api",
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from reid_da.api import SearchResult as SearchResult
     from reid_da.api import fit as fit
     from reid_da.api import load as load
+    from reid_da.centering import center_cameras as center_cameras
     from reid_da.datasets import load_dataset as load_dataset
     from reid_da.errors import InputError as InputError
     from reid_da.evaluation import RerankSettings as RerankSettings

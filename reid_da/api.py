@@ -25,13 +25,14 @@ from reid_da.datasets import Dataset
 from reid_da.errors import InputError
 from reid_da.evaluation import RerankSettings, RetrievalResult, search
 from reid_da.evaluation.calibration import Calibration, load_calibration
+from reid_da.evaluation.centered import FILE_NAME, NamedMeans, load_means
 from reid_da.evaluation.extraction import WithMirrored
 from reid_da.evaluation.feature_evaluation import evaluate_feature_set
 from reid_da.evaluation.ranking import table_of_folder
+from reid_da.experiments import runs
 from reid_da.features import check_directions
 from reid_da.methods import load_settings
 from reid_da.models.extractor import ColorOrder, FeatureExtractor, ImageItem
-from reid_da.training import runs
 from reid_da.training.run_folder import RunFolder
 from reid_da.training.trained import TrainedModel, load_trained
 
@@ -139,6 +140,7 @@ class Model(TrainedModel):
         rerank: bool | RerankSettings = False,
         flip: bool = False,
         same_camera: str | None = None,
+        center_cameras: bool = False,
     ) -> RetrievalResult:
         """CMC, mAP and mINP on the query and gallery of a data set.
 
@@ -148,6 +150,7 @@ class Model(TrainedModel):
             flip: average with the features of the mirror images.
             same_camera: ``exclude`` leaves out gallery images of the query's identity and camera, ``include`` counts
                 them; by default as suits the data set.
+            center_cameras: take the mean of each camera out of the features first.
 
         Raises:
             InputError: there is no such data set, or it has no query or gallery.
@@ -155,7 +158,10 @@ class Model(TrainedModel):
         dataset = self.test_data(data)
         settings = RerankSettings() if rerank is True else rerank or None
         result = evaluate_feature_set(
-            self.extract(dataset, flip=flip), rerank=settings, same_camera=same_camera or dataset.same_camera
+            self.extract(dataset, flip=flip),
+            rerank=settings,
+            same_camera=same_camera or dataset.same_camera,
+            center_cameras=center_cameras,
         )
         return result.reranked or result.plain
 
@@ -172,6 +178,39 @@ class Model(TrainedModel):
         if self.image_size != size:
             raise InputError(f"{self.run}: is calibrated for images of {size}, and is loaded for {self.image_size}")
         return load_calibration(self.run / "calibration.json", epoch=self.epoch)
+
+    @cached_property
+    def stored_camera_means(self) -> NamedMeans:
+        """What ``reid-da center RUN`` has stored with the run.
+
+        Raises:
+            InputError: the model is of no run, or there are no means of its checkpoint at its image size.
+        """
+        if self.run is None:
+            raise InputError(f"{self.name}: only runs have camera means (reid-da center RUN)")
+        named = load_means(self.run / FILE_NAME)
+        if (named.epoch, named.image_size) != (self.epoch, self.image_size):
+            raise InputError(
+                f"{self.run / FILE_NAME}: is of epoch {named.epoch} and images of {named.image_size}, and the model of "
+                f"epoch {self.epoch} and {self.image_size}; store those: reid-da center {self.run}"
+            )
+        return named
+
+    def center_cameras(self, features: Features, cameras: Sequence[str] | str) -> Features:
+        """(N, D) unit features without the stored means of their cameras; see ``reid-da center``.
+
+        A single new image can be centred, as the means are not its own. To centre a whole set of images by their own
+        means, use :func:`reid_da.center_cameras`.
+
+        Args:
+            features: (N, D) of :meth:`embed`.
+            cameras: names of their N cameras, or the name of the one that all are of.
+
+        Raises:
+            InputError: there are no stored means, or a camera is not among them.
+        """
+        names = [cameras] * len(features) if isinstance(cameras, str) else list(cameras)
+        return self.stored_camera_means.center(features, names).numpy()
 
     def threshold(self, fpr: float) -> float:
         """The lowest similarity that means "the same person" at a false positive rate that was calibrated.

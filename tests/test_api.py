@@ -21,9 +21,9 @@ from reid_da.errors import InputError
 from reid_da.evaluation import RerankSettings, evaluate_retrieval
 from reid_da.evaluation.calibration import save_calibration
 from reid_da.evaluation.extraction import extract_features, open_table, table_of_files
+from reid_da.experiments.runs import final_result
 from reid_da.models.extractor import FeatureExtractor
 from reid_da.studies.inspection import calibrate_run
-from reid_da.training.runs import final_result
 
 SIZE = (32, 16)
 

@@ -15,6 +15,7 @@ import yaml
 
 import reid_da
 from reid_da.evaluation.calibration import save_calibration
+from reid_da.evaluation.centered import FILE_NAME, save_means
 from reid_da.studies.inspection import calibrate_run
 
 ROOT = Path(__file__).parent.parent
@@ -59,10 +60,11 @@ def run_page(page: Path) -> None:
 
 @pytest.fixture(scope="module")
 def demo(small_tree, tmp_path_factory):
-    """A run with a calibration in the place of that of ``make demo``."""
+    """A run with a calibration and camera means in the place of that of ``make demo``."""
     run = reid_da.fit(small_tree, tmp_path_factory.mktemp("demo") / "run", epochs=1, steps_per_epoch=1)
     calibration, notes = calibrate_run(run.path, fprs=[1e-2], device="cpu")
     save_calibration(run.path / "calibration.json", calibration, notes=notes)
+    save_means(run.path / FILE_NAME, run.model(device="cpu").camera_means())
     return run.path
 
 

@@ -1,7 +1,7 @@
 """Time of a training step against the network alone, and how it grows with the memory, as Markdown tables.
 
     python tools/bench_training.py                                     # the rendered preset, on the processor
-    python tools/bench_training.py experiments/ecn.yaml --device cuda model.weights=none precision.autocast=bfloat16 \
+    python tools/bench_training.py ecn --device cuda model.weights=none precision.autocast=bfloat16 \
         data.source=data/rendered/site-a data.target=data/rendered/site-b
 
 "network" is what no implementation can save: forward passes of a source and a target batch that lie ready on the
@@ -26,12 +26,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from reid_da.config import ExperimentSettings, load_settings
+from reid_da.experiments.setup import build_trainer
 from reid_da.images import Batch
 from reid_da.memory.exemplar import ExemplarMemory
 from reid_da.methods.ecn import ECN
 from reid_da.training.loop import Trainer
 from reid_da.training.run_folder import RunFolder
-from reid_da.training.setup import build_trainer
 
 PRESET = Path(__file__).parent.parent / "experiments" / "rendered" / "site-a2site-b.yaml"
 BUDGET = 1.15

@@ -16,7 +16,10 @@ from pathlib import Path
 from torture_calls import Calls
 
 MAX_SECONDS, MAX_BYTES = 60, 4 * 2**30
-"""What no command on a tiny data set may take."""
+"""What no command on a tiny data set may take: of a processor, since a busy machine makes others wait; of memory."""
+
+MAX_WAIT = 10 * MAX_SECONDS
+"""Seconds after which a command is thought to hang, whatever it computes."""
 
 
 def import_everything() -> None:
@@ -44,6 +47,7 @@ class Outcome:
         out: standard output.
         err: standard error.
         seconds: how long it took.
+        computed: seconds of a processor that it took.
         bytes: memory at its peak.
     """
 
@@ -52,6 +56,7 @@ class Outcome:
     out: str = field(repr=False)
     err: str = field(repr=False)
     seconds: float
+    computed: float
     bytes: int
 
     @property
@@ -64,7 +69,7 @@ class Outcome:
             found.append("crash")
         if self.status == 2 and "traceback" not in found and "rror" not in self.err and "Usage" not in self.err:
             found.append("no message")
-        if self.seconds >= MAX_SECONDS:
+        if self.computed >= MAX_SECONDS or self.seconds >= MAX_WAIT:
             found.append("over 60 s")
         if self.bytes > MAX_BYTES:
             found.append("over 4 GB")
@@ -81,6 +86,7 @@ def run(
     file_bytes: int | None = None,
     kill_after: float | None = None,
     kill_signal: int = signal.SIGKILL,
+    kill_when: Callable[[], bool] | None = None,
     on_end: Callable[[], None] | None = None,
 ) -> Outcome:
     """Run ``reid-da`` with the given arguments.
@@ -92,6 +98,7 @@ def run(
         file_bytes: largest file that it may write.
         kill_after: seconds after which it gets a signal.
         kill_signal: that signal.
+        kill_when: asked all the time; the signal is sent as soon as it says so.
         on_end: called in the process when the command has ended.
     """
     out, err = folder / "stdout", folder / "stderr"
@@ -105,11 +112,14 @@ def run(
         seconds = time.monotonic() - begin
         if ended:
             break
-        if seconds >= MAX_SECONDS + 5:
+        if seconds >= MAX_WAIT + 5:
             os.kill(process, signal.SIGKILL)
         elif kill_after is not None and seconds >= kill_after:
             os.kill(process, kill_signal)
             kill_after = None
+        elif kill_when is not None and kill_when():
+            os.kill(process, kill_signal)
+            kill_when = None
         time.sleep(0.005)
     texts = [path.read_text(encoding="utf-8", errors="replace") for path in (out, err)]
     return Outcome(
@@ -118,6 +128,7 @@ def run(
         out=texts[0],
         err=texts[1],
         seconds=seconds,
+        computed=usage.ru_utime + usage.ru_stime,
         bytes=1024 * usage.ru_maxrss,
     )
 

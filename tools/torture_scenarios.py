@@ -71,15 +71,19 @@ class Place:
 
     def _train_half(self) -> None:
         """Kill a training after its first checkpoint."""
-        seconds = 2.0
-        while not list(self.work.glob("run/checkpoints/epoch_*")):
+        checkpoints = self.work / "run" / "checkpoints"
+        for _ in range(10):
             self.restore("empty")
-            outcome = run(["train", str(self.config), "-o", str(self.work / "run")], self.output, kill_after=seconds)
-            if outcome.status == 0:
-                raise RuntimeError("the training ended before it could be killed: set more epochs")
-            if outcome.status != -signal.SIGKILL:
+            outcome = run(
+                ["train", str(self.config), "-o", str(self.work / "run")],
+                self.output,
+                kill_when=lambda: any(checkpoints.glob("epoch_*")),
+            )
+            if outcome.status == -signal.SIGKILL:
+                return
+            if outcome.status:
                 raise RuntimeError(outcome.err)
-            seconds *= 1.2
+        raise RuntimeError("the training ended before it could be killed: set more epochs")
 
     def restore(self, state: str) -> None:
         """Begin with a state."""

@@ -14,6 +14,9 @@ Rerank = Annotated[bool, typer.Option("--rerank", help="Also after k-reciprocal 
 K1 = Annotated[int, typer.Option("--k1", help="Of re-ranking: neighbours; fewer than there are images.")]
 K2 = Annotated[int, typer.Option("--k2", help="Of re-ranking: neighbours of its query expansion, at most k1.")]
 Lambda = Annotated[float, typer.Option("--lambda", help="Of re-ranking: share of the original distance, 0 to 1.")]
+CenterCameras = Annotated[
+    bool, typer.Option("--center-cameras", help="Take the mean of each camera's features out of them; needs no labels.")
+]
 Distance = Annotated[str, typer.Option(help="'cosine' or 'euclidean'.")]
 SameCamera = Annotated[
     str | None,

@@ -8,6 +8,7 @@ import typer
 from reid_da.cli.output import check_output, print_json, say, show
 from reid_da.datasets import import_folder, load_dataset
 from reid_da.datasets.importing import persons_file
+from reid_da.errors import InputError
 
 app = typer.Typer(help="Check data sets, count what is in them, make manifests.", no_args_is_help=True)
 
@@ -124,19 +125,34 @@ def import_(
     split: Annotated[
         float | None, typer.Option(help="Share of the identities that goes to query and gallery, e.g. 0.5.")
     ] = None,
+    test_only: Annotated[
+        bool,
+        typer.Option("--test-only", help="All labelled people go to query and gallery: a test set for data.test."),
+    ] = False,
     seed: Annotated[int, typer.Option(help="Seed of the split.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing manifest.")] = False,
 ) -> None:
     """Write a manifest for a folder of crops, with an identity-disjoint train/query/gallery split if asked.
 
-    Where the names do not tell what the folders are, --layout or --pattern does; the manifest keeps the answer.
+    Where the names do not tell what the folders are, --layout or --pattern does; the manifest keeps the answer. In a
+    partly labelled folder (cam1/image.jpg beside cam1/anna/image.jpg) images without an identity go to train.
 
     Folders named *_camstyle in it are left out: their images are made of the others, in the styles of other cameras.
 
     Example: reid-da data import crops/ --split 0.5 && reid-da data check crops/
+
+    Example: reid-da data import people/ --test-only   # then train with data.test=people
     """
+    if test_only and split is not None:
+        raise InputError("give either --split or --test-only")
     manifest = import_folder(
-        path, output=output, layout=layout, pattern=pattern, test_share=split, seed=seed, overwrite=overwrite
+        path,
+        output=output,
+        layout=layout,
+        pattern=pattern,
+        test_share=1.0 if test_only else split,
+        seed=seed,
+        overwrite=overwrite,
     )
     dataset = load_dataset(manifest)
     counts = ", ".join(f"{name} {len(table)}" for name, table in dataset.splits.items() if len(table))

@@ -10,6 +10,7 @@ from reid_da.atomic import atomic_paths
 from reid_da.cli.arguments import (
     K1,
     K2,
+    CenterCameras,
     Distance,
     Lambda,
     Rerank,
@@ -44,6 +45,7 @@ def evaluate_features(
     k2: K2 = 6,
     lambda_value: Lambda = 0.3,
     operating_point: OperatingPoint = None,
+    center_cameras: CenterCameras = False,
     distance: Distance = "cosine",
     same_camera: Annotated[
         str, typer.Option(help="'exclude' (as papers do) or 'include' gallery images of the query's camera.")
@@ -69,6 +71,7 @@ def evaluate_features(
         same_camera=same_camera,
         rerank=rerank_settings(rerank, k1, k2, lambda_value),
         operating_point=operating_point,
+        center_cameras=center_cameras,
     )
     if as_json:
         print_json(result.to_json())
@@ -77,8 +80,15 @@ def evaluate_features(
 
 
 def evaluate(
-    model: Model,
-    data: Annotated[Path | None, typer.Option(help="Data set; that of a run is its target.")] = None,
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL...", help="Run folder, checkpoint, file of weights, or backbone; several make one table."
+        ),
+    ],
+    data: Annotated[
+        Path | None, typer.Option(help="Data set with query and gallery. Default: data.test of the run, or its target.")
+    ] = None,
     rerank: Rerank = False,
     k1: K1 = 20,
     k2: K2 = 6,
@@ -86,6 +96,11 @@ def evaluate(
     operating_point: OperatingPoint = None,
     same_camera: SameCamera = None,
     flip: Annotated[bool, typer.Option("--flip", help="Average with the features of mirror images.")] = False,
+    center_cameras: CenterCameras = False,
+    adabn: Annotated[
+        bool,
+        typer.Option("--adabn", help="Take batch-norm statistics from the data set's training images first (AdaBN)."),
+    ] = False,
     backbone: BackboneName = "resnet50",
     last_stride: LastStride = 2,
     stem_relu: StemReLU = True,
@@ -94,39 +109,57 @@ def evaluate(
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """CMC, mAP and mINP of a model on the query and gallery of a data set.
+    """CMC, mAP and mINP of models on the query and gallery of a data set.
+
+    Results of a run are kept in RUN/evaluations.jsonl. Several models are compared on one data set, that of the first.
 
     Example: reid-da evaluate runs/rendered-a2b-seed0 --data data/rendered/site-b --rerank
+
+    Example: reid-da evaluate runs/mine/pretrain runs/mine --data people/
     """
     from reid_da.evaluation.feature_evaluation import evaluate_feature_set
     from reid_da.evaluation.operating_point import check_rates
-    from reid_da.reporting.evaluation_tables import format_evaluation
-    from reid_da.training.trained import load_trained
+    from reid_da.reporting.evaluation_tables import format_evaluation, format_evaluations
+    from reid_da.training.trained import keep_evaluation, load_trained
 
     show_log()
-    check_data_given(model, data, purpose="to evaluate on")
+    if len(set(models)) < len(models):
+        raise InputError(f"{', '.join(models)}: name each model once")
+    for model in models:
+        check_data_given(model, data, purpose="to evaluate on")
     if operating_point is not None:
         check_rates([operating_point], name="--operating-point")
-    trained = load_trained(
-        model,
-        backbone=backbone,
-        last_stride=last_stride,
-        stem_relu=stem_relu,
-        weights=weights,
-        image_size=parse_size(size),
-        device=device,
-    )
-    dataset = trained.test_data(data)
-    result = evaluate_feature_set(
-        trained.extract(dataset, flip=flip),
-        same_camera=same_camera or dataset.same_camera,
-        rerank=rerank_settings(rerank, k1, k2, lambda_value),
-        operating_point=operating_point,
-    )
+    results, dataset = {}, None
+    for model in models:
+        trained = load_trained(
+            model,
+            backbone=backbone,
+            last_stride=last_stride,
+            stem_relu=stem_relu,
+            weights=weights,
+            image_size=parse_size(size),
+            device=device,
+        )
+        dataset = dataset or trained.test_data(data)
+        if adabn:
+            trained = trained.with_batch_norms_of(dataset)
+        results[model] = evaluate_feature_set(
+            trained.extract(dataset, flip=flip),
+            same_camera=same_camera or dataset.same_camera,
+            rerank=rerank_settings(rerank, k1, k2, lambda_value),
+            operating_point=operating_point,
+            center_cameras=center_cameras,
+        )
+        options = {"flip": flip, "rerank": rerank, "center_cameras": center_cameras, "adabn": adabn}
+        keep_evaluation(trained, dataset, {**options, **results[model].to_json()})
     if as_json:
-        print_json(result.to_json())
+        print_json(
+            results[models[0]].to_json()
+            if len(models) == 1
+            else {model: result.to_json() for model, result in results.items()}
+        )
     else:
-        show(format_evaluation(result))
+        show(format_evaluation(results[models[0]]) if len(models) == 1 else format_evaluations(results))
 
 
 def extract(
@@ -138,6 +171,7 @@ def extract(
         typer.Option(help="Of a data set: query, gallery, train; may be given several times. Default: the test split."),
     ] = None,
     flip: Annotated[bool, typer.Option("--flip", help="Average with the features of mirror images.")] = False,
+    center_cameras: CenterCameras = False,
     backbone: BackboneName = "resnet50",
     last_stride: LastStride = 2,
     stem_relu: StemReLU = True,
@@ -168,7 +202,13 @@ def extract(
         device=device,
     )
     text = extract_to_file(
-        trained.network, images, output, image_size=trained.image_size, flip=flip, splits=split or ()
+        trained.network,
+        images,
+        output,
+        image_size=trained.image_size,
+        flip=flip,
+        splits=split or (),
+        center=center_cameras,
     )
     say(f"{output}: {text}")
 
@@ -240,6 +280,10 @@ def verify(
     show_log()
     if (pairs is None) == (source is None):
         raise InputError("give either PAIRS, a file, or --from DATA to draw them")
+    if pairs is not None and count is not None:
+        raise InputError(f"--pairs is the number of pairs to draw with --from; {pairs} lists all that count")
+    if source is not None and images is not None:
+        raise InputError("--images belongs to PAIRS, a file; the images of --from are those of the data set")
     check_output(output)
     dataset = load_datasets(source) if source is not None else None
     if dataset is not None:
@@ -298,5 +342,34 @@ def calibrate(
     if as_json:
         print_json({**notes, "points": [asdict(point) for point in calibration.points]})
         return
-    show(calibration_table(calibration, title=f"{run} on {notes['data']}"))
+    show(calibration_table(calibration, title=f"{run} on {notes['data']}, {notes['feature']} features"))
     say(f"stored: {run / 'calibration.json'}", error=True)
+
+
+def center(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")],
+    data: Annotated[Path | None, typer.Option(help="Images of the cameras, labelled or not; the run's target.")] = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Store the mean feature of each camera with a run, so that single new images can be centred.
+
+    The means are those of the training images, or of query and gallery where there are none; no label is read. Writes
+    RUN/camera_means.safetensors.
+
+    Example: reid-da center runs/demo
+    """
+    from reid_da.evaluation.centered import FILE_NAME, save_means
+    from reid_da.training.run_folder import RunFolder
+    from reid_da.training.trained import load_trained
+
+    show_log()
+    file = RunFolder.open(run).path / FILE_NAME
+    check_output(file)
+    named = load_trained(run, device=device).camera_means(data)
+    save_means(file, named)
+    counts = dict(zip(named.names, named.means.counts.tolist(), strict=True))
+    if as_json:
+        print_json({"data": named.data, "epoch": named.epoch, "images": counts})
+        return
+    say(f"{file}: {len(counts)} cameras of {named.data} ({sum(counts.values()):,} images)")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from reid_da.reporting.tables import Table
     from reid_da.training.run_folder import RunFolder
 
-Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file, such as those in experiments/.")]
+Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file, or the name of a preset such as spcl.")]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="[KEY=VALUE]...", help="Settings that differ, e.g. memory.temperature=0.1."),
@@ -28,7 +28,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a ta
 
 
 def train(
-    config: Annotated[Path | None, typer.Argument(metavar="CONFIG", help="YAML file; not with --resume.")] = None,
+    config: Annotated[
+        Path | None, typer.Argument(metavar="CONFIG", help="YAML file or name of a preset; not with --resume.")
+    ] = None,
     overrides: Overrides = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder of the run; runs/NAME-seedSEED.")
@@ -48,8 +50,8 @@ def train(
 
     Example: reid-da train --resume runs/warm epochs=60 data.target=/mnt/site-b
     """
+    from reid_da.experiments import runs
     from reid_da.methods import load_settings
-    from reid_da.training import runs
 
     show_log()
     if resume is not None:
@@ -74,15 +76,19 @@ def train(
     if result:
         _print_result(run, result)
     say(f"run: {run.path}")
+    ranked = f"`reid-da ranked-lists {run.path} -o lists.png`, " if result else ""
+    say(f"next: {ranked}`reid-da curves {run.path}`, or in Python reid_da.load({str(run.path)!r})", error=True)
 
 
 def _print_result(run: "RunFolder", result: Mapping[str, float]) -> None:
-    """Figures on the target after the last epoch, beside those of the stage before where there was one."""
+    """Figures on the target after the last epoch, beside those of the first stage where there were several."""
+    from reid_da.experiments import runs
     from reid_da.reporting.result_tables import ResultRow, ablation_table, before_after_table
-    from reid_da.training import runs
 
     name = run.name
     stage = run.path / "pretrain"
+    while (stage / "pretrain").is_dir():
+        stage /= "pretrain"
     if stage.is_dir():
         before = runs.final_result(type(run).open(stage))
         show(before_after_table(before, result, title=f"{name}: on the target, before and after"))
@@ -219,8 +225,11 @@ def settings(
     """
     from reid_da.config.describe import describe_settings
     from reid_da.methods import EXPERIMENTS
+    from reid_da.presets import is_preset
 
-    is_file = config is not None and (Path(config).suffix in (".yaml", ".yml") or Path(config).is_file())
+    is_file = config is not None and (
+        is_preset(config) or Path(config).suffix in (".yaml", ".yml") or Path(config).is_file()
+    )
     given = ([] if is_file else [f"method={method}"]) + list(overrides or ())
     if config is not None and not is_file and "=" in config:
         given, config = [*given, config], None

@@ -53,6 +53,14 @@ class ClusteringSettings(Settings):
     kmeans_tolerance: Positive = Field(
         default=1e-4, description="kmeans stops when the mean squared distance falls by less than this share in a round"
     )
+    center_cameras: bool = Field(
+        default=False,
+        description="subtract from each feature the mean of its camera before images are compared",
+    )
+    over_styles: bool = Field(
+        default=False,
+        description="compare each image by its mean feature over the styles of all cameras; needs camera=true",
+    )
     search: Literal["exact", "faiss", "faiss_ivf", "faiss_hnsw"] = Field(
         default="exact",
         description="how neighbours are found: exact and faiss compare all images; faiss_ivf and faiss_hnsw are "

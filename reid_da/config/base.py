@@ -1,5 +1,6 @@
 """Settings in general: frozen classes, read from layers of YAML and overrides, compared leaf by leaf."""
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError, Valida
 from pydantic.fields import FieldInfo
 
 from reid_da.errors import InputError, unknown_name
+from reid_da.presets import settings_file
 from reid_da.yaml_files import parse_yaml, read_yaml
 
 Layer: TypeAlias = tuple[str, Mapping[str, Any]]
@@ -86,9 +88,9 @@ class Family(Generic[S]):
         """Settings of a YAML file, of the files that it is based on, and of the overrides, in rising priority.
 
         Args:
-            config: YAML file, a mapping with its keys and values, or None for the defaults; the key ``base`` of a file
-                names a file, relative to it, whose settings it changes, or several, of which later ones change earlier
-                ones.
+            config: YAML file, name of a preset, a mapping with its keys and values, or None for the defaults; the key
+                ``base`` of a file names a preset or a file, relative to it, whose settings it changes, or several, of
+                which later ones change earlier ones.
             overrides: ``memory.temperature=0.1`` and the like, whose values are read as YAML; or a mapping.
 
         Raises:
@@ -98,7 +100,7 @@ class Family(Generic[S]):
         if isinstance(config, Mapping):
             layers: list[Layer] = [("config", nested(config))]
         else:
-            layers = [] if config is None else _read_layers(Path(config))
+            layers = [] if config is None else _read_layers(settings_file(config))
         return self._of_layers([*layers, *self.changes(overrides)])
 
     def of(self, tree: Mapping[str, Any], *, where: str) -> S:
@@ -138,7 +140,7 @@ class Family(Generic[S]):
         """Settings of the pretraining stage, None without one.
 
         They are the settings of the run with the changes of its key ``pretrain``: a change of the data or the seed
-        holds for both.
+        holds for both. The stage has one before it if these changes have a key ``pretrain`` themselves.
 
         Raises:
             InputError: a key of ``pretrain`` is unknown or a value does not fit.
@@ -148,7 +150,7 @@ class Family(Generic[S]):
             return None
         name = f"{getattr(settings, 'name', '')}-pretrain"
         tree = merge(settings.tree, {"method": "source", "name": name, **changes, "pretrain": None})
-        return self.of(tree, where="pretrain")
+        return self.of({**tree, "pretrain": changes.get("pretrain")}, where="pretrain")
 
     def kind(self, method: object) -> type[S]:
         """The settings class of a method.
@@ -179,8 +181,9 @@ class Family(Generic[S]):
         return settings
 
     def _check_stage_key(self, keys: tuple[str, ...], where: str) -> None:
-        if keys[0] == "pretrain" and len(keys) > 1 and not self._owner(keys[1:]):
-            raise self._unknown(keys, where, prefix="pretrain.")
+        own = tuple(itertools.dropwhile(lambda key: key == "pretrain", keys))
+        if own != keys and own and not self._owner(own):
+            raise self._unknown(keys, where, prefix="pretrain." * (len(keys) - len(own)))
 
     def _check_foreign(self, keys: tuple[str, ...], value: Any, where: str, *, method: str) -> None:
         """Check a key that the method has not: it must be another method's, and its value must fit there."""
@@ -382,5 +385,5 @@ def _read_layers(file: Path, *, deriving: tuple[Path, ...] = (), read: list[Path
     for name in base if isinstance(base, list) else [] if base is None else [base]:
         if not isinstance(name, str):
             raise InputError(f"{file}: base: expected the name of a YAML file, got {name!r}")
-        layers += _read_layers(file.parent / name, deriving=(*deriving, file), read=read)
+        layers += _read_layers(settings_file(name, file.parent), deriving=(*deriving, file), read=read)
     return [*layers, (str(file), nested(tree))]

@@ -38,6 +38,11 @@ class DataSettings(Settings):
         description="data set to adapt to, or a list of them; identities are used for reporting only",
         json_schema_extra=FREE,
     )
+    test: Path | tuple[Path, ...] | None = Field(
+        default=None,
+        description="labelled data set whose query and gallery measure accuracy; null: those of the target",
+        json_schema_extra=FREE,
+    )
     image_size: tuple[Count, Count] = Field(default=(256, 128), description="height and width in pixels")
     cache: Literal["auto", "always", "never"] = Field(
         default="auto", description="pack decoded images on disk", json_schema_extra=FREE
@@ -293,6 +298,12 @@ class ExperimentSettings(TrainingSettings):
     init_from: Path | None = Field(
         default=None,
         description="run or weights file to start from; its classifier is kept",
+        json_schema_extra=FREE,
+    )
+    label_free: bool = Field(
+        default=True,
+        description="at each evaluation, figures on the target's training images that need no labels, to choose among "
+        "epochs and runs by: `reid-da select`",
         json_schema_extra=FREE,
     )
     data: DataSettings = DataSettings()

@@ -89,7 +89,7 @@ def check_dataset(dataset: Dataset, *, num_workers: int | None = None, verify_im
         *(Finding(severity="note", code="reader-note", message=note, count=1) for note in dataset.notes),
     ]
     return CheckReport(
-        name=dataset.name,
+        name=dataset.title,
         format=dataset.format,
         root=dataset.root,
         reading=dataset.reading,

@@ -6,11 +6,10 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.io import loadmat
 
 from reid_da.datasets import market_layout
 from reid_da.datasets.listing import describe_folder, list_images, match_names
-from reid_da.datasets.matlab import MAT_ERRORS, reason
+from reid_da.datasets.matlab import MAT_ERRORS, read_variables, reason
 from reid_da.datasets.table import Dataset, SampleTable
 from reid_da.errors import InputError, first_few
 
@@ -79,16 +78,16 @@ def _config(root: Path, boxes: Boxes) -> tuple[Path, str] | None:
 
 
 def _read_extracted(root: Path, file: Path, folder: str, *, name: str) -> Dataset:
+    names = ("labels", "filelist", "train_idx", "query_idx", "gallery_idx")
+    config = dict(zip(names, read_variables(file, *names), strict=True))
     try:
-        config = loadmat(file)
         labels = config["labels"].ravel().astype(np.int64)
         files = [str(np.asarray(item).item()) for item in config["filelist"].ravel()]
         # MATLAB counts from 1
         splits = {split: config[f"{split}_idx"].ravel().astype(np.int64) - 1 for split in ("train", "query", "gallery")}
     except MAT_ERRORS as error:
         raise InputError(
-            f"{file}: not a config of the new protocol (fields labels, filelist, train_idx, query_idx, gallery_idx): "
-            f"{reason(error)}"
+            f"{file}: not a config of the new protocol (fields {', '.join(names)}): {reason(error)}"
         ) from error
     missing = sorted(set(files) - set(list_images(root / folder)))
     if missing:

@@ -22,12 +22,16 @@ LAYOUTS: dict[str, str] = {
     "cam01/image.jpg": rf"(?i:(?P<camera>{_CAMERA_WORD}\d+))/[^/]+$",
     "person07/..._cam3_....jpg": rf"(?P<pid>[^/]+)/(?:[^/]*?[-_ ])?(?i:{_CAMERA_WORD})(?P<camera>\d+)(?!\d)[^/]*$",
     "person07/cam01/image.jpg": rf"(?P<pid>[^/]+)/(?i:(?P<camera>{_CAMERA_WORD}\d+))/[^/]+$",
+    "cam01/image.jpg and cam01/person07/image.jpg": (rf"(?i:(?P<camera>{_CAMERA_WORD}\d+))/(?:(?P<pid>[^/]+)/)?[^/]+$"),
+    "anna_cam3_....jpg": r"(?P<pid>[^\W\d][^/]*?)_(?i:cam(?:era)?)[-_ ]?(?P<camera>\d+)(?!\d)[^/]*$",
 }
 """Layouts that are tried in this order where nothing else is said; the first that fits every image is taken.
 
 The camera is told by a word in all of them: a folder of folders with other names may be one of cameras or of persons,
 which :data:`CHOICES` has the user say.
 """
+
+_NAMED = "anna_cam3_....jpg"
 
 CHOICES: dict[Layout, tuple[str, str]] = {
     "camera-folders": (r"(?P<camera>[^/]+)/[^/]+$", "a folder for each camera, persons unknown"),
@@ -43,6 +47,7 @@ SPLIT_WORDS = {
     **dict.fromkeys(("query", "probe", "image_query"), "query"),
     **dict.fromkeys(("gallery", "test", "bounding_box_test", "image_test", "bbox_test"), "gallery"),
 }
+VALIDATION_WORDS = ("val", "valid", "validation")
 """Names of folders of a split, as toolkits and data sets call them."""
 
 
@@ -111,6 +116,8 @@ def list_crops(root: Path, pattern: str | None = None, layout: str | None = None
         _refuse_splits(root, paths)
     if pattern is not None and compiled is not None:
         return _crops_of_pattern(root, paths, compiled, pattern), f"pattern {pattern}"
+    if layout is None:
+        _ask_about_validation(root, paths)
     name = layout or _fitting_layout(paths) or ""
     if not name:
         raise InputError(_question(root, paths))
@@ -228,10 +235,25 @@ def _refuse_splits(root: Path, paths: Sequence[str]) -> None:
     )
 
 
+def _ask_about_validation(root: Path, paths: Sequence[str]) -> None:
+    """Ask whether validation images are training images, or no images of this data set at all."""
+    tops = {path.partition("/")[0] for path in paths if "/" in path}
+    training = sorted(top for top in tops if SPLIT_WORDS.get(top.lower()) == "train")
+    validation = sorted(top for top in tops if top.lower() in VALIDATION_WORDS)
+    if training and validation:
+        raise InputError(
+            f"{root}: training and validation images lie apart ({training[0]}/, {validation[0]}/); give one of the "
+            f"folders, such as {root / training[0]}, or take all of them for training images with a pattern, such as "
+            r"--pattern '(?P<pid>\d+)_c(?P<camera>\d+)'"
+        )
+
+
 def _fitting_layout(paths: Sequence[str]) -> str | None:
     for name, layout in LAYOUTS.items():
         compiled = re.compile(layout)
-        if all(compiled.match(path) for path in paths):
+        matches = [compiled.match(path) for path in paths]
+        # one name for all is that of a place or of a recording
+        if all(matches) and (name != _NAMED or len({match["pid"] for match in matches if match}) > 1):
             return name
     return None
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from reid_da.atomic import write_text
 from reid_da.datasets.folders import camera_names, dataset_of_crops, list_crops
+from reid_da.datasets.formats import FORMATS
 from reid_da.datasets.manifest import write_manifest
 from reid_da.datasets.persons import number_persons
 from reid_da.datasets.table import JUNK_PID, UNLABELLED_PID
@@ -39,8 +40,9 @@ def import_folder(
         output: the manifest; ``manifest.csv`` in ``root`` if None.
         pattern: how paths tell camera and person; see :func:`reid_da.datasets.folders.list_crops`.
         layout: what the folders are, where their names do not tell; see there too.
-        test_share: share of the identities, between 0 and 1, that goes to query and gallery; None: all images
-            are for training, unless the pattern tells the split.
+        test_share: share of the identities, above 0, that goes to query and gallery; 1: all of them, for a labelled
+            test set beside unlabelled cameras. Images without an identity are for training. None: all images are,
+            unless the pattern tells the split.
         seed: of the random split.
         overwrite: replace an existing manifest.
 
@@ -57,6 +59,8 @@ def import_folder(
             raise InputError(f"{file} exists; name another file or ask to overwrite it")
     if not root.is_dir():
         raise InputError(f"{root}: no such folder")
+    if pattern is None and layout is None:
+        _refuse_known(root)
     crops, _ = list_crops(root, pattern, layout)
     pids = number_persons([crop.person for crop in crops])
     spelled = camera_names([crop.camera for crop in crops])
@@ -83,6 +87,17 @@ def import_folder(
         persons_file(output).unlink(missing_ok=True)
     write_manifest(numbered, output)
     return output
+
+
+def _refuse_known(root: Path) -> None:
+    """Say that a data set with training and test images that is read as it is needs no manifest."""
+    # a manifest in it may be the one to write anew; a folder is what is imported
+    known = [name for name, entry in FORMATS.items() if name not in ("manifest", "folder") and entry.fits(root)]
+    if known:
+        raise InputError(
+            f"{root}: is read as {known[0]} as it is, with training and test images apart, and needs no manifest; give "
+            f"the folder itself, as in reid-da data check {root}"
+        )
 
 
 def persons_file(manifest: Path) -> Path:
@@ -115,27 +130,32 @@ def split_identities(pids: NDArray[np.int64], cameras: Sequence[str], *, test_sh
     test identity with two images gives one query, whose matches are by the same camera. Junk (pid -1) goes to the
     gallery.
 
+    Images without an identity are for training: in a partly labelled folder they are the target to adapt to.
+
     Args:
         pids: (N,) identities.
         cameras: camera of each image, one name for all where they are not known.
-        test_share: share of the identities that goes to the test half, between 0 and 1; at least one identity each way.
+        test_share: share of the identities that goes to the test half, above 0; at least one identity each way, or with
+            1 all of them.
         seed: the same seed gives the same split.
 
     Raises:
-        InputError: identities are not known, or fewer than two, or ``test_share`` is out of range.
+        InputError: no identity is known, or fewer than two are, or ``test_share`` is out of range.
     """
-    if not 0 < test_share < 1:
-        raise InputError(f"the test share is between 0 and 1, got {test_share}")
-    if (pids == UNLABELLED_PID).any():
+    if not 0 < test_share <= 1:
+        raise InputError(f"the test share is above 0 and at most 1, got {test_share}")
+    if (pids == UNLABELLED_PID).all():
         raise InputError(
-            f"{int((pids == UNLABELLED_PID).sum())} of {len(pids)} images have no identity, so no split into train, "
-            "query and gallery can be made; give a pattern with (?P<pid>...), or import without a split"
+            f"none of {len(pids)} images has an identity, so no split into train, query and gallery can be made; give "
+            "a pattern with (?P<pid>...), put the images of a few people into a folder each (cam1/anna/...), or import "
+            "without a split"
         )
-    identities = np.unique(pids[pids != JUNK_PID])
+    identities = np.unique(pids[~np.isin(pids, (JUNK_PID, UNLABELLED_PID))])
     if len(identities) < 2:
         raise InputError(f"a split needs at least 2 identities, found {len(identities)}")
     generator = np.random.default_rng(seed)
-    num_test = min(max(round(test_share * len(identities)), 1), len(identities) - 1)
+    most = len(identities) if test_share == 1 else len(identities) - 1
+    num_test = min(max(round(test_share * len(identities)), 1), most)
     test = set(generator.permutation(identities)[:num_test].tolist())
     images: dict[int, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     splits = ["train"] * len(pids)

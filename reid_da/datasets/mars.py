@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reid_da.datasets.listing import describe_folder, list_images, match_names
-from reid_da.datasets.matlab import read_variable
+from reid_da.datasets.matlab import read_variables
 from reid_da.datasets.persons import number_persons
 from reid_da.datasets.table import JUNK_PID, Dataset
 from reid_da.datasets.trials import Row, TrialSet
@@ -100,7 +100,7 @@ def _tracklet_splits(root: Path, test: list[Row]) -> dict[str, list[Row]]:
 
 
 def _matrix(file: Path, name: str) -> NDArray[np.int64]:
-    values: NDArray[Any] = np.asarray(read_variable(file, name))
+    values: NDArray[Any] = np.asarray(read_variables(file, name)[0])
     if values.dtype.kind not in "iuf":
         raise InputError(f"{file}: {name} should be numbers, got the type {values.dtype}; copy the file again")
     return values.astype(np.int64)

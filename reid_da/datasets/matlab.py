@@ -1,29 +1,55 @@
 """MATLAB files of published protocols."""
 
+import math
+import zlib
 from pathlib import Path
 from typing import Any
 
-from scipy.io import loadmat
+import scipy.io
 from scipy.io.matlab import MatReadError
 
 from reid_da.errors import InputError
+from reid_da.mat_files import compressed_elements, unpacked_sizes
+from reid_da.reading import UnsuitableFileError, open_regular
 
-MAT_ERRORS = (MatReadError, ValueError, LookupError, NotImplementedError, OSError, TypeError, AttributeError)
+MAT_ERRORS = (
+    *(MatReadError, UnsuitableFileError, ValueError, LookupError, NotImplementedError, OSError, TypeError),
+    *(AttributeError, MemoryError, zlib.error),
+)
 """What a file that is none, ends early or is of another structure may cause while it is read and taken apart."""
 
+MAX_BYTES = 2**27
+"""Largest size of a file and of what it unpacks to; the largest protocol, that of MARS, has less than a megabyte."""
 
-def read_variable(file: Path, name: str) -> Any:
-    """A variable of a MATLAB file (version 7 or below).
+
+def read_variables(file: Path, *names: str) -> list[Any]:
+    """Variables of a MATLAB file (version 7 or below), in the order of their names. Sizes are looked at first.
 
     Raises:
-        InputError: there is no such file, it cannot be read, or it has no such variable.
+        InputError: there is no such file, it cannot be read, is larger than a protocol, or lacks one of them.
     """
-    if not file.is_file():
+    if not file.exists():
         raise InputError(f"{file}: no such file; copy it from the authors' evaluation code")
     try:
-        return loadmat(file)[name]
+        with open_regular(file, limit=MAX_BYTES) as stream:
+            for _, payload in compressed_elements(stream):
+                for size in unpacked_sizes(payload):
+                    _check_size(size)
+            stream.seek(0)
+            _check_size(8 * sum(math.prod(shape) for name, shape, _ in scipy.io.whosmat(stream) if name in names))
+            stream.seek(0)
+            found = scipy.io.loadmat(stream, variable_names=names)
+        return [found[name] for name in names]
     except MAT_ERRORS as error:
-        raise InputError(f"{file}: no variable {name} in it ({reason(error)}); copy the file again") from error
+        wanted = "variable" if len(names) == 1 else "variables"
+        raise InputError(
+            f"{file}: no {wanted} {', '.join(names)} in it ({reason(error)}); copy the file again"
+        ) from error
+
+
+def _check_size(size: int) -> None:
+    if size > MAX_BYTES:
+        raise UnsuitableFileError(f"it unpacks to more than {MAX_BYTES:,} bytes")
 
 
 def reason(error: Exception) -> str:

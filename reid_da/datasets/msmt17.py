@@ -47,7 +47,7 @@ def read_msmt17(root: Path, *, train_lists: TrainLists = "train+val") -> Dataset
     wanted = LISTS if train_lists == "train+val" else tuple(name for name in LISTS if name != "list_val.txt")
     missing = [name for name in wanted if not (root / name).is_file()]
     if missing:
-        advice = "; without list_val.txt read it with train_lists=train" if missing == ["list_val.txt"] else ""
+        advice = f"; without list_val.txt read it as {root}#train_lists=train" if missing == ["list_val.txt"] else ""
         raise InputError(f"{root}: no {', '.join(missing)} beside {folders[0]}/; copy it from the archive{advice}")
     train_folder, test_folder = folders
     present = {folder: frozenset(list_images(root / folder, recursive=True)) for folder in folders}

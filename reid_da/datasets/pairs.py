@@ -131,7 +131,7 @@ def draw_pairs(dataset: Dataset, count: int | None = None, *, seed: int = 0) -> 
     first, second = places.reshape(rows.shape).T
     # both tables have paths relative to the data set
     images = SampleTable(
-        name=f"{dataset.name} pairs",
+        name=f"{dataset.title} pairs",
         root=query.root,
         paths=(*query.paths, *gallery.paths),
         pids=np.concatenate([query.pids, gallery.pids]),

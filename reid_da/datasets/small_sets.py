@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from reid_da.datasets.listing import list_images
-from reid_da.datasets.matlab import MAT_ERRORS, read_variable, reason
+from reid_da.datasets.matlab import MAT_ERRORS, read_variables, reason
 from reid_da.datasets.table import Dataset
 from reid_da.datasets.trials import (
     TrialSet,
@@ -224,7 +224,7 @@ def _read_numbers(root: Path, folder: str, *, name: str, trial: str) -> Dataset:
 
 def _grid_partition(file: Path, trial: int) -> set[int]:
     """Training identities of one of the published partitions."""
-    partitions = read_variable(file, "trainIdxAll")
+    partitions = read_variables(file, "trainIdxAll")[0]
     try:
         # a MATLAB structure in a cell: its third field lists the identities
         fields = partitions.ravel()[trial].ravel()[0]

@@ -162,7 +162,7 @@ def dataset_statistics(
         InputError: ``num_workers`` is less than 1.
     """
     return DatasetStatistics(
-        name=dataset.name,
+        name=dataset.title,
         reading=dataset.reading,
         splits=count_splits(dataset),
         cameras=count_cameras(dataset),

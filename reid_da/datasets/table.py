@@ -181,6 +181,12 @@ class Dataset:
         return {"train": self.train, "query": self.query, "gallery": self.gallery}
 
     @property
+    def title(self) -> str:
+        """What to call the data set: its folder, and what it was recognised as where that is another name."""
+        folder = self.root.resolve().name
+        return self.name if folder == self.name or self.format == "joined" else f"{folder} ({self.name})"
+
+    @property
     def num_cameras(self) -> int:
         """Number of cameras of the data set, in whichever split they occur."""
         return len(self.camera_names)

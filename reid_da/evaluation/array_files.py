@@ -5,9 +5,7 @@ of some megabytes does not fill the memory.
 """
 
 import math
-import struct
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,6 +14,7 @@ import scipy.io
 from numpy.typing import NDArray
 
 from reid_da.errors import InputError
+from reid_da.mat_files import compressed_elements, unpacked_sizes
 from reid_da.reading import UnsuitableFileError, open_regular
 from reid_da.text import size_text
 
@@ -82,7 +81,7 @@ def _read_mat(file: BinaryIO, numbers: Sequence[str], labels: Sequence[str]) -> 
         if listed[name][1] not in (_NUMERIC if name in numbers else {*_NUMERIC, "cell"}):
             raise InputError(f"{name}: expected a full matrix of numbers, got a {listed[name][1]}")
     _check_memory(sum(8 * math.prod(listed[name][0]) for name in wanted))
-    for element, payload in _compressed_elements(file):
+    for element, payload in compressed_elements(file):
         if element is None or element in wanted:
             _check_inflated(element or "an array", payload)
     file.seek(0)
@@ -136,46 +135,7 @@ def _available_memory() -> int | None:
     return 1024 * sizes[0] if sizes else None
 
 
-def _compressed_elements(file: BinaryIO) -> Iterator[tuple[str | None, bytes]]:
-    """Name and content of each compressed element of a MAT-file of level 5; the name is None where it is unclear.
-
-    The format is that of MathWorks' "MAT-File Format": a header of 128 bytes, then elements, each with type and size.
-    """
-    file.seek(126)
-    order = {b"IM": "<", b"MI": ">"}.get(file.read(2))
-    if order is None:
-        return  # level 4, which knows no compression
-    while len(tag := file.read(8)) == 8:
-        kind, size = struct.unpack(f"{order}II", tag)
-        if kind == _COMPRESSED:
-            payload = file.read(size)
-            yield _element_name(payload, order), payload
-        else:
-            file.seek(size, 1)
-
-
-_COMPRESSED = 15
-
-
-def _element_name(payload: bytes, order: str) -> str | None:
-    """Name of the matrix in a compressed element, out of its first bytes."""
-    try:
-        start = zlib.decompressobj().decompress(payload[:65536], 4096)
-        place = 8 + 16  # the tag of the matrix, and its flags
-        _, size = struct.unpack_from(f"{order}II", start, place)  # of the dimensions
-        place += 8 + -(-size // 8) * 8
-        first, second = struct.unpack_from(f"{order}II", start, place)
-        size, begin = (first >> 16, place + 4) if first >> 16 else (second, place + 8)
-        name = start[begin : begin + size]
-        return name.decode("latin-1") if 0 < size == len(name) else None
-    except (struct.error, zlib.error):
-        return None
-
-
 def _check_inflated(name: str, payload: bytes) -> None:
     """Unpack an element and throw it away: what a tag in it says about its size need not be true."""
-    stream, size, rest = zlib.decompressobj(), 0, payload
-    while rest and not stream.eof:
-        size += len(stream.decompress(rest, 2**20))
-        rest = stream.unconsumed_tail
+    for size in unpacked_sizes(payload):
         _check_ratio(name, size, packed=len(payload))

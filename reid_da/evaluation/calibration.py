@@ -13,6 +13,7 @@ from reid_da.errors import InputError
 from reid_da.evaluation.feature_files import FeatureSet
 from reid_da.evaluation.operating_point import (
     NUM_BINS,
+    RESOLUTION,
     OperatingPoint,
     check_rates,
     points_of_histograms,
@@ -20,7 +21,9 @@ from reid_da.evaluation.operating_point import (
 )
 
 NUM_COARSE_BINS = 256
-"""Bins of the stored histograms over the cosine similarity from -1 to 1."""
+"""Most bins of the stored histograms."""
+_TAIL = 1e-3
+"""Share of the pairs on either side that the first and the last bin hold."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +34,11 @@ class Calibration:
         points: one for each false positive rate.
         num_positive_pairs: pairs of one identity that were compared.
         num_negative_pairs: pairs of two identities that were compared.
-        positives: (256,) pairs of one identity by similarity, from -1 to 1.
-        negatives: (256,) pairs of two identities by similarity.
+        positives: (B,) pairs of one identity by similarity.
+        negatives: (B,) pairs of two identities by similarity.
+        low: similarity at which the first bin ends on the left; lower ones are in it too. The similarities of many
+            models lie in a narrow band, of which bins from -1 to 1 would show nothing.
+        high: the same of the last bin, on the right.
     """
 
     points: tuple[OperatingPoint, ...]
@@ -40,6 +46,8 @@ class Calibration:
     num_negative_pairs: int
     positives: tuple[int, ...] = field(repr=False)
     negatives: tuple[int, ...] = field(repr=False)
+    low: float = -1.0
+    high: float = 1.0
 
     @property
     def resolved_points(self) -> tuple[OperatingPoint, ...]:
@@ -72,12 +80,15 @@ def calibrate(features: FeatureSet, *, fprs: Sequence[float]) -> Calibration:
     check_rates(fprs)
     positives, negatives = similarity_histograms(*features.arrays)
     points = points_of_histograms(positives, negatives, fprs)
+    first, width, count = _band(positives, negatives)
     return Calibration(
         points=points.points,
         num_positive_pairs=points.num_positive_pairs,
         num_negative_pairs=points.num_negative_pairs,
-        positives=_coarse(positives),
-        negatives=_coarse(negatives),
+        positives=_coarse(positives, first, width, count),
+        negatives=_coarse(negatives, first, width, count),
+        low=first * RESOLUTION - 1,
+        high=(first + width * count) * RESOLUTION - 1,
     )
 
 
@@ -111,6 +122,8 @@ def load_calibration(path: Path, *, epoch: int | None = None) -> Calibration:
             num_negative_pairs=int(record["num_negative_pairs"]),
             positives=tuple(record["positives"]),
             negatives=tuple(record["negatives"]),
+            low=float(record.get("low", -1)),
+            high=float(record.get("high", 1)),
         )
     except FileNotFoundError as error:
         raise InputError(f"{path}: not calibrated yet: reid-da calibrate {path.parent}") from error
@@ -124,5 +137,25 @@ def load_calibration(path: Path, *, epoch: int | None = None) -> Calibration:
     return calibrated
 
 
-def _coarse(histogram: Tensor) -> tuple[int, ...]:
-    return tuple(histogram.view(NUM_COARSE_BINS, NUM_BINS // NUM_COARSE_BINS).sum(dim=1).tolist())
+def _band(positives: Tensor, negatives: Tensor) -> tuple[int, int, int]:
+    """First fine bin, width in fine bins and number of the coarse ones, which span all but the tails of both kinds."""
+    ends = []
+    for histogram in (positives, negatives):
+        total = histogram.sum()
+        if total:
+            inside = histogram.cumsum(0) > _TAIL * total
+            above = histogram.flip(0).cumsum(0) > _TAIL * total
+            ends.append((int(inside.int().argmax()), NUM_BINS - int(above.int().argmax())))
+    first, last = min(low for low, _ in ends), max(high for _, high in ends)
+    width = -(-(last - first) // NUM_COARSE_BINS)
+    count = -(-(last - first) // width)
+    return max(min(first, NUM_BINS - width * count), 0), width, count
+
+
+def _coarse(histogram: Tensor, first: int, width: int, count: int) -> tuple[int, ...]:
+    """Sums over coarse bins; what lies beside the band is in the first and the last."""
+    end = first + width * count
+    counts = histogram[first:end].view(count, width).sum(dim=1)
+    counts[0] += histogram[:first].sum()
+    counts[-1] += histogram[end:].sum()
+    return tuple(counts.tolist())

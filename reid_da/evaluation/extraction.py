@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from reid_da.datasets import UNLABELLED_PID, Dataset, SampleTable, load_dataset
 from reid_da.datasets.loading import split_path
 from reid_da.errors import InputError, first_few, unknown_name
+from reid_da.evaluation.centered import center_arrays
 from reid_da.evaluation.feature_files import FeatureSet, check_npz, save_arrays
 from reid_da.features import check_directions
 from reid_da.images import FailedImage, ImageSource, augment, open_images, usable_rows
@@ -91,12 +92,20 @@ class OpenTable:
     source: ImageSource
     rows: Tensor
 
-    def features(self, model: nn.Module, *, flip: bool = False, autocast: bool = False) -> Tensor:
+    def features(
+        self,
+        model: nn.Module,
+        *,
+        flip: bool = False,
+        autocast: bool = False,
+        transform: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
         """(N, D) float32 features of unit length; see :func:`extract_features`."""
         path_of = dict(zip(self.rows.tolist(), self.table.paths, strict=True))
         features = extract_features(
             model,
             self.source,
+            transform=transform,
             flip=flip,
             autocast=autocast,
             label=lambda row: path_of.get(row, f"undecodable image {row}"),
@@ -118,20 +127,32 @@ class TestImages:
     query: OpenTable
     gallery: OpenTable
 
-    def features(self, model: nn.Module, *, flip: bool = False, autocast: bool = False) -> FeatureSet:
+    def features(
+        self,
+        model: nn.Module,
+        *,
+        flip: bool = False,
+        autocast: bool = False,
+        transform: Callable[[Tensor], Tensor] | None = None,
+    ) -> FeatureSet:
         """Features of unit length with their identities and cameras.
 
         Args:
             model: (B, 3, H, W) normalised images to (B, D) features.
             flip: average with the features of the mirror images.
             autocast: compute in bfloat16 where torch holds that to be safe and, on a CPU, where it agrees with float32.
+            transform: pixels to the input of ``model``; see :func:`extract_features`.
         """
+        query, gallery = (
+            side.features(model, flip=flip, autocast=autocast, transform=transform).numpy()
+            for side in (self.query, self.gallery)
+        )
         return FeatureSet(
-            query_features=self.query.features(model, flip=flip, autocast=autocast).numpy(),
+            query_features=query,
             query_pids=self.query.table.pids,
             query_camids=self.query.table.camids,
             query_paths=path_column(self.query.table),
-            gallery_features=self.gallery.features(model, flip=flip, autocast=autocast).numpy(),
+            gallery_features=gallery,
             gallery_pids=self.gallery.table.pids,
             gallery_camids=self.gallery.table.camids,
             gallery_paths=path_column(self.gallery.table),
@@ -249,6 +270,7 @@ def extract_to_file(
     image_size: tuple[int, int],
     flip: bool = False,
     splits: Sequence[str] = (),
+    center: bool = False,
 ) -> str:
     """Write the features of image files, or of the splits of a data set, and say what was written.
 
@@ -275,8 +297,12 @@ def extract_to_file(
         dataset = load_dataset(images[0])
         tables = _chosen_splits(dataset, splits)
         arrays = features_of_splits(tables, model, name=str(dataset.root), image_size=image_size, flip=flip)
+        if center:
+            center_arrays(arrays, list(tables))
         save_arrays(output, {**arrays, "camera_names": np.array(dataset.camera_names)})
         return " and ".join(f"{len(arrays[f'{split}_features'])} {split}" for split in tables) + " features"
+    if center:
+        raise InputError("--center-cameras needs the cameras, which a data set tells; these are image files")
     if splits:
         raise InputError("--split belongs to a data set; these are image files")
     table = table_of_files(images)

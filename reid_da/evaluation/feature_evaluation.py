@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from reid_da.errors import InputError
+from reid_da.evaluation.centered import centered_set
 from reid_da.evaluation.feature_files import FeatureSet
 from reid_da.evaluation.operating_point import OperatingPoints, operating_points
 from reid_da.evaluation.reranking import RerankSettings
@@ -23,17 +24,21 @@ class FeatureEvaluation:
         reranked: retrieval by re-ranked distances, if asked for.
         operating_points: thresholds on the cosine similarity, if asked for.
         same_camera: whether matches by the query's own camera were left out (``exclude``) or counted (``include``).
+        is_centered: whether the mean of each camera was taken out of the features.
     """
 
     plain: RetrievalResult
     reranked: RetrievalResult | None = None
     operating_points: OperatingPoints | None = None
     same_camera: str = "exclude"
+    is_centered: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """The figures that were asked for, at the top; with re-ranking, those without it as ``without_rerank``."""
         shown = self.reranked or self.plain
         record: dict[str, Any] = {**shown.to_json(), "convention": shown.convention}
+        if self.is_centered:
+            record["center_cameras"] = True
         if self.reranked is not None:
             record["without_rerank"] = self.plain.to_json()
         if self.operating_points is not None:
@@ -48,6 +53,7 @@ def evaluate_feature_set(
     same_camera: str = "exclude",
     rerank: RerankSettings | None = None,
     operating_point: float | None = None,
+    center_cameras: bool = False,
 ) -> FeatureEvaluation:
     """CMC, mAP and mINP of a set of features, with re-ranking and operating points if asked for.
 
@@ -57,10 +63,12 @@ def evaluate_feature_set(
         same_camera: ``exclude`` leaves out gallery images of the query's identity and camera, ``include`` counts them.
         rerank: also evaluate after k-reciprocal re-ranking with these settings; None for no re-ranking.
         operating_point: a false positive rate to report beside those of :data:`FPRS`; None for no report.
+        center_cameras: take the mean of each camera out of the features first; see :func:`centered_set`.
 
     Raises:
         InputError: a setting is out of its range, or no query can be evaluated.
     """
+    features = centered_set(features) if center_cameras else features
     query_features, query_pids, query_camids, gallery_features, gallery_pids, gallery_camids = features.arrays
     if operating_point is not None and not 0 < operating_point <= 1:
         raise InputError(
@@ -79,4 +87,10 @@ def evaluate_feature_set(
     if operating_point is not None:
         fprs = sorted({*FPRS, operating_point}, reverse=True)
         points = operating_points(*features.arrays, fprs=fprs, same_camera=same_camera)
-    return FeatureEvaluation(plain=plain, reranked=reranked, operating_points=points, same_camera=same_camera)
+    return FeatureEvaluation(
+        plain=plain,
+        reranked=reranked,
+        operating_points=points,
+        same_camera=same_camera,
+        is_centered=center_cameras,
+    )

@@ -6,7 +6,7 @@ from reid_da.images.on_the_fly import OnTheFlyImages, open_images
 from reid_da.images.pack import PackedImages, default_cache_dir, pack_images
 from reid_da.images.pack_file import CACHE_VARIABLE, CacheUnavailableError
 from reid_da.images.samplers import Grouping, GroupSampler, IdentitySampler, Sampler, Selection, ShuffledSampler
-from reid_da.images.source import FailedImage, ImageSource, usable_rows
+from reid_da.images.source import FailedImage, ImageSource, OneView, Subset, usable_rows
 from reid_da.images.transforms import BatchTransform, TestTransform, TrainTransform
 
 __all__ = [
@@ -20,10 +20,12 @@ __all__ = [
     "IdentitySampler",
     "ImageSource",
     "OnTheFlyImages",
+    "OneView",
     "PackedImages",
     "Sampler",
     "Selection",
     "ShuffledSampler",
+    "Subset",
     "TestTransform",
     "TrainTransform",
     "decode_image",

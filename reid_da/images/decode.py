@@ -215,5 +215,5 @@ def undecodable(table: SampleTable, failed: Iterable[FailedImage]) -> InputError
     images = "1 image" if len(listed) == 1 else f"{len(listed)} images"
     return InputError(
         f"{table.name}: {images} of {len(table)} cannot be decoded: {first_few(listed)};"
-        " repair or remove them, or leave them out with data.on_error=skip, or --skip-broken"
+        " repair or remove them, or leave them out: data.on_error=skip in settings, --skip-broken of camstyle"
     )

@@ -26,6 +26,10 @@ from reid_da.progress import track
 logger = logging.getLogger(__name__)
 
 
+CACHE_FOLDER = ".reid-da-cache"
+"""Folder of the cache in a data set."""
+
+
 class PackedImages:
     """Images in one array (N, V, H, W, 3), usually on disk and mapped into memory.
 
@@ -113,9 +117,16 @@ def default_cache_dir(table: SampleTable) -> Path:
         except RuntimeError as error:
             raise InputError(f"{CACHE_VARIABLE}={named}: there is no such home folder; name another one") from error
     if os.access(root, os.W_OK):
-        return root / ".reid-da-cache"
+        return root / CACHE_FOLDER
     base = _user_cache_dir()
     return (_temporary_cache_dir() if base is None else base / "reid-da") / own
+
+
+def shared_cache_dirs() -> list[Path]:
+    """Folders with caches of several data sets: that of ``REID_DA_CACHE``, and that in the user's cache folder."""
+    base = _user_cache_dir()
+    named = os.environ.get(CACHE_VARIABLE)
+    return ([Path(named).expanduser()] if named else []) + ([] if base is None else [base / "reid-da"])
 
 
 def _user_cache_dir() -> Path | None:

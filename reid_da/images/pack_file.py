@@ -127,8 +127,13 @@ def open_or_build(
             except UnreadablePackError:
                 raise
             except UnusablePackError as reason:
-                level = logging.WARNING if path.exists() else logging.INFO
-                logger.log(level, "packing %d images to %s: %s", shape[0], path, reason)
+                if path.exists():
+                    logger.warning("%s: rebuilding the image cache: %s", path, reason)
+                else:
+                    size = size_text(pack_bytes(shape))
+                    logger.info(
+                        "%s: building the image cache, %d images, %s (see `reid-da cache`)", path, shape[0], size
+                    )
             _check_room(path.parent, pack_bytes(shape), max_disk_share=max_disk_share, remedy=remedy)
             write_pack(path, images, shape=shape, recipe=recipe)
             return read()

@@ -52,6 +52,70 @@ class ImageSource(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class OneView:
+    """The same view of every image of a source, such as the style of one camera.
+
+    Attributes:
+        source: images with several views.
+        view: the view.
+    """
+
+    source: ImageSource
+    view: int
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.source.size
+
+    @property
+    def failed(self) -> tuple[FailedImage, ...]:
+        """Images known to be undecodable, in the order of their index."""
+        return self.source.failed
+
+    def __len__(self) -> int:
+        """Number of images N."""
+        return len(self.source)
+
+    def gather(self, index: Tensor, views: Tensor | None = None) -> Tensor:
+        """(B, 3, H, W) uint8 RGB images; see :meth:`ImageSource.gather`."""
+        if views is not None:
+            raise TypeError("views: there is one")
+        return self.source.gather(index, torch.full_like(index, self.view))
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Some images of a source, all of which can be decoded.
+
+    Attributes:
+        source: the images.
+        rows: (M,) int64 rows of the source.
+    """
+
+    source: ImageSource
+    rows: Tensor
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.source.size
+
+    @property
+    def failed(self) -> tuple[FailedImage, ...]:
+        """None."""
+        return ()
+
+    def __len__(self) -> int:
+        """Number of images M."""
+        return len(self.rows)
+
+    def gather(self, index: Tensor, views: Tensor | None = None) -> Tensor:
+        """(B, 3, H, W) uint8 RGB images; see :meth:`ImageSource.gather`."""
+        return self.source.gather(self.rows[index], views)
+
+
 @runtime_checkable
 class KnowsFiles(Protocol):
     """A source whose images were files of other sizes."""

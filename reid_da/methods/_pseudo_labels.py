@@ -2,12 +2,16 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor, nn
+from torch.nn import functional
 
+from reid_da.centering import center_cameras
 from reid_da.clustering import (
     ClusteringSettings,
     ClusterResult,
@@ -16,16 +20,33 @@ from reid_da.clustering import (
     cluster_camera_entropy,
     cluster_means,
 )
-from reid_da.config import AugmentSettings, ModelSettings
+from reid_da.config import AugmentSettings, ExperimentSettings, ModelSettings, ViewSettings
 from reid_da.errors import InputError
 from reid_da.features import Labels
-from reid_da.images import IdentitySampler
+from reid_da.images import IdentitySampler, OneView, Sampler
 from reid_da.methods.protocol import NO_LABEL, Context, Domain, StreamPlan
 
 logger = logging.getLogger(__name__)
 
 LEAST_CLUSTERS = 2
 """With fewer there is nothing to tell apart."""
+
+
+class PseudoLabelSettings(ExperimentSettings):
+    """What all methods on pseudo-labels have."""
+
+    camera: bool = Field(
+        default=False,
+        description="show each target image in the style of a random camera of the target, as ECN does (in none of the "
+        "papers)",
+    )
+    views: ViewSettings = ViewSettings()
+    clustering: ClusteringSettings = ClusteringSettings()
+
+    @property
+    def shown_views(self) -> ViewSettings | None:
+        """Camera styles in which training shows the images; None: as they are."""
+        return self.views if self.camera else None
 
 
 class PseudoLabels:
@@ -35,25 +56,45 @@ class PseudoLabels:
         domain: the images.
         settings: of the clustering.
         context: of the run.
+        views: camera styles in which training shows the images, one of them at random each time; None: as they are.
 
     Attributes:
         labels: (N,) int64 cluster of each image of the domain, -1 for outliers and images that cannot be decoded.
 
     Raises:
-        InputError: the distance compares cameras, and there is one.
+        InputError: cameras are to be compared or centred, and there is one; styles are averaged, and there are none.
     """
 
-    def __init__(self, domain: Domain, settings: ClusteringSettings, context: Context) -> None:
+    def __init__(
+        self, domain: Domain, settings: ClusteringSettings, context: Context, views: ViewSettings | None = None
+    ) -> None:
         if settings.metric == "camera_jaccard":
             require_cameras(domain, what="clustering.metric=camera_jaccard", instead="clustering.metric=jaccard")
+        if settings.center_cameras:
+            require_cameras(domain, what="clustering.center_cameras", instead="clustering.center_cameras=false")
+        if settings.over_styles and views is None:
+            raise InputError(
+                "clustering.over_styles averages over camera styles, which the method does not use: set camera=true, "
+                "where the method has it, or clustering.over_styles=false"
+            )
         self.domain = domain
         self.settings = settings
+        self.shown = domain if views is None else context.styled(domain, views)
         self.labels: Tensor | None = None
         self._context = context
 
     def extract(self, network: nn.Module) -> Tensor:
-        """(M, D) float32 features of unit length of the images that can be decoded, on the CPU."""
-        return self._context.extract(network, self.domain)[self.domain.rows]
+        """(M, D) float32 features of unit length of the images that can be decoded, on the CPU.
+
+        With ``clustering.over_styles`` they are means over all camera styles.
+        """
+        rows = self.domain.rows
+        if not self.settings.over_styles:
+            return self._context.extract(network, self.domain)[rows]
+        views = [replace(self.domain, images=OneView(self.shown.images, view)) for view in range(self.shown.num_views)]
+        return functional.normalize(
+            sum((self._context.extract(network, view)[rows] for view in views), torch.zeros(()))
+        )
 
     def assign(self, features: Tensor, *, epoch: int) -> dict[str, float]:
         """Cluster the images; figures about the clusters, of which only ``clusters_ami_pids`` needs labels.
@@ -77,9 +118,10 @@ class PseudoLabels:
             epoch: from 0.
             eps: one value for each result.
         """
+        camids = self.domain.camids[self.domain.rows]
         return cluster_at_eps(
-            features.to(self._context.device),
-            self.domain.camids[self.domain.rows].numpy(),
+            (center_cameras(features, camids) if self.settings.center_cameras else features).to(self._context.device),
+            camids.numpy(),
             settings=self.settings,
             eps=eps,
             seed=self._context.seed("clustering", epoch),
@@ -138,7 +180,6 @@ class PseudoLabels:
         instances: int,
         augment: AugmentSettings,
         labels: Tensor | None = None,
-        styled: Domain | None = None,
         once: bool = False,
     ) -> StreamPlan:
         """Batches with several images of each cluster; with fewer clusters than a batch wants, of all there are.
@@ -148,7 +189,6 @@ class PseudoLabels:
             instances: images of each cluster.
             augment: random changes of the images.
             labels: (N,) int64 groups to draw from instead of the clusters, such as those of a camera.
-            styled: the domain with camera styles, of which each image is seen in a random one; None: as it is.
             once: let every cluster come once in a pass, however large it is.
         """
         groups = self.labels if labels is None else labels
@@ -158,8 +198,12 @@ class PseudoLabels:
         if count < wanted:
             logger.warning("batch.target asks for %d clusters, and there are %d: smaller batches", wanted, count)
         sampler = IdentitySampler(min(wanted, count), instances, once)
-        domain, views = (self.domain, 0) if styled is None else (styled, 1)
-        return StreamPlan(domain=domain, sampler=sampler, augment=augment, labels=groups, views=views)
+        return self.stream_of(sampler, augment=augment, labels=groups)
+
+    def stream_of(self, sampler: Sampler, *, augment: AugmentSettings, labels: Tensor) -> StreamPlan:
+        """Batches as a sampler draws them from the images with labels, in random camera styles if there are any."""
+        views = 1 if self.shown.num_views else 0
+        return StreamPlan(domain=self.shown, sampler=sampler, augment=augment, labels=labels, views=views)
 
     def state_dict(self) -> dict[str, Any]:
         """The labels."""

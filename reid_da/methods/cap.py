@@ -14,7 +14,6 @@ from reid_da.clustering import ClusteringSettings, Proxies, camera_proxies, clus
 from reid_da.config import (
     AugmentSettings,
     Count,
-    ExperimentSettings,
     ModelSettings,
     OptimizerSettings,
     Positive,
@@ -23,7 +22,13 @@ from reid_da.config import (
 )
 from reid_da.images import Batch
 from reid_da.memory.exemplar import ExemplarMemory
-from reid_da.methods._pseudo_labels import PseudoLabels, check_instances, require_cameras, require_embedding
+from reid_da.methods._pseudo_labels import (
+    PseudoLabels,
+    PseudoLabelSettings,
+    check_instances,
+    require_cameras,
+    require_embedding,
+)
 from reid_da.methods.cluster_contrast import STRONG_MODEL, STRONG_OPTIMIZER, memory_of
 from reid_da.methods.protocol import NO_LABEL, Context, EpochPlan, Method, Rows
 
@@ -45,7 +50,7 @@ class ProxySettings(Settings):
     num_negatives: Count = Field(default=50, description="hardest proxies of other clusters that it has an image avoid")
 
 
-class CAPSettings(ExperimentSettings):
+class CAPSettings(PseudoLabelSettings):
     """Settings of CAP; the defaults are those of the authors' code."""
 
     method: Literal["cap"] = Field(
@@ -78,7 +83,7 @@ class CAP(Method):
         self.context = context
         domain = context.domain("target")
         require_cameras(domain, what="method cap", instead="method=cluster-contrast")
-        self.target = PseudoLabels(domain, settings.clustering, context)
+        self.target = PseudoLabels(domain, settings.clustering, context, settings.shown_views)
         self.trained = self.network = context.network(num_classes=0)
         self.memory: ExemplarMemory | None = None
         self.epoch = 0

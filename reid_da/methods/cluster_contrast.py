@@ -11,21 +11,19 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from reid_da.clustering import ClusteringSettings, cluster_means
+from reid_da.clustering import cluster_means
 from reid_da.config import (
     AugmentSettings,
     Count,
-    ExperimentSettings,
     ModelSettings,
     OptimizerSettings,
     Positive,
     Settings,
     Share,
-    ViewSettings,
 )
 from reid_da.images import Batch
 from reid_da.memory.exemplar import ExemplarMemory
-from reid_da.methods._pseudo_labels import PseudoLabels, check_instances, require_embedding
+from reid_da.methods._pseudo_labels import PseudoLabels, PseudoLabelSettings, check_instances, require_embedding
 from reid_da.methods._streams import labelled_stream
 from reid_da.methods.protocol import Context, EpochPlan, Method, Rows
 
@@ -66,7 +64,7 @@ STRONG_OPTIMIZER = OptimizerSettings(kind="adam", lr=3.5e-4, backbone_lr_factor=
 """Their optimiser."""
 
 
-class ClusterContrastSettings(ExperimentSettings):
+class ClusterContrastSettings(PseudoLabelSettings):
     """Settings of Cluster-Contrast; the defaults are the authors'."""
 
     method: Literal["cluster-contrast"] = Field(
@@ -74,16 +72,9 @@ class ClusterContrastSettings(ExperimentSettings):
         description="train on clusters of the target, made anew each epoch; a source is optional",
     )
     epochs: Count = 50
-    camera: bool = Field(
-        default=False,
-        description="show each target image in the style of a random camera of the target, as ECN does "
-        "(not in the paper)",
-    )
-    views: ViewSettings = ViewSettings()
     source_weight: float = Field(default=1.0, ge=0, description="weight of the source's loss; 0: no source")
     batch: BatchSettings = BatchSettings()
     clusters: ClusterMemorySettings = ClusterMemorySettings()
-    clustering: ClusteringSettings = ClusteringSettings()
     model: ModelSettings = STRONG_MODEL
     augment: AugmentSettings = STRONG_AUGMENT
     optimizer: OptimizerSettings = STRONG_OPTIMIZER
@@ -101,9 +92,8 @@ class ClusterContrast(Method):
         require_embedding(settings.model)
         self.settings = settings
         self.context = context
-        self.target = PseudoLabels(context.domain("target"), settings.clustering, context)
+        self.target = PseudoLabels(context.domain("target"), settings.clustering, context, settings.shown_views)
         self.trained = self.network = context.network(num_classes=0)
-        self._styled = context.styled(self.target.domain, settings.views) if settings.camera else None
         self.memory: ExemplarMemory | None = None
         self._seen: list[tuple[Tensor, Tensor]] = []
         self._source = None
@@ -124,10 +114,7 @@ class ClusterContrast(Method):
         features = self.target.extract(self.network)
         figures = self.target.assign(features, epoch=epoch)
         vectors = [self.target.means(features)]
-        target = self.target.stream(
-            size=batch.target, instances=batch.instances, augment=settings.augment, styled=self._styled
-        )
-        streams = {"target": target}
+        streams = {"target": self.target.stream(size=batch.target, instances=batch.instances, augment=settings.augment)}
         if self._source is not None:
             streams["source"] = self._source_stream
             vectors.append(self._source_means())

@@ -11,11 +11,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from reid_da.clustering import ClusteringSettings, cluster_means
+from reid_da.clustering import cluster_means
 from reid_da.config import (
     AugmentSettings,
     Count,
-    ExperimentSettings,
     ModelSettings,
     OptimizerSettings,
     Settings,
@@ -24,7 +23,7 @@ from reid_da.config import (
 from reid_da.errors import InputError
 from reid_da.images import Batch
 from reid_da.methods._labelled import LabelledLosses
-from reid_da.methods._pseudo_labels import PseudoLabels, check_instances, require_embedding
+from reid_da.methods._pseudo_labels import PseudoLabels, PseudoLabelSettings, check_instances, require_embedding
 from reid_da.methods._streams import labelled_stream
 from reid_da.methods.cluster_contrast import STRONG_AUGMENT, STRONG_MODEL, STRONG_OPTIMIZER
 from reid_da.methods.protocol import Context, Domain, EpochPlan, Method, Rows, StreamPlan
@@ -38,7 +37,7 @@ class BatchSettings(Settings):
     source: Count = Field(default=64, description="source images in a step, where there is a source")
 
 
-class ClustersSettings(ExperimentSettings):
+class ClustersSettings(PseudoLabelSettings):
     """Settings of the strong clustering baseline; the defaults are those of OpenUnReID."""
 
     method: Literal["clusters"] = Field(
@@ -50,7 +49,6 @@ class ClustersSettings(ExperimentSettings):
     source_weight: float = Field(default=1.0, ge=0, description="weight of the source's loss; 0: no source")
     batch: BatchSettings = BatchSettings()
     source_loss: SourceLossSettings = SourceLossSettings(label_smoothing=0.1, triplet_weight=1.0)
-    clustering: ClusteringSettings = ClusteringSettings()
     model: ModelSettings = STRONG_MODEL
     augment: AugmentSettings = STRONG_AUGMENT
     optimizer: OptimizerSettings = STRONG_OPTIMIZER.model_copy(update={"schedule": "constant"})
@@ -75,7 +73,7 @@ class Clusters(Method):
         _check_triplets(settings)
         self.settings = settings
         self.context = context
-        self.target = PseudoLabels(context.domain("target"), settings.clustering, context)
+        self.target = PseudoLabels(context.domain("target"), settings.clustering, context, settings.shown_views)
         self._source: Domain | None = None
         self._source_stream: StreamPlan | None = None
         if settings.data.source is not None and settings.source_weight:
@@ -87,7 +85,7 @@ class Clusters(Method):
             # raises where there are fewer identities than a batch wants
             self._source_stream.num_batches(context.seed("source order", 0))
         self.trained = self.network = context.network(num_classes=0)
-        self._losses = self._new_losses()
+        self._losses = self._new_losses(epoch=0)
 
     def begin_epoch(self, epoch: int) -> EpochPlan:
         """Cluster the target, and let the means of the classes be the rows of the classifier."""
@@ -98,7 +96,7 @@ class Clusters(Method):
         if self._source is not None:
             means.append(self._source_means(self._source))
         self._set_classifier(torch.cat(means))
-        self._losses = self._new_losses()
+        self._losses = self._new_losses(epoch=epoch)
         streams = {"target": self.target.stream(size=batch.target, instances=batch.instances, augment=settings.augment)}
         if self._source_stream is not None:
             streams["source"] = self._source_stream
@@ -146,9 +144,14 @@ class Clusters(Method):
         features = self.context.extract(self.network, source)[source.rows]
         return cluster_means(features, source.labels[source.rows].numpy()).to(self.context.device)
 
-    def _new_losses(self) -> dict[str, LabelledLosses]:
+    def _new_losses(self, *, epoch: int) -> dict[str, LabelledLosses]:
         roles = ("target",) if self._source_stream is None else ("source", "target")
-        return {role: LabelledLosses(self.network, settings=self.settings.source_loss) for role in roles}
+        return {
+            role: LabelledLosses(
+                self.network, settings=self.settings.source_loss, seed=self.context.seed(f"{role} centers", epoch)
+            )
+            for role in roles
+        }
 
 
 def _check_triplets(settings: ClustersSettings) -> None:

@@ -18,7 +18,6 @@ from reid_da.config import (
     FREE,
     AugmentSettings,
     Count,
-    ExperimentSettings,
     ModelSettings,
     OptimizerSettings,
     Settings,
@@ -28,7 +27,7 @@ from reid_da.errors import InputError
 from reid_da.images import Batch
 from reid_da.losses.metric import batch_hard_triplet_loss
 from reid_da.losses.mutual import soft_cross_entropy, soft_triplet_loss
-from reid_da.methods._pseudo_labels import PseudoLabels, check_instances, require_embedding
+from reid_da.methods._pseudo_labels import PseudoLabels, PseudoLabelSettings, check_instances, require_embedding
 from reid_da.methods.cluster_contrast import STRONG_AUGMENT, STRONG_MODEL, STRONG_OPTIMIZER
 from reid_da.methods.protocol import Context, EpochPlan, Method, Rows
 from reid_da.models.reid_net import ReIDNetwork
@@ -57,7 +56,7 @@ class MutualSettings(Settings):
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
 
 
-class MMTSettings(ExperimentSettings):
+class MMTSettings(PseudoLabelSettings):
     """Settings of MMT; the defaults are those of the authors' code with DBSCAN (yxgeee/MMT@057e1ea)."""
 
     method: Literal["mmt"] = Field(
@@ -109,7 +108,7 @@ class MMT(Method):
         require_embedding(settings.model)
         self.settings = settings
         self.context = context
-        self.target = PseudoLabels(context.domain("target"), settings.clustering, context)
+        self.target = PseudoLabels(context.domain("target"), settings.clustering, context, settings.shown_views)
         self.students = (
             context.network(num_classes=0),
             context.network(num_classes=0, purpose="weights 2", start=settings.init_second),

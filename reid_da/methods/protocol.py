@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from reid_da.models.reid_net import ReIDNetwork
 
-Role = Literal["source", "target"]
+Role = Literal["source", "target", "test"]
 """What a domain is to an experiment."""
 Rows: TypeAlias = Mapping[str, Mapping[str, Any]]
 """Changes of the settings by the name of a row of a table of results."""

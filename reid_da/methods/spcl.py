@@ -18,7 +18,6 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from reid_da.clustering import (
-    ClusteringSettings,
     ClusterResult,
     independence_threshold,
     outliers_as_clusters,
@@ -28,7 +27,6 @@ from reid_da.clustering.labels import without_small_clusters
 from reid_da.config import (
     AugmentSettings,
     Count,
-    ExperimentSettings,
     ModelSettings,
     OptimizerSettings,
     Positive,
@@ -38,7 +36,13 @@ from reid_da.config import (
 from reid_da.errors import InputError
 from reid_da.images import Batch, GroupSampler
 from reid_da.memory.exemplar import ExemplarMemory
-from reid_da.methods._pseudo_labels import LEAST_CLUSTERS, PseudoLabels, check_instances, require_embedding
+from reid_da.methods._pseudo_labels import (
+    LEAST_CLUSTERS,
+    PseudoLabels,
+    PseudoLabelSettings,
+    check_instances,
+    require_embedding,
+)
 from reid_da.methods._streams import check_batch, labelled_stream
 from reid_da.methods.cluster_contrast import STRONG_AUGMENT, STRONG_MODEL, STRONG_OPTIMIZER, cluster_loss
 from reid_da.methods.protocol import NO_LABEL, Context, Domain, EpochPlan, Method, Rows, StreamPlan
@@ -67,7 +71,7 @@ class HybridMemorySettings(Settings):
     )
 
 
-class SpCLSettings(ExperimentSettings):
+class SpCLSettings(PseudoLabelSettings):
     """Settings of SpCL; the defaults are those of the authors' code (yxgeee/SpCL@01a486e)."""
 
     method: Literal["spcl"] = Field(
@@ -83,7 +87,6 @@ class SpCLSettings(ExperimentSettings):
     )
     batch: BatchSettings = BatchSettings()
     hybrid: HybridMemorySettings = HybridMemorySettings()
-    clustering: ClusteringSettings = ClusteringSettings()
     model: ModelSettings = STRONG_MODEL.model_copy(update={"pooling": "default"})
     augment: AugmentSettings = STRONG_AUGMENT
     optimizer: OptimizerSettings = STRONG_OPTIMIZER
@@ -111,7 +114,7 @@ class SpCL(Method):
         self.trained = nn.ModuleDict({"network": self.network})
         target = context.domain("target")
         check_batch(target, size=settings.batch.target, setting="batch.target")
-        self.target = PseudoLabels(target, settings.clustering, context)
+        self.target = PseudoLabels(target, settings.clustering, context, settings.shown_views)
         self._source: Domain | None = None
         self._source_norms: SourceNorms | None = None
         self._num_source = 0
@@ -241,7 +244,11 @@ class SpCL(Method):
         if length < batch.target:
             logger.warning("batch.target is %d, and the classes give %d images: smaller batches", batch.target, length)
             sampler = GroupSampler(batch_size=length, num_images=batch.instances, camids=domain.camids)
-        return StreamPlan(domain=domain, sampler=sampler, augment=self.settings.augment, labels=self._labels)
+        shown = self.target.shown
+        views = 1 if shown.num_views else 0
+        return StreamPlan(
+            domain=shown, sampler=sampler, augment=self.settings.augment, labels=self._labels, views=views
+        )
 
     def _source_features(self, images: Tensor) -> Tensor:
         norms = {} if self._source_norms is None else self._source_norms.named()

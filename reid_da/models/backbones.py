@@ -2,6 +2,7 @@
 
 import os
 from functools import partial
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -16,7 +17,7 @@ from reid_da.models.protocol import Backbone
 from reid_da.models.resnet import ResNet
 from reid_da.models.timm import PREFIX, TimmBackbone
 from reid_da.models.torchvision_nets import EfficientNetB0, MobileNetV2
-from reid_da.models.weight_files import cached_download
+from reid_da.models.weight_files import cached_download, is_cached_or_reachable
 from reid_da.models.weights import load_weights
 
 
@@ -124,6 +125,8 @@ def create_backbone(
     elif weights == "imagenet" and not is_foreign:
         load_weights(backbone, cached_download(_imagenet_url(name)))
     elif weights not in ("none", "imagenet"):
+        if not Path(weights).is_file():
+            raise InputError(f"{weights}: no such weight file; model.weights is imagenet, none, or the path of a file")
         load_weights(backbone, weights)
     return backbone
 
@@ -138,6 +141,11 @@ def _check_shape(name: str, *, width: float, last_stride: int, weights: str | os
             raise InputError(f"{name}: leave width at 1 and last_stride at 2, networks of timm have no others")
     elif weights == "imagenet" and width != 1:
         raise InputError(f"width: there are no ImageNet weights for a width of {width}; use 1, or other weights")
+
+
+def imagenet_weights_available(name: str) -> bool:
+    """Whether ImageNet weights of a backbone are in the cache, or their server answers."""
+    return name in _IMAGENET and is_cached_or_reachable(_IMAGENET[name])
 
 
 def _imagenet_url(name: str) -> str:

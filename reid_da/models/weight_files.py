@@ -5,11 +5,14 @@ import os
 import pickle
 import re
 import sys
+import threading
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 import numpy as np
 import torch
@@ -51,6 +54,27 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     return dict(content)
 
 
+def is_cached_or_reachable(url: str, *, seconds: float = 3) -> bool:
+    """Whether :func:`cached_download` would find the file in the cache, or a server that answers in time."""
+    if _cached(url).is_file():
+        return True
+    answered: list[bool] = []
+
+    def ask() -> None:
+        with suppress(OSError, HTTPException, ValueError), urlopen(Request(url, method="HEAD"), timeout=seconds):
+            answered.append(True)
+
+    # looking up a name has a limit of its own, often minutes; a thread can be left behind
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return bool(answered)
+
+
+def _cached(url: str) -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
+
+
 def cached_download(url: str) -> Path:
     """Path of the file behind ``url`` in the cache of ``torch.hub``, downloaded if it is not there yet.
 
@@ -59,7 +83,7 @@ def cached_download(url: str) -> Path:
     Raises:
         InputError: the file is not in the cache and cannot be downloaded.
     """
-    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
+    path = _cached(url)
     if path.is_file():
         return path
     try:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from reid_da.atomic import atomic_path
-from reid_da.evaluation.calibration import NUM_COARSE_BINS, Calibration
+from reid_da.evaluation.calibration import Calibration
 from reid_da.reporting.tables import Column, Row, Table
 from reid_da.text import picture_text
 
@@ -21,15 +21,15 @@ def calibration_table(calibration: Calibration, *, title: str) -> Table:
     return Table(
         title=title,
         columns=[
-            Column(heading="false positives", form="{:g}"),
-            Column(heading="threshold", form="{:.4f}"),
-            Column(heading="true positives", form="{:.1%}"),
-            Column(heading="measured false positives", form="{:.2g}"),
+            Column(heading="false positive rate", form="{:g}"),
+            Column(heading="threshold", form="{:.5f}"),
+            Column(heading="true positive rate", form="{:.1%}"),
+            Column(heading="measured FPR", form="{:.2g}"),
         ],
         rows=rows,
         notes=[
-            f"cosine similarity across cameras; {calibration.num_positive_pairs:,} pairs of one person, "
-            f"{calibration.num_negative_pairs:,} of two"
+            f"cosine similarity across cameras; {calibration.num_positive_pairs:,} same-person pairs, "
+            f"{calibration.num_negative_pairs:,} different-person pairs"
         ],
     )
 
@@ -46,10 +46,10 @@ def draw_calibration(calibration: Calibration, path: Path, *, title: str) -> Non
 
     figure = Figure(figsize=(6, 3.6), dpi=110, layout="constrained")
     axes = figure.subplots()
-    edges = np.linspace(-1, 1, NUM_COARSE_BINS + 1)
+    edges = np.linspace(calibration.low, calibration.high, len(calibration.positives) + 1)
     for counts, name, colour in (
-        (calibration.negatives, "two persons", "tab:orange"),
-        (calibration.positives, "one person", "tab:blue"),
+        (calibration.negatives, "different persons", "tab:orange"),
+        (calibration.positives, "same person", "tab:blue"),
     ):
         shares = np.array(counts) / max(sum(counts), 1)
         axes.stairs(shares, edges, fill=True, alpha=0.5, color=colour, label=name)
@@ -58,7 +58,9 @@ def draw_calibration(calibration: Calibration, path: Path, *, title: str) -> Non
             axes.axvline(point.threshold, color="black", linewidth=0.8)
             axes.annotate(f"{point.fpr:g}", (point.threshold, 0.98), xycoords=("data", "axes fraction"), va="top")
     axes.set_title(picture_text(title))
-    axes.set(xlabel="cosine similarity across cameras", ylabel="share of the pairs", xlim=(-1, 1))
+    axes.set(
+        xlabel="cosine similarity across cameras", ylabel="share of the pairs", xlim=(calibration.low, calibration.high)
+    )
     axes.legend(frameon=False, loc="upper left")
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png")

@@ -20,21 +20,22 @@ def verification_table(result: VerificationResult, identification: Mapping[int, 
         )
     ]
     for rate in result.accept_rates:
-        name = f"true accepts at {rate.far:.0e} false ones"
+        name = f"TAR at FAR {rate.far:g}"
         if rate.tar is None:
-            rows.append(Row(cells=[name, None, f"needs {1 / rate.far:,.0f} pairs of two"]))
+            rows.append(Row(cells=[name, None, f"needs {1 / rate.far:,.0f} different-person pairs"]))
         else:
             rows.append(Row(cells=[name, 100 * rate.tar, rate.threshold]))
     by_folds = result.fold_accept_rate
-    name = f"true accepts at {by_folds.far:.0e}, by folds"
+    name = f"TAR at FAR {by_folds.far:g}, by folds"
     if by_folds.mean is None or by_folds.std is None:
-        rows.append(Row(cells=[name, None, "too few pairs of two"]))
+        rows.append(Row(cells=[name, None, "too few different-person pairs"]))
     else:
         rows.append(Row(cells=[name, Spread(100 * by_folds.mean, 100 * by_folds.std), by_folds.threshold]))
     for count, share in (identification or {}).items():
         rows.append(Row(cells=[f"rank-1 among {count:,} distractors", 100 * share, ""]))
     return Table(
-        title=f"{result.num_same:,} pairs of one person, {result.num_different:,} of two, {result.num_folds} folds",
+        title=f"{result.num_same:,} same-person pairs, {result.num_different:,} different-person pairs, "
+        f"{result.num_folds} folds",
         columns=[
             Column(heading="", align="left"),
             Column(heading="%", form="{:.2f}"),

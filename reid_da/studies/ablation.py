@@ -8,10 +8,10 @@ from typing import Any, TypeAlias
 
 from reid_da.config import ExperimentSettings, merge, nested
 from reid_da.errors import InputError, unknown_name
+from reid_da.experiments.runs import final_figures, require_same, train_or_resume
+from reid_da.experiments.setup import check_possible
 from reid_da.methods import EXPERIMENTS, METHODS, settings_of
 from reid_da.training.run_folder import RunFolder, only_training
-from reid_da.training.runs import final_figures, require_same, train_or_resume
-from reid_da.training.setup import check_possible
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ NOT_SWEPT = {
 
 
 Results: TypeAlias = tuple[Mapping[str, float], ...]
-"""Figures of the last epoch, one mapping for each seed; see :func:`reid_da.training.runs.final_figures`."""
+"""Figures of the last epoch, one mapping for each seed; see :func:`reid_da.experiments.runs.final_figures`."""
 
 
 def ablate(
@@ -52,7 +52,7 @@ def ablate(
         a table may be made row by row. Their order is that of the usual table of the method; other rows follow.
 
     Raises:
-        InputError: an unknown row, runs without any figures, or what :func:`reid_da.training.runs.train` raises.
+        InputError: an unknown row, runs without any figures, or what :func:`reid_da.experiments.runs.train` raises.
     """
     usual = METHODS[settings.method].table
     rows = rows or usual
@@ -82,7 +82,7 @@ def sweep(
 
     Raises:
         InputError: what :func:`sweep_values` raises, runs without any figures, or what
-            :func:`reid_da.training.runs.train` raises.
+            :func:`reid_da.experiments.runs.train` raises.
     """
     planned = {}
     for value in sweep_values(settings, key=key, values=values):
@@ -128,7 +128,7 @@ def compare(experiments: Sequence[ExperimentSettings], folder: Path, *, seeds: i
 
     Raises:
         InputError: two experiments have one name, runs without any figures, or what
-            :func:`reid_da.training.runs.train` raises.
+            :func:`reid_da.experiments.runs.train` raises.
     """
     names = [settings.name for settings in experiments]
     for name in names:
@@ -226,9 +226,15 @@ def _train_all(planned: Mapping[str, Sequence[_Variant]], folder: Path) -> dict[
         if not _are_done(variants):
             check_possible(variants[0].settings)
     with only_training(folder):
-        results: dict[str, Results] = {
-            row: tuple(variant.train() for variant in variants) for row, variants in planned.items()
-        }
+        results: dict[str, Results] = {}
+        count, total = 0, sum(map(len, planned.values()))
+        for row, variants in planned.items():
+            trained = []
+            for variant in variants:
+                count += 1
+                logger.info("run %d of %d: %s, seed %d", count, total, variant.settings.name, variant.settings.seed)
+                trained.append(variant.train())
+            results[row] = tuple(trained)
     if any(figures for seeds in results.values() for figures in seeds):
         return results
     raise InputError(

@@ -9,12 +9,12 @@ from typing import Any
 
 from reid_da.config import ExperimentSettings
 from reid_da.errors import InputError, unknown_name
+from reid_da.experiments.runs import final_figures
 from reid_da.reporting.published_results import published_pair, published_rows, published_sweep, quoted_rows
 from reid_da.reporting.result_tables import SOURCE_ROW, SUPERVISED_ROW, ResultRow, ablation_table, to_json
 from reid_da.reporting.tables import Table, to_csv, to_html, to_markdown
 from reid_da.studies.ablation import ROWS
 from reid_da.training.run_folder import RunFolder
-from reid_da.training.runs import final_figures
 
 FORMATS = (".md", ".html", ".csv", ".json")
 """Suffixes of the files that tables are written to."""
@@ -77,7 +77,7 @@ def collect(paths: Sequence[Path], *, figures: Sequence[str] = ()) -> list[Colle
     tables = [_collected("", named, figures)] if named else []
     for path in paths:
         if path not in named:
-            tables.append(_collected(path.resolve().name, _runs_in(path), figures))
+            tables.append(_collected(path.resolve().name, runs_in(path), figures))
     return tables
 
 
@@ -106,7 +106,7 @@ def render(tables: Sequence[Collected], suffix: str) -> str:
     return to_csv(tables[0].table())
 
 
-def _runs_in(folder: Path) -> list[Path]:
+def runs_in(folder: Path) -> list[Path]:
     """The runs in a folder of runs, but for those that only begin others.
 
     Raises:

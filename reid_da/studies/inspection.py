@@ -113,7 +113,7 @@ def _people_of_gallery(
     dataset = load_datasets(path)
     gallery = dataset.gallery.select((dataset.gallery.pids >= 0) & (dataset.gallery.pids != dataset.distractor_pid))
     if len(gallery):
-        return f"{dataset.name} gallery", gallery
+        return f"{dataset.title} gallery", gallery
     if data is not None:
         raise InputError(
             f"{data}: has no gallery images of known people; give a data set that has, or leave --data out"
@@ -196,7 +196,8 @@ def calibrate_run(
     dataset = trained.test_data(data)
     features = trained.extract(dataset)
     fingerprints = {"query": dataset.query.fingerprint, "gallery": dataset.gallery.fingerprint}
-    notes = {"data": dataset.name, "fingerprints": fingerprints, "epoch": trained.epoch}
+    feature = trained.settings.model.test_feature if trained.settings else "unknown"
+    notes = {"data": dataset.title, "fingerprints": fingerprints, "epoch": trained.epoch, "feature": feature}
     try:
         calibration = calibrate(features, fprs=fprs)
     except InputError as error:

@@ -5,7 +5,7 @@ from reid_da.styles.creation import Style, create_foreign_views, create_views
 from reid_da.styles.export import check_export, write_styled_images
 from reid_da.styles.files import FileViews, StyledImages, find_styled_images
 from reid_da.styles.transfer import ColourTransfer, TransferViews, there_and_back
-from reid_da.styles.views import CameraViews, sample_views
+from reid_da.styles.views import CameraViews
 
 __all__ = [
     "CameraViews",
@@ -21,7 +21,6 @@ __all__ = [
     "find_styled_images",
     "open_packed_views",
     "pack_views",
-    "sample_views",
     "style_cache_path",
     "there_and_back",
     "write_styled_images",

@@ -216,12 +216,17 @@ def find_styled_images(
 
 
 def unique_stems(table: SampleTable) -> list[str]:
-    """Names of the images without folder and suffix, from which those of their views are made.
+    """Names of the images without suffix, from which those of their views are made.
+
+    They are without folders too, as in published sets, unless two folders have images of one name (``cam1/0001.jpg``
+    and ``cam2/0001.jpg``): then the folders are part of all names, ``cam1_0001``.
 
     Raises:
-        InputError: images in different folders have one name.
+        InputError: two images have one name even so.
     """
     stems = [PurePosixPath(path).stem for path in table.paths]
+    if len(set(stems)) < len(stems):
+        stems = [PurePosixPath(path).with_suffix("").as_posix().replace("/", "_") for path in table.paths]
     repeated = [stem for stem, count in Counter(stems).items() if count > 1]
     if repeated:
         raise InputError(

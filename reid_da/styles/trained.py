@@ -1,5 +1,6 @@
 """Trained camera styles, ready to make views."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ STYLES: Family[StyleSettings] = Family(
     example="optimizer.lr=0.0001",
 )
 """The settings of trainings of camera styles."""
+
+logger = logging.getLogger(__name__)
 
 
 def load_style_settings(file: str | Path | None, overrides: Sequence[str] = ()) -> StyleSettings:
@@ -82,6 +85,15 @@ def load_generator(folder: Path, *, device: str = "auto") -> TrainedStyles:
     checkpoints = [checkpoint for part in parts if (checkpoint := part.last_checkpoint()) is not None]
     if not checkpoints:
         raise InputError(f"{folder}: the run has no checkpoint yet")
+    trained_for = min(int(checkpoint.description["epoch"]) for checkpoint in checkpoints)
+    if trained_for < settings.epochs:
+        logger.warning(
+            "%s: unfinished, trained for %d of %d epochs; to finish it: reid-da camstyle train --resume %s",
+            folder,
+            trained_for,
+            settings.epochs,
+            folder,
+        )
     device = choose_device(device)
     # of the paths; the cameras, which are behind the dash, are compared by their number
     noted: str | None = checkpoints[0].description.get("fingerprints", {}).get("training")

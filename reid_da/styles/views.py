@@ -2,10 +2,8 @@
 
 from typing import Protocol
 
-import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
-from reid_da.errors import InputError
 from reid_da.images import FailedImage, ImageSource
 from reid_da.images.source import sizes_of_files
 
@@ -57,35 +55,3 @@ class ViewsOfSource:
     def original_sizes(self, index: Tensor, views: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """(B, 2) int64 heights and widths of the real images' files; a view that is made here has that of its image."""
         return sizes_of_files(self._source, index)
-
-
-def sample_views(
-    camids: Tensor, *, num_cameras: int, generator: Generator, per_image: int = 1, with_own: bool = True
-) -> Tensor:
-    """(B * V,) int64 cameras, drawn uniformly: V different ones for each image of a batch, one image after the other.
-
-    As in ECN (Zhong et al., CVPR 2019) the own camera is drawn as often as any other, so that for V = 1 the real image
-    is seen with probability 1/C.
-
-    Args:
-        camids: (B,) int64 own cameras of the images; without ``with_own`` they must be less than C.
-        num_cameras: number C of cameras.
-        generator: on the device where the result shall be.
-        per_image: V.
-        with_own: whether the own camera may be drawn.
-
-    Raises:
-        InputError: there are fewer cameras to draw from than V.
-    """
-    choices = num_cameras if with_own else num_cameras - 1
-    if per_image > choices:
-        raise InputError(f"views.per_image is {per_image}, but an image has {choices} different views; lower it")
-    if per_image == 1:
-        drawn = torch.randint(choices, camids.shape, generator=generator, device=generator.device)
-    else:
-        keys = torch.rand(len(camids), choices, generator=generator, device=generator.device)
-        drawn = keys.argsort(dim=1)[:, :per_image].flatten()
-    if with_own:
-        return drawn
-    # the cameras but the own one, counted on without a gap
-    return drawn + (drawn >= camids.repeat_interleave(per_image)).long()

@@ -1,1 +1,1 @@
-"""Training: the loop, its methods, run folders and checkpoints."""
+"""Training: the loop, run folders, checkpoints, schedules; it names no method and no data set."""

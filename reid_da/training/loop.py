@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 CHECK_EVERY = 10
 """Steps between two looks at the losses; each look waits for the device."""
+HEADLINES = ("clusters", "neighbors_agreement", "classification_accuracy")
+"""Figures of an epoch of which the log shows the first that a method has; all of them go into the metrics."""
 
 
 @dataclass(kw_only=True)
@@ -46,6 +48,7 @@ class Trainer:
         image_size: height and width of the images in a batch.
         fingerprints: of the training images, by domain.
         evaluate: figures of the network, for reporting only; empty if it draws pictures instead.
+        label_free: figures of the network on the training images of the target, which need no labels.
         evaluate_start: whether to evaluate before the first epoch, too.
         title: what of several things is trained, for progress and log; empty if there is only one.
         world: the processes that train together.
@@ -62,6 +65,7 @@ class Trainer:
     image_size: tuple[int, int]
     fingerprints: Mapping[str, str]
     evaluate: Callable[[], Mapping[str, float]] | None = None
+    label_free: Callable[[], Mapping[str, float]] | None = None
     evaluate_start: bool = False
     title: str = ""
     world: World = field(default_factory=World)
@@ -73,6 +77,8 @@ class Trainer:
         half = self.settings.precision.autocast == "float16"
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=half)
         self.begin_optimizer()
+
+        self._pace = _Pace()
 
     def begin_optimizer(self) -> None:
         """Begin with a new optimiser of the parameters that the method has now."""
@@ -97,8 +103,10 @@ class Trainer:
         reset_peak_memory(self.device)
         self._evaluate()
         while self.epoch < self.settings.epochs:
+            begin = time.perf_counter()
             figures = self.train_epoch()
             self.epoch += 1
+            self._pace.epoch_seconds = time.perf_counter() - begin
             asked = self.settings.precision.autocast != "none"
             used = {"autocast": self.used_autocast} if asked else {}
             peak = peak_memory(self.device)
@@ -111,14 +119,17 @@ class Trainer:
 
     def _evaluate(self) -> None:
         """Evaluate if it is due, and has not been done before the run was interrupted."""
-        if self.evaluate is None or not self._evaluation_is_due():
+        if not self._evaluation_is_due():
             return
-        if any(record["epoch"] == self.epoch for record in self.run.records("evaluation")):
-            return
-        result = self.evaluate()
-        if result:
-            self.run.log({"kind": "evaluation", "epoch": self.epoch, **result})
-            logger.info("epoch %d: mAP %.1f %%, rank-1 %.1f %%", self.epoch, *_percent(result, "mAP", "rank1"))
+        for kind, compute in (("label_free", self.label_free), ("evaluation", self.evaluate)):
+            if compute is None or any(record["epoch"] == self.epoch for record in self.run.records(kind)):
+                continue
+            result = compute()
+            if not result:
+                continue
+            self.run.log({"kind": kind, "epoch": self.epoch, **result})
+            if kind == "evaluation":
+                logger.info("epoch %d: mAP %.1f %%, rank-1 %.1f %%", self.epoch, *_percent(result, "mAP", "rank1"))
 
     def resume(self, checkpoint: Checkpoint | None) -> None:
         """Go on from a checkpoint of the same run, or from the beginning if there is none yet.
@@ -189,6 +200,9 @@ class Trainer:
                 if (step + 1) % CHECK_EVERY == 0 or step + 1 == plan.steps:
                     losses.check()
                 progress.advance(losses.means(), num_images, self.optimizer.param_groups[-1]["lr"])
+                self._pace.step(step)
+                if self._pace.is_news(step, plan.steps):
+                    self._say_time_left(step, plan.steps)
         self._check_weights()
         seconds = time.perf_counter() - prepared
         lr = {f"lr_{group['name']}": float(group["lr"]) for group in self.optimizer.param_groups}
@@ -268,13 +282,62 @@ class Trainer:
         }
         return Checkpoint(weights=self.method.trained.state_dict(), state=state, description=description)
 
+    def _say_time_left(self, step: int, steps: int) -> None:
+        """Tell once, after the first steps, how long the training will take, without preparing and evaluating."""
+        epochs = self.settings.epochs - self.epoch
+        seconds = self._pace.step_seconds * (steps * epochs - step - 1)
+        logger.info(
+            "estimated time to the end of this stage: %s (%d epochs of about %d steps)",
+            spell_time(seconds),
+            epochs,
+            steps,
+        )
+
     def _report(self, figures: Mapping[str, float]) -> None:
-        texts = [f"{name} {value:.4g}" for name, value in figures.items() if name != "seconds"]
+        """One short line about an epoch: loss, the main figure of the method, speed, time left."""
+        losses = [value for name, value in figures.items() if name.startswith("loss_")]
+        texts = [f"loss {sum(losses):.4g}"] if losses else []
+        texts += [f"{name.replace('_', ' ')} {figures[name]:.4g}" for name in HEADLINES if name in figures][:1]
+        texts.append(f"{figures['images_per_second']:.0f} images/s")
+        if left := self.settings.epochs - self.epoch:
+            texts.append(f"{spell_time(left * self._pace.epoch_seconds)} left")
         logger.info("%s: %s", self._describe(self.epoch), ", ".join(texts))
 
     def _describe(self, epoch: int) -> str:
         text = f"epoch {epoch}/{self.settings.epochs}"
         return f"{self.title}, {text}" if self.title else text
+
+
+@dataclass(kw_only=True)
+class _Pace:
+    """How fast a training goes in this process."""
+
+    epoch_seconds: float = 0.0
+    step_seconds: float = 0.0
+    _first: float = 0.0
+    _is_told: bool = False
+
+    def step(self, step: int) -> None:
+        """Note the end of a step; the first one is no measure, as it builds what later ones use."""
+        if step == 0:
+            self._first = time.perf_counter()
+        elif not self._is_told:
+            self.step_seconds = (time.perf_counter() - self._first) / step
+
+    def is_news(self, step: int, steps: int) -> bool:
+        """Whether there is something to tell for the first time: after ten steps, or at the end of a short epoch."""
+        if self._is_told or step == 0 or not (step + 1 >= CHECK_EVERY or step + 1 == steps):
+            return False
+        self._is_told = True
+        return True
+
+
+def spell_time(seconds: float) -> str:
+    """A duration in words, to two units: ``2 h 05 min``, ``3 min 20 s``, ``40 s``."""
+    whole = max(round(seconds), 0)
+    if whole >= 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"
 
 
 @dataclass(kw_only=True)
@@ -305,9 +368,17 @@ class LossRecord:
             values = torch.stack([loss.float() for loss in losses.values()]).tolist()
             for name, value in zip(losses, values, strict=True):
                 if not math.isfinite(value):
+                    # before the first update of the weights no rate can be blamed
+                    is_first = self.epoch == self._checked == 0
+                    advice = (
+                        "no weight was updated yet: look at the settings of this loss, such as a temperature, scale "
+                        "or margin, and of precision"
+                        if is_first
+                        else "lower optimizer.lr, or set optimizer.clip_norm"
+                    )
                     raise InputError(
                         f"the loss {name} became {value} in step {self._checked + 1} of epoch {self.epoch + 1}; "
-                        f"{_kept(self.epoch)}; lower optimizer.lr, or set optimizer.clip_norm"
+                        f"{_kept(self.epoch)}; {advice}"
                     )
                 self._sums[name] = self._sums.get(name, 0.0) + value
                 self._counts[name] = self._counts.get(name, 0) + 1

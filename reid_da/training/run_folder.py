@@ -65,9 +65,7 @@ class RunFolder:
         run._made = missing_folders(path) or [path]
         with run.training():
             if run.config_file.exists():
-                raise InputError(
-                    f"{path}: there is a run already; resume it (reid-da train --resume {path}), or name another folder"
-                )
+                raise InputError(f"{path}: {run._found()}, or name another folder")
             if foreign := run._foreign_files():
                 raise InputError(
                     f"{path}: is not empty and holds no run (found {first_few(foreign)}); name a new folder"
@@ -108,6 +106,15 @@ class RunFolder:
                 yield
             finally:
                 self._is_training = False
+
+    def _found(self) -> str:
+        """What to do about the run that is in the folder already."""
+        epochs = self._require_config().get("epochs")
+        if isinstance(epochs, int) and self.has_checkpoint(epochs):
+            return (
+                f"holds a complete run of {epochs} epochs; train it on (reid-da train --resume {self.path} epochs=MORE)"
+            )
+        return f"there is a run already; resume it (reid-da train --resume {self.path})"
 
     def _foreign_files(self) -> list[str]:
         """Names of what is in a folder that holds no run, but for what a killed :meth:`create` leaves."""
@@ -295,10 +302,11 @@ class RunFolder:
         if not self.metrics_file.exists():
             return
         if checkpoint is None:
+            # the first checkpoint is written between the figures of its epoch and their evaluation
             epochs = len(self.records("train"))
-            if epochs > 1:
+            if epochs > 1 or any(record.get("epoch") != 0 for record in self.records("evaluation")):
                 raise InputError(
-                    f"{self.metrics_file}: tells of {epochs} epochs, but there is no checkpoint in "
+                    f"{self.metrics_file}: tells of {epochs} epochs that were trained, but there is no checkpoint in "
                     f"{self.checkpoint_folder}; restore that folder, or remove the metrics to train from the beginning"
                 )
             os.truncate(self.metrics_file, 0)

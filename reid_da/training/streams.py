@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from reid_da.images import Batch, Selection, TrainTransform, load_batches
+from reid_da.images.samplers import sample_views
 from reid_da.methods.protocol import EpochPlan, StreamPlan
-from reid_da.styles.views import sample_views
 
 
 def epoch_batches(

@@ -1,22 +1,40 @@
 """Trained models, wherever they come from, ready to give features."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any, TypeVar
 
+import numpy as np
+import torch
 from torch import nn
 
+from reid_da.atomic import naming, open_own
+from reid_da.centering import camera_means
 from reid_da.config import ExperimentSettings
 from reid_da.datasets import Dataset, load_datasets
 from reid_da.device import choose_device
 from reid_da.errors import InputError
-from reid_da.evaluation.extraction import features_of_test_images
+from reid_da.evaluation.centered import NamedMeans
+from reid_da.evaluation.extraction import features_of_splits, features_of_test_images, naming_undecodable, open_table
 from reid_da.evaluation.feature_files import FeatureSet
 from reid_da.finite import check_weights
+from reid_da.images.augment import normalize
 from reid_da.methods import METHODS
+from reid_da.models.adabn import with_batch_norms_of
 from reid_da.models.backbones import BACKBONE_NAMES, create_backbone, is_backbone_name
 from reid_da.training.checkpoint import Checkpoint, load_checkpoint
+from reid_da.training.portable import read_portable
 from reid_da.training.run_folder import RunFolder
+
+logger = logging.getLogger(__name__)
+
+_ADABN_BATCH = 64
+"""Images in a batch whose statistics AdaBN takes."""
+M = TypeVar("M", bound="TrainedModel")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -43,16 +61,18 @@ class TrainedModel:
         """The data set to evaluate on.
 
         Args:
-            data: the data set or its path, or several paths; the target of the run if None.
+            data: the data set or its path, or several paths; the test data of the run if None: ``data.test``, else its
+                target.
 
         Raises:
             InputError: it cannot be read, or there is no target.
         """
         if isinstance(data, Dataset):
             return data
-        path = data or (self.settings.data.target if self.settings else None)
+        own = self.settings.data if self.settings else None
+        path = data or (own and (own.test or own.target))
         if path is None:
-            raise InputError(f"{self.name}: has no target; give a data set with query and gallery (--data PATH)")
+            raise InputError(f"{self.name}: has no test data; give a data set with query and gallery (--data PATH)")
         return load_datasets(path)
 
     def extract(self, data: str | Path | Sequence[Path] | Dataset | None = None, *, flip: bool = False) -> FeatureSet:
@@ -66,6 +86,81 @@ class TrainedModel:
             InputError: the data set cannot be read, has no query or gallery, or images cannot be decoded.
         """
         return features_of_test_images(self.test_data(data), self.network, image_size=self.image_size, flip=flip)
+
+    def with_batch_norms_of(self: M, data: str | Path | Sequence[Path] | Dataset | None = None) -> M:
+        """The model with the batch-norm statistics of a data set's training images; see :mod:`reid_da.models.adabn`.
+
+        Labels are not read. The images come in random order, the same each time, in batches of 64.
+
+        Args:
+            data: as :meth:`test_data` takes it.
+
+        Raises:
+            InputError: the data set cannot be read, has fewer than two training images, or the network has no
+                batch-norm layers.
+        """
+        dataset = self.test_data(data)
+        table = dataset.train.without_junk()
+        if len(table) < 2:
+            raise InputError(f"{dataset.root}: AdaBN takes its statistics from training images, and there are none")
+        with naming_undecodable(str(dataset.root), table, size=self.image_size):
+            opened = open_table(table, image_size=self.image_size)
+        order = opened.rows[torch.randperm(len(opened.rows), generator=torch.Generator().manual_seed(0))]
+        size = min(_ADABN_BATCH, len(order))
+        # a last batch that is not full would count as much as a full one
+        chunks = [order[start : start + size] for start in range(0, len(order) - size + 1, size)]
+        batches = (normalize(opened.source.gather(chunk)) for chunk in chunks)
+        return replace(self, network=with_batch_norms_of(self.network, batches))
+
+    def camera_means(self, data: str | Path | Sequence[Path] | Dataset | None = None) -> NamedMeans:
+        """Mean features of the cameras of a data set, over its training images, or the others if it has none.
+
+        Args:
+            data: as :meth:`test_data` takes it.
+
+        Raises:
+            InputError: the data set cannot be read, or has no images.
+        """
+        dataset = self.test_data(data)
+        splits = [dataset.train] if len(dataset.train.without_junk()) else [dataset.query, dataset.gallery]
+        tables = {str(number): table.without_junk() for number, table in enumerate(splits)}
+        tables = {name: table for name, table in tables.items() if len(table)}
+        if not tables:
+            raise InputError(f"{dataset.root}: has no images to take camera means from")
+        arrays = features_of_splits(tables, self.network, name=str(dataset.root), image_size=self.image_size)
+        features, camids = (
+            np.concatenate([arrays[f"{name}_{kind}"] for name in tables]) for kind in ("features", "camids")
+        )
+        means = camera_means(features, camids)
+        return NamedMeans(
+            names=tuple(dataset.camera_names[camera] for camera in means.camids.tolist()),
+            means=means,
+            data=dataset.name,
+            epoch=self.epoch,
+            image_size=self.image_size,
+        )
+
+
+def keep_evaluation(trained: TrainedModel, dataset: Dataset, figures: Mapping[str, Any]) -> None:
+    """Note the figures of a run's model in ``evaluations.jsonl`` of its folder, a record for each evaluation.
+
+    Models of no run are not noted, nor are those of a run whose folder is not writable, which the log says.
+    """
+    if trained.run is None:
+        return
+    file = trained.run / "evaluations.jsonl"
+    record = {
+        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "data": str(dataset.root),
+        "epoch": trained.epoch,
+        "image_size": list(trained.image_size),
+        **figures,
+    }
+    try:
+        with naming(file), open_own(file, "a", encoding="utf-8") as stream:
+            stream.write(json.dumps(record, allow_nan=False) + "\n")
+    except OSError as error:
+        logger.warning("%s: the evaluation is not kept: %s", file, error.strerror or error)
 
 
 def load_trained(
@@ -82,7 +177,7 @@ def load_trained(
 
     Args:
         model: the run, the checkpoint, the file, or a name such as ``resnet50``.
-        backbone: network that a file of weights belongs to.
+        backbone: network that a file of weights belongs to; one that ``reid-da export`` wrote says so itself.
         last_stride: stride of ``layer4``, for files and names.
         stem_relu: whether a ResNet has the ReLU after its first convolution, for files and names.
         weights: ``imagenet`` or ``none`` (random), for names.
@@ -96,6 +191,16 @@ def load_trained(
     chosen = choose_device(device)
     if path.is_dir():
         return _from_run(path, image_size=image_size, device=chosen)
+    portable = read_portable(path) if path.is_file() else None
+    if portable is not None:
+        settings = portable.settings
+        return TrainedModel(
+            network=portable.network().to(chosen).eval(),
+            image_size=image_size or settings.data.image_size,
+            settings=settings,
+            name=str(path),
+            epoch=portable.epoch,
+        )
     if path.exists():
         name, source = backbone, str(path)
     elif is_backbone_name(str(model)):

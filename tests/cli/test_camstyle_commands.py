@@ -1,8 +1,11 @@
 import json
 import shutil
+from functools import partial
 
 import pytest
 
+from reid_da.studies import inspection
+from reid_da.styles.check import check_styles
 from reid_da.training.run_folder import RunFolder
 
 SETTINGS = ("data.image_size=[16, 8]", "channels=4", "num_blocks=1", "batch=8", "epochs=1", "device=cpu")
@@ -14,6 +17,12 @@ def site(small_sites, tmp_path):
     # other tests leave packed images beside the originals
     ignore = shutil.ignore_patterns(".reid-da-cache")
     return shutil.copytree(small_sites / "site-b", tmp_path / "site-b", ignore=ignore)
+
+
+@pytest.fixture(autouse=True)
+def short_checks(monkeypatch):
+    """Let the camera classifier of a check train for 20 steps; how well it does is a test of styles/check.py."""
+    monkeypatch.setattr(inspection, "check_styles", partial(check_styles, steps=20))
 
 
 def test_from_training_to_styles_that_are_used(run, site, tmp_path):

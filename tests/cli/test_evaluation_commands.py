@@ -154,6 +154,8 @@ def test_extract_image_files(run, tmp_path, rendered):
         (["evaluate", "resnet18"], "resnet18: give the data set to evaluate on, --data PATH"),
         (["ranked-lists", "resnet18", "{bad}"], "resnet18: give the data set to search, --data PATH"),
         (["ranked-lists", "{tmp}/nothing"], "nothing: no such run or file of weights"),
+        (["verify", "resnet18", "{one_fold}", "--pairs", "20"], "--pairs is the number of pairs to draw with --from; "),
+        (["verify", "resnet18", "--from", "{site}", "--images", "/"], "--images belongs to PAIRS"),
         (["verify", "resnet18", "{one_fold}", "--images", "/"], "one_fold.csv: all pairs are in one fold"),
     ],
 )

@@ -37,6 +37,10 @@ def test_train_then_everything_that_a_run_is_good_for(run, config, folder, tmp_p
     assert record["mAP"] == final["mAP"]
     record = json.loads(run("evaluate", folder, "--json").out)
     assert record["mAP"] == pytest.approx(final["mAP"], abs=1e-6)
+    kept = [json.loads(line) for line in (folder / "evaluations.jsonl").read_text().splitlines()]
+    assert [(entry["epoch"], entry["mAP"]) for entry in kept] == [(1, record["mAP"])]
+    both = json.loads(run("evaluate", folder / "pretrain", folder, "--json").out)
+    assert both[str(folder)]["mAP"] == record["mAP"] != both[str(folder / "pretrain")]["mAP"]
     checkpoint = folder / "checkpoints" / "epoch_0001"
     assert json.loads(run("evaluate", checkpoint, "--rerank", "--json").out)["without_rerank"]["mAP"] == record["mAP"]
 
@@ -124,7 +128,7 @@ def test_verify(run, config, small_sites, folder, tmp_path):
     picture = tmp_path / "roc.png"
     outcome = run("verify", folder, "--from", small_sites / "site-b", "--pairs", 40, "-o", picture)
     assert outcome.status == 0
-    assert "20 pairs of one person, 20 of two, 10 folds" in outcome.out
+    assert "20 same-person pairs, 20 different-person pairs, 10 folds" in outcome.out
     assert "needs 1,000,000 pairs" in outcome.out
     assert picture.read_bytes().startswith(b"\x89PNG")
     record = json.loads(run("verify", folder, "--from", small_sites / "site-b", "--pairs", 40, "--json").out)

@@ -4,10 +4,13 @@ import errno
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
+from scipy.io import savemat
 
 from reid_da.cli import main
+from reid_da.datasets import matlab
 from reid_da.datasets.folders import Crop, compile_pattern
 from reid_da.datasets.image_files import image_sizes, inspect_image
 from reid_da.datasets.listing import list_images, natural_key
@@ -107,3 +110,21 @@ def test_an_output_that_is_no_file_is_refused_before_the_work(folder: Path) -> N
     with pytest.raises(SystemExit):
         main(["data", "stats", str(folder), "--picture", "/dev/null"])
     assert Path("/dev/null").is_char_device()
+
+
+def test_protocols_of_matlab_are_not_unpacked_beyond_the_size_of_a_protocol(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "query_IDX.mat"
+    savemat(file, {"query_IDX": [[3]], "other": np.zeros(10**6)}, do_compression=True)
+    assert matlab.read_variables(file, "query_IDX")[0].tolist() == [[3]]
+    monkeypatch.setattr(matlab, "MAX_BYTES", 10**5)
+    with pytest.raises(InputError, match=r"query_IDX.mat: .*it unpacks to more than 100,000 bytes"):
+        matlab.read_variables(file, "query_IDX")
+    savemat(file, {"query_IDX": np.zeros(10**5)}, do_compression=False)
+    with pytest.raises(InputError, match=r"query_IDX.mat: .*has 800,\d+ bytes, more than 100,000"):
+        matlab.read_variables(file, "query_IDX")
+    file.unlink()
+    file.symlink_to("/dev/zero")
+    with pytest.raises(InputError, match=r"query_IDX.mat: .*is no regular file"):
+        matlab.read_variables(file, "query_IDX")

@@ -51,6 +51,23 @@ def test_a_folder_for_each_camera(tmp_path, make_images):
     )
 
 
+def test_validation_images_are_asked_for(tmp_path, make_images):
+    make_images(tmp_path, ["train/0001_c1_a.jpg", "val/0001_c2_a.jpg"])
+    with pytest.raises(InputError, match=r"training and validation images lie apart \(train/, val/\)") as caught:
+        load_dataset(tmp_path)
+    # both answers that it names
+    assert len(load_dataset(re.search(r"such as (\S+),", str(caught.value))[1]).train) == 1
+    assert len(load_dataset(tmp_path, pattern=re.search("--pattern '(.*)'", str(caught.value))[1]).train) == 2
+
+
+def test_a_data_set_that_is_read_as_it_is_needs_no_manifest(tmp_path, make_images):
+    folders = {"bounding_box_train": "0001", "query": "0002", "bounding_box_test": "0002"}
+    make_images(tmp_path, [f"{folder}/{pid}_c{c}s1_00000{c}_00.jpg" for folder, pid in folders.items() for c in (1, 2)])
+    with pytest.raises(InputError, match="is read as market1501 as it is, .* needs no manifest"):
+        import_folder(tmp_path)
+    assert not (tmp_path / "manifest.csv").exists()
+
+
 def test_a_heap_tells_neither(tmp_path, make_images):
     make_images(tmp_path, ["a.jpg", "b.jpg"])
     with pytest.raises(

@@ -53,6 +53,14 @@ def msmt17(root, make_images, version=1):
     return root
 
 
+def test_one_list_of_msmt17_may_be_missing_as_the_message_says(tmp_path, make_images):
+    msmt17(tmp_path, make_images)
+    (tmp_path / "list_val.txt").unlink()
+    with pytest.raises(InputError, match="no list_val.txt beside train/") as caught:
+        load_dataset(tmp_path)
+    assert len(load_dataset(str(caught.value).rpartition(" ")[2]).train) == 2
+
+
 @pytest.mark.parametrize(
     ("layout", "format", "cameras", "distractor"),
     [
@@ -148,7 +156,7 @@ def test_cuhk03np_extracted_images_follow_the_config(tmp_path, make_images):
     with pytest.raises(InputError, match="1 images of cuhk03_new_protocol_config_detected.mat are missing: 1_002_2_06"):
         load_dataset(tmp_path)
     (tmp_path / "cuhk03_new_protocol_config_detected.mat").write_bytes(b"no matlab")
-    with pytest.raises(InputError, match="not a config of the new protocol"):
+    with pytest.raises(InputError, match="no variables labels, filelist, .* in it"):
         load_dataset(tmp_path)
 
 

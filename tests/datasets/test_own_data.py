@@ -6,6 +6,7 @@ import pyarrow
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from pyarrow import parquet
 
 from reid_da.datasets import UNLABELLED_PID, import_folder, load_dataset
@@ -233,9 +234,9 @@ def test_single_images_give_as_many_queries_as_they_can():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"test_share": 1.0}, "between 0 and 1, got 1.0"),
+        ({"test_share": 1.5}, "above 0 and at most 1, got 1.5"),
         ({"output": "m.txt"}, "written as CSV"),
-        ({"pattern": r"(?P<camera>.)", "test_share": 0.5}, "images have no identity"),
+        ({"pattern": r"(?P<camera>.)", "test_share": 0.5}, "images has an identity"),
         ({"pattern": r"(?P<split>cam1)?.*/(?P<pid>.*)/"}, r"\(\?P<split>...\) of the pattern is empty in .* images"),
         ({"pattern": r"(?P<split>cam\d)/(?P<pid>.*)/"}, "the split is 'cam1', expected one of train, query, gallery"),
         ({"pattern": r"cam(?P<camera>1)?.*/"}, r"\(\?P<camera>...\) of the pattern is empty in .* images: cam2"),
@@ -258,3 +259,37 @@ def test_import_writes_plain_csv(tmp_path, make_images):
     with manifest.open() as stream:
         assert list(csv.reader(stream)) == [["path", "pid", "camid", "split"], ["door/a, b.jpg", "", "door", "train"]]
     assert re.search(r'"door/a, b.jpg",,door,train', manifest.read_text())
+
+
+def test_all_labelled_people_can_be_a_test_set():
+    pids = np.array([1, 1, 2, 2, -2, -2, -1])
+    splits = split_identities(pids, ["a", "b", "a", "b", "a", "b", "a"], test_share=1)
+    assert set(splits[:4]) == {"query", "gallery"}
+    assert splits[4:] == ["train", "train", "gallery"]
+
+
+def test_a_partly_labelled_folder_is_target_and_test_set(tmp_path):
+    for camera in (1, 2):
+        for person in ("anna", "ben", None):
+            folder = tmp_path / "crops" / f"cam{camera}" / (person or "")
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 16)).save(folder / f"{camera}.jpg")
+    dataset = load_dataset(import_folder(tmp_path / "crops", test_share=1.0))
+    assert (len(dataset.train), len(dataset.query), len(dataset.gallery)) == (2, 2, 2)
+    assert not dataset.train.is_labelled
+    assert set(dataset.query.pids) == {1, 2}
+
+
+@pytest.mark.parametrize(
+    ("names", "persons"),
+    [(["anna_cam1_0.jpg", "ben_cam2_1.jpg"], 2), (["hall_cam1_0.jpg", "hall_cam2_1.jpg"], None)],
+)
+def test_names_of_persons_before_the_camera(names, persons, tmp_path):
+    for name in names:
+        Image.new("RGB", (8, 16)).save(tmp_path / name)
+    if persons is None:
+        # one name for all images is no person
+        with pytest.raises(InputError, match="do not tell"):
+            load_dataset(tmp_path)
+    else:
+        assert load_dataset(tmp_path).train.num_pids == persons

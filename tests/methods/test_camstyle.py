@@ -7,11 +7,11 @@ from torch.nn import functional
 from reid_da.config import merge
 from reid_da.datasets import load_dataset
 from reid_da.errors import InputError
+from reid_da.experiments.runs import resume, train
+from reid_da.experiments.setup import build_trainer
 from reid_da.images import Batch
 from reid_da.methods import settings_of
 from reid_da.training.run_folder import RunFolder
-from reid_da.training.runs import resume, train
-from reid_da.training.setup import build_trainer
 
 LABELS = torch.tensor([0, 0, 1, 1, 2, 2])
 

@@ -12,10 +12,10 @@ from torch.nn import functional
 
 from reid_da.config import merge
 from reid_da.errors import InputError
+from reid_da.experiments.setup import build_trainer
 from reid_da.methods import settings_of
 from reid_da.methods.cluster_contrast import memory_of, update_clusters
 from reid_da.training.run_folder import RunFolder
-from reid_da.training.setup import build_trainer
 
 # clusters in the order of their first images, with two outliers
 LABELS = [0, 1, 0, 2, -1, 1, 2, 0, 1, 2, -1, 0]

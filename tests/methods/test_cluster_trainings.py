@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from reid_da.config import merge
+from reid_da.experiments import runs
+from reid_da.experiments.runs import resume, train
+from reid_da.experiments.setup import build_trainer
 from reid_da.methods import settings_of
-from reid_da.training import runs
 from reid_da.training.run_folder import RunFolder
-from reid_da.training.runs import resume, train
-from reid_da.training.setup import build_trainer
 from reid_da.training.trained import load_trained
 
 TIMING = {"seconds", "images_per_second", "seconds_prepared", "peak_memory_mb"}

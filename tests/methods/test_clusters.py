@@ -43,6 +43,20 @@ def slow_losses(network, batch, labels):
     return sum(entropies) / len(entropies), sum(triplets) / len(triplets)
 
 
+def test_class_centres_that_begin_at_random_differ_by_domain_epoch_and_seed():
+    method, context = clusters({**SOURCE, "source_loss": {"center_weight": 0.1, "center_rule": "sgd"}})
+    found = {}
+    for epoch in (0, 1):
+        method.begin_epoch(epoch)
+        for role, losses in method._losses.items():
+            found[role, epoch] = losses.centers.centers[:3].clone()
+    starts = list(found.values())
+    assert len(starts) == 4
+    assert not any(torch.equal(a, b) for number, a in enumerate(starts) for b in starts[:number])
+    method.begin_epoch(1)
+    assert torch.equal(method._losses["target"].centers.centers[:3], found["target", 1])
+
+
 def test_a_step_on_the_target():
     method, context = clusters()
     plan = method.begin_epoch(0)

@@ -8,6 +8,8 @@ import torch
 
 from reid_da.config import HeadSettings, SourceLossSettings, merge
 from reid_da.errors import InputError
+from reid_da.experiments.runs import resume, train
+from reid_da.experiments.setup import build_trainer
 from reid_da.images import Batch
 from reid_da.losses.margin import Margin, MarginHead
 from reid_da.methods import settings_of
@@ -18,8 +20,6 @@ from reid_da.models.reid_net import ReIDNetwork
 from reid_da.studies.ablation import compare
 from reid_da.studies.inspection import angles_of_run
 from reid_da.training.run_folder import RunFolder
-from reid_da.training.runs import resume, train
-from reid_da.training.setup import build_trainer
 
 EVERY_TERM = {
     "triplet_weight": 0.5,

@@ -8,11 +8,11 @@ import torch
 from torch.nn import functional
 
 from reid_da.config import merge
+from reid_da.experiments.runs import resume, train
+from reid_da.experiments.setup import build_trainer
 from reid_da.images import Batch
 from reid_da.methods import settings_of
 from reid_da.training.run_folder import RunFolder
-from reid_da.training.runs import resume, train
-from reid_da.training.setup import build_trainer
 
 
 @pytest.fixture

@@ -12,13 +12,13 @@ from reid_da.datasets import load_dataset
 from reid_da.datasets.pairs import draw_pairs, read_pairs
 from reid_da.errors import InputError
 from reid_da.evaluation.verification import verify
+from reid_da.experiments.runs import train
 from reid_da.images import TestTransform, decode_image
 from reid_da.methods import settings_of
 from reid_da.models.backbones import create_backbone
 from reid_da.models.reid_net import ReIDNetwork
 from reid_da.studies.inspection import angles_of_run, calibrate_run, compares_with_centers, verify_pairs
 from reid_da.training.checkpoint import load_checkpoint, save_checkpoint
-from reid_da.training.runs import train
 from reid_da.training.trained import TrainedModel, load_trained
 
 SIZE = (32, 16)

@@ -15,7 +15,7 @@ from reid_da.datasets import SampleTable
 from reid_da.errors import InputError
 from reid_da.images import PackedImages, Selection, TestTransform, TrainTransform, load_batches, open_images
 from reid_da.styles import FileViews, find_styled_images
-from reid_da.styles.files import default_folder
+from reid_da.styles.files import default_folder, unique_stems
 
 MakeTable = Callable[..., SampleTable]
 MakeSource = Callable[..., PackedImages]
@@ -284,8 +284,10 @@ def test_default_folder(tmp_path: Path, paths: list[str], folder: str) -> None:
 
 
 def test_two_images_of_one_name(tmp_path: Path) -> None:
-    table = SampleTable.from_rows("own/train", tmp_path, [("a/1.jpg", 1, 0), ("b/1.jpg", 2, 1)])
+    table = SampleTable.from_rows("own/train", tmp_path, [("a/1.jpg", 1, 0), ("b/1.jpg", 2, 1), ("b/2.jpg", 2, 1)])
+    assert unique_stems(table) == ["a_1", "b_1", "b_2"]  # a folder for each camera, equal names in them
 
+    table = SampleTable.from_rows("own/train", tmp_path, [("a/1.jpg", 1, 0), ("a_1.jpg", 2, 1), ("b/1.jpg", 2, 1)])
     with pytest.raises(InputError, match="own/train: 1 names are those of several images"):
         find_styled_images(table, tmp_path, num_cameras=2)
 

@@ -11,6 +11,7 @@ from PIL import Image
 from reid_da.config import merge
 from reid_da.datasets import load_dataset
 from reid_da.errors import InputError
+from reid_da.experiments.runs import train
 from reid_da.images import open_images
 from reid_da.methods import settings_of
 from reid_da.styles import FileViews, PackedViews, TransferViews, write_styled_images
@@ -24,7 +25,6 @@ from reid_da.styles.open import (
 from reid_da.styles.train import train_styles
 from reid_da.styles.trained import load_style_settings
 from reid_da.training.run_folder import RunFolder
-from reid_da.training.runs import train
 
 SIZE = (16, 8)
 

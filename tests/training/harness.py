@@ -21,6 +21,8 @@ from torch.overrides import TorchFunctionMode
 
 from reid_da.config import ExperimentSettings, HeadSettings, TrainingSettings, ViewSettings, merge
 from reid_da.datasets import SampleTable
+from reid_da.experiments import domains
+from reid_da.experiments.setup import build_trainer
 from reid_da.images import Batch, load_batches
 from reid_da.images.augment import IMAGENET_MEAN, IMAGENET_STD
 from reid_da.methods import settings_of
@@ -32,10 +34,9 @@ from reid_da.styles import cyclegan, stargan, train
 from reid_da.styles.settings import StyleSettings
 from reid_da.styles.trained import load_style_settings
 from reid_da.styles.training_images import StyleImages
-from reid_da.training import domains, streams
+from reid_da.training import streams
 from reid_da.training.loop import Trainer
 from reid_da.training.run_folder import RunFolder
-from reid_da.training.setup import build_trainer
 
 Losses = dict[str, float]
 

@@ -99,7 +99,7 @@ def test_a_run_keeps_the_newest_checkpoints_and_the_metrics_that_belong_to_them(
     run.forget_metrics_after(last)
     assert [record["epoch"] for record in run.records("train")] == [1, 2, 3]
     assert run.records()[1]["loss"] is None
-    with pytest.raises(InputError, match="tells of 3 epochs, but there is no checkpoint"):
+    with pytest.raises(InputError, match="tells of 3 epochs .* but there is no checkpoint"):
         run.forget_metrics_after(None)
 
 

@@ -9,10 +9,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from reid_da.config import merge
 from reid_da.errors import InputError
+from reid_da.experiments.runs import resume, train
 from reid_da.methods import settings_of
 from reid_da.training.events import TensorBoardEvents
 from reid_da.training.run_folder import RunFolder
-from reid_da.training.runs import resume, train
 
 
 def scalars(folder):

@@ -11,11 +11,11 @@ import torch
 from coded_site import write_coded_site
 from torch import Tensor
 
+from reid_da.experiments.setup import build_trainer
 from reid_da.images import Batch
 from reid_da.methods import load_settings
 from reid_da.training.run_folder import RunFolder
 from reid_da.training.schedule import learning_rate_factor
-from reid_da.training.setup import build_trainer
 
 PRESETS = Path(__file__).parent.parent.parent / "experiments"
 NUM_PIDS, EPOCHS, STEPS = 6, 3, 7

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from reid_da.config import merge
+from reid_da.experiments.runs import resume, train
+from reid_da.experiments.setup import build_trainer
 from reid_da.methods import settings_of
 from reid_da.styles.train import train_styles
 from reid_da.styles.trained import load_style_settings
 from reid_da.training.precision import usable_autocast
 from reid_da.training.run_folder import RunFolder
-from reid_da.training.runs import resume, train
-from reid_da.training.setup import build_trainer
 from reid_da.training.streams import epoch_batches
 
 CPU = torch.device("cpu")

@@ -17,14 +17,14 @@ from reid_da.config import dump_settings, merge
 from reid_da.datasets import SampleTable
 from reid_da.device import choose_device
 from reid_da.errors import InputError
+from reid_da.experiments import runs
+from reid_da.experiments.domains import ExperimentContext
+from reid_da.experiments.runs import final_result, resume, train, train_or_resume
+from reid_da.experiments.setup import build_trainer
 from reid_da.methods import settings_of
 from reid_da.studies.ablation import ablate, sweep, sweep_values
-from reid_da.training import runs
 from reid_da.training.checkpoint import load_checkpoint
-from reid_da.training.domains import ExperimentContext
 from reid_da.training.run_folder import RunFolder, only_training
-from reid_da.training.runs import final_result, resume, train, train_or_resume
-from reid_da.training.setup import build_trainer
 from reid_da.training.trained import load_trained
 
 TIMING = {"seconds", "images_per_second", "peak_memory_mb"}
@@ -197,12 +197,17 @@ def test_a_sweep_on_a_target_without_labels_tells_what_needs_none(small_settings
         sweep(changed(settings, epochs=1), tmp_path / "short", key="loss_weight", values=[0.1])
 
 
-def test_the_stage_before_hands_its_weights_on(small_settings, tmp_path):
-    settings = changed(
-        small_settings, epochs=1, optimizer={"lr": 1e-12}, pretrain={"epochs": 1, "optimizer": {"lr": 0.01}}
-    )
-    run = train(settings, tmp_path)
-    weights, before = last(run).weights, last(RunFolder.open(tmp_path / "pretrain")).weights
+@pytest.mark.parametrize("stages", [2, 3])
+def test_the_stage_before_hands_its_weights_on(small_settings, tmp_path, stages, caplog):
+    stage = {"epochs": 1, "optimizer": {"lr": 0.01}}
+    if stages == 3:
+        stage = {"method": "ecn", "epochs": 1, "pretrain": stage}
+    with caplog.at_level("INFO"):
+        run = train(changed(small_settings, epochs=1, optimizer={"lr": 1e-12}, pretrain=stage), tmp_path)
+    titles = [record.getMessage().partition(":")[0] for record in caplog.records if "stage " in record.getMessage()]
+    assert titles == [f"stage {number} of {stages}" for number in range(1, stages + 1)]
+    first = tmp_path.joinpath(*["pretrain"] * (stages - 1))
+    weights, before = last(run).weights, last(RunFolder.open(first)).weights
     assert torch.allclose(weights["backbone.conv1.weight"], before["backbone.conv1.weight"], atol=1e-6)
     assert torch.allclose(weights["classifier.weight"], before["classifier.weight"], atol=1e-6)
 
@@ -243,6 +248,14 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(s
     assert last(RunFolder.open(tmp_path)).description["epoch"] == 1
     with pytest.raises(InputError, match=r"of epoch 1; there is no checkpoint yet; lower optimizer.lr"):
         train(changed(settings, optimizer={"lr": 1e30}), tmp_path / "first")
+
+
+def test_a_loss_that_is_not_finite_before_any_update_is_not_blamed_on_the_rate(small_settings, tmp_path):
+    settings = changed(small_settings, memory={"temperature": 1e-320})
+    with pytest.raises(
+        InputError, match=r"the loss exemplar became nan in step 1 of epoch 1; .* such as a temperature"
+    ):
+        train(settings, tmp_path / "run")
 
 
 def test_whatever_stops_a_run_at_its_beginning_does_not_block_the_next_try(small_settings, tmp_path, monkeypatch):
@@ -407,9 +420,24 @@ def test_a_run_whose_checkpoints_are_gone_is_not_begun_anew(small_settings, tmp_
     run = train(small_settings, tmp_path / "run")
     metrics = run.metrics_file.read_bytes()
     shutil.rmtree(run.checkpoint_folder)
-    with pytest.raises(InputError, match="tells of 2 epochs, but there is no checkpoint in .*; restore that folder"):
+    with pytest.raises(InputError, match="tells of 2 epochs .* but there is no checkpoint in .*; restore that folder"):
         resume(run.path)
     assert run.metrics_file.read_bytes() == metrics
+
+
+def test_nor_is_one_whose_only_checkpoint_is_gone(small_settings, tmp_path):
+    run = train(changed(small_settings, epochs=1, evaluate_every=1), tmp_path / "run")
+    metrics = run.metrics_file.read_bytes()
+    shutil.rmtree(run.checkpoint_folder)
+    with pytest.raises(InputError, match="tells of 1 epochs that were trained, but there is no checkpoint"):
+        resume(run.path)
+    assert run.metrics_file.read_bytes() == metrics
+    # what a kill before the first checkpoint leaves is begun anew
+    lines = metrics.splitlines(keepends=True)
+    assert [json.loads(line)["kind"] for line in lines[-2:]] == ["train", "evaluation"]
+    run.metrics_file.write_bytes(b"".join(lines[:-1]))
+    resume(run.path)
+    assert run.has_checkpoint(1)
 
 
 def test_metrics_that_were_changed_are_named(small_settings, tmp_path):
@@ -473,7 +501,7 @@ def test_a_device_is_there_or_refused_with_one_line(monkeypatch):
         choose_device("cuda:2")
 
 
-PROGRAM = "import sys, pathlib; from reid_da.training.runs import train_or_resume; "
+PROGRAM = "import sys, pathlib; from reid_da.experiments.runs import train_or_resume; "
 PROGRAM += "from reid_da.methods import load_settings; "
 PROGRAM += "import torch; torch.set_num_threads(1); "
 PROGRAM += "train_or_resume(load_settings(sys.argv[1]), pathlib.Path(sys.argv[2]))"

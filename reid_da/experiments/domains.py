@@ -66,18 +66,28 @@ class ExperimentContext(Shared):
     def domain(self, role: Role) -> Domain:
         """The training images of a role; see :class:`reid_da.methods.protocol.Context`."""
         if role not in self._domains:
-            dataset, data = self.dataset(role), self.settings.data
-            if not len(dataset.train):
-                raise InputError(f"{dataset.root}: has no training images")
-            images = open_images(
-                dataset.train,
-                size=data.image_size,
-                cache=data.cache,
-                cache_dir=data.cache_dir,
-                on_error=data.on_error,
-            )
-            self._domains[role] = Domain(name=role, table=dataset.train, images=images, num_cameras=dataset.num_cameras)
+            self._domains[role] = self.look_at(role)
         return self._domains[role]
+
+    def look_at(self, role: Role) -> Domain:
+        """As :meth:`domain`, of images that the training does not depend on: no fingerprint is kept of them.
+
+        Raises:
+            InputError: the settings name no data set for it, or it has no training images.
+        """
+        if role in self._domains:
+            return self._domains[role]
+        dataset, data = self.dataset(role), self.settings.data
+        if not len(dataset.train):
+            raise InputError(f"{dataset.root}: has no training images")
+        images = open_images(
+            dataset.train,
+            size=data.image_size,
+            cache=data.cache,
+            cache_dir=data.cache_dir,
+            on_error=data.on_error,
+        )
+        return Domain(name=role, table=dataset.train, images=images, num_cameras=dataset.num_cameras)
 
     def styled(self, domain: Domain, views: ViewSettings) -> Domain:
         """A domain with views in the styles of its own cameras; see :class:`reid_da.methods.protocol.Context`."""
@@ -157,17 +167,30 @@ class ExperimentContext(Shared):
             for role, domain in self._domains.items()
         }
 
+    def test_dataset(self) -> Dataset | None:
+        """The data set whose query and gallery measure accuracy: ``data.test``, else the target, or None."""
+        data = self.settings.data
+        role: Role | None = "test" if data.test is not None else "target" if data.target is not None else None
+        return None if role is None else self.dataset(role)
+
     def test_images(self) -> TestImages | None:
-        """Query and gallery of the target, opened, or None where it has none or is not set.
+        """Query and gallery that measure accuracy, opened, or None where there are none.
 
         Raises:
             InputError: an image cannot be decoded, or no query has a match in the gallery.
         """
-        if self.settings.data.target is None:
+        dataset, data = self.test_dataset(), self.settings.data
+        if dataset is None:
             return None
-        dataset, data = self.dataset("target"), self.settings.data
+        if data.test is not None and not (len(dataset.query) and len(dataset.gallery)):
+            raise InputError(
+                f"data.test: {dataset.root}: has no query and gallery; make them from a folder of labelled people with "
+                "`reid-da data import FOLDER --test-only`"
+            )
         if not len(dataset.query) or not len(dataset.gallery):
-            logger.info("%s: no query and gallery, so accuracy is not evaluated", dataset.root)
+            logger.info(
+                "%s: no query and gallery, so accuracy is not evaluated (a labelled test set: data.test)", dataset.root
+            )
             return None
         # opened before the training, so that a broken test image is not found hours later
         return open_test_images(

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from reid_da.errors import InputError
-from reid_da.styles import sample_views
+from reid_da.images.samplers import sample_views
 
 
 def generator(seed: int) -> torch.Generator:

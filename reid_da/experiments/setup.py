@@ -4,17 +4,27 @@ import logging
 from collections.abc import Callable, Mapping
 
 import torch
+from torch import Tensor
 
 from reid_da.config import ExperimentSettings
+from reid_da.device import choose_device
 from reid_da.evaluation import evaluate_retrieval
 from reid_da.evaluation._relevance import Relevance
+from reid_da.evaluation.extraction import extract_features
+from reid_da.evaluation.label_free import NUM_NEIGHBORS, label_free_figures
+from reid_da.experiments.domains import ExperimentContext
+from reid_da.images import Subset, augment
 from reid_da.methods import METHODS
 from reid_da.methods.protocol import Method
-from reid_da.training.domains import ExperimentContext
 from reid_da.training.loop import Trainer
 from reid_da.training.run_folder import RunFolder
 
+_LARGE = ("resnet50", "resnet50_ibn_a", "resnet101")
+
 logger = logging.getLogger(__name__)
+
+MOST_IMAGES = 16384
+"""Training images of the target that the label-free figures look at, evenly spaced; more would take too long."""
 
 
 def build_trainer(settings: ExperimentSettings, run: RunFolder, *, bare: bool = False) -> Trainer:
@@ -41,8 +51,23 @@ def build_trainer(settings: ExperimentSettings, run: RunFolder, *, bare: bool = 
         image_size=settings.data.image_size,
         fingerprints=context.fingerprints,
         evaluate=_evaluator(method, settings, context),
+        label_free=_label_free(method, settings, context),
         evaluate_start=settings.init_from is not None,
     )
+
+
+def warn_if_slow(settings: ExperimentSettings) -> None:
+    """Say so where a large network at full size meets a CPU, which takes days."""
+    model, (height, width) = settings.model, settings.data.image_size
+    is_large = model.backbone in _LARGE and model.width >= 1 and height * width >= 128 * 64
+    if is_large and choose_device(settings.device) == "cpu":
+        logger.warning(
+            "%s on images of %dx%d is slow on a CPU (some images a second); `reid-da init FILE --cpu` writes settings "
+            "for one, such as data.image_size=[128,64] model.backbone=resnet18",
+            model.backbone,
+            height,
+            width,
+        )
 
 
 def check_possible(settings: ExperimentSettings) -> None:
@@ -63,11 +88,11 @@ def _evaluator(
     method: Method, settings: ExperimentSettings, context: ExperimentContext
 ) -> Callable[[], Mapping[str, float]] | None:
     """Evaluation of the method's network on the target, or None where there is no query and gallery."""
-    images = context.test_images()
-    if images is None:
+    images, dataset = context.test_images(), context.test_dataset()
+    if images is None or dataset is None:
         return None
     query, gallery = images.query.table, images.gallery.table
-    same_camera = context.dataset("target").same_camera
+    same_camera = dataset.same_camera
     if same_camera == "include":
         logger.warning("%s: has one camera or unknown ones, so matches within the camera count", query.root)
     # raises where no query has a match, hours before the evaluation would
@@ -86,3 +111,29 @@ def _evaluator(
         return evaluate_retrieval(*features.arrays, same_camera=same_camera).to_json()
 
     return evaluate
+
+
+def _label_free(
+    method: Method, settings: ExperimentSettings, context: ExperimentContext
+) -> Callable[[], Mapping[str, float]] | None:
+    """Figures of the method's network on the target that need no labels, or None where there are too few images."""
+    if not settings.label_free or settings.data.target is None or not len(context.dataset("target").train):
+        return None
+    # not from the context: what only looks at the target is no part of what the training depends on
+    images = context.look_at("target")
+    rows = images.rows[:: -(-len(images.rows) // MOST_IMAGES)] if len(images.rows) else images.rows
+    if len(rows) <= NUM_NEIGHBORS:
+        return None
+    seen = Subset(images.images, rows)
+
+    def compute() -> Mapping[str, float]:
+        autocast = settings.precision.autocast == "bfloat16"
+        features = extract_features(method.inference, seen, autocast=autocast)
+        mirrored = extract_features(method.inference, seen, transform=_mirrored, autocast=autocast)
+        return label_free_figures(features, mirrored, images.camids[rows])
+
+    return compute
+
+
+def _mirrored(pixels: Tensor) -> Tensor:
+    return augment.normalize(pixels.flip(-1))

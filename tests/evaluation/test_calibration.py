@@ -1,0 +1,45 @@
+"""Histograms of a calibration show the band that similarities lie in, whatever it is."""
+
+import numpy as np
+import pytest
+
+from reid_da.evaluation.calibration import calibrate, load_calibration, save_calibration
+from reid_da.evaluation.feature_files import FeatureSet
+from reid_da.reporting.calibration import draw_calibration
+
+
+def features(spread):
+    """Features of 30 persons on 2 cameras around one direction."""
+    generator = np.random.default_rng(0)
+    persons = np.eye(1, 64) + spread * generator.normal(size=(30, 64)) / 8
+    first, second = (persons + 0.3 * spread * generator.normal(size=persons.shape) / 8 for _ in range(2))
+    pids = np.arange(30)
+    return FeatureSet(
+        query_features=first.astype(np.float32),
+        query_pids=pids,
+        query_camids=np.zeros(30, dtype=np.int64),
+        gallery_features=second.astype(np.float32),
+        gallery_pids=pids,
+        gallery_camids=np.ones(30, dtype=np.int64),
+    )
+
+
+@pytest.mark.parametrize("spread", [0.03, 0.1, 1.0, 100.0])
+def test_bins_span_the_similarities(spread, tmp_path):
+    given = features(spread)
+    sides = (given.query_features, given.gallery_features)
+    units = [side.astype(np.float64) / np.linalg.norm(side, axis=1, keepdims=True) for side in sides]
+    similarities = units[0] @ units[1].T
+    found = calibrate(given, fprs=[1e-1])
+    assert (sum(found.positives), sum(found.negatives)) == (30, 870)
+    # to a bin of the fine histogram on either side
+    assert found.low == pytest.approx(np.sort(similarities.ravel())[0], abs=0.02 * (found.high - found.low) + 1e-4)
+    assert found.high >= similarities.max() - 1e-4
+    # most of the pairs are not in one bin, as they would be from -1 to 1
+    assert max(found.negatives) < 0.1 * 870
+    half = len(found.positives) // 2
+    middle = np.linspace(found.low, found.high, len(found.positives) + 1)[half]
+    assert sum(found.positives[:half]) == pytest.approx((np.diag(similarities) < middle).sum(), abs=1)
+    save_calibration(tmp_path / "c.json", found, notes={})
+    assert load_calibration(tmp_path / "c.json") == found
+    draw_calibration(found, tmp_path / "c.png", title="test")
