@@ -20,6 +20,7 @@ from reid_da.cli import (
     results,
     search,
     select,
+    serve,
     train,
 )
 
@@ -54,6 +55,7 @@ for command in (
     rank.rank,
     search.search,
     cluster.cluster,
+    serve.serve,
     pictures.curves,
     pictures.ranked_lists,
 ):

@@ -252,7 +252,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(s
 
 def test_a_loss_that_is_not_finite_before_any_update_is_not_blamed_on_the_rate(small_settings, tmp_path):
     settings = changed(small_settings, memory={"temperature": 1e-320})
-    with pytest.raises(InputError, match="the loss exemplar became nan in step 1 of epoch 1; .* as a temperature"):
+    with pytest.raises(
+        InputError, match=r"the loss exemplar became nan in step 1 of epoch 1; .* such as a temperature"
+    ):
         train(settings, tmp_path / "run")
 
 
