@@ -17,6 +17,7 @@ from reid_da.cli import (
     init,
     pictures,
     rank,
+    report,
     results,
     search,
     select,
@@ -56,8 +57,12 @@ for command in (
     cluster.cluster,
     pictures.curves,
     pictures.ranked_lists,
+    report.report,
+    report.cmc,
+    report.camera_matrix,
 ):
     app.command()(command)
+app.command("map")(report.feature_map)
 
 
 def _reflow(commands: typer.Typer) -> None:
