@@ -17,6 +17,7 @@ from reid_da.cli import (
     init,
     pictures,
     rank,
+    report,
     results,
     search,
     select,
@@ -58,8 +59,12 @@ for command in (
     serve.serve,
     pictures.curves,
     pictures.ranked_lists,
+    report.report,
+    report.cmc,
+    report.camera_matrix,
 ):
     app.command()(command)
+app.command("map")(report.feature_map)
 
 
 def _reflow(commands: typer.Typer) -> None:
