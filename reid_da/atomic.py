@@ -294,7 +294,8 @@ def _flush(path: Path) -> None:
     is_folder = path.is_dir()
     if is_folder and os.name == "nt":  # folders cannot be opened there
         return
-    descriptor = os.open(path, os.O_RDONLY)
+    # Windows flushes only what may be written to
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:

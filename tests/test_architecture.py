@@ -6,7 +6,7 @@ from pathlib import Path
 import reid_da
 
 ORDER = (
-    ("errors", "presets", "locks", "text", "seeds", "world", "reading", "progress", "mat_files"),
+    ("errors", "presets", "locks", "text", "seeds", "world", "reading", "progress", "mat_files", "checksums"),
     ("atomic", "device", "yaml_files", "finite"),
     ("config", "features", "datasets"),
     ("images", "nearest", "centering"),
@@ -19,6 +19,7 @@ ORDER = (
     ("api",),
     ("tracker", "reporting"),
     ("exporting", "gallery"),
+    ("serve",),
     ("studies",),
     ("cli",),
 )

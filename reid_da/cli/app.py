@@ -17,9 +17,11 @@ from reid_da.cli import (
     init,
     pictures,
     rank,
+    report,
     results,
     search,
     select,
+    serve,
     train,
 )
 
@@ -33,7 +35,16 @@ app = typer.Typer(
 _COMMANDS = {
     "Start": (init.init, train.settings),
     "Train": (train.train, train.ablate, train.sweep, train.compare),
-    "Results": (results.results, select.select, pictures.curves, pictures.ranked_lists),
+    "Results": (
+        results.results,
+        select.select,
+        report.report,
+        pictures.curves,
+        pictures.ranked_lists,
+        report.cmc,
+        report.camera_matrix,
+        report.feature_map,
+    ),
     "Evaluate": (
         evaluate.evaluate,
         evaluate.evaluate_features,
@@ -42,7 +53,7 @@ _COMMANDS = {
         evaluate.angles,
         evaluate.center,
     ),
-    "Use a model": (evaluate.extract, rank.rank, search.search, cluster.cluster, export.export),
+    "Use a model": (evaluate.extract, rank.rank, search.search, cluster.cluster, serve.serve, export.export),
 }
 _GROUPS = {
     "Start": {"data": data.app},
@@ -52,7 +63,8 @@ _GROUPS = {
 }
 for panel, commands in _COMMANDS.items():
     for command in commands:
-        app.command(rich_help_panel=panel)(command)
+        # "map" is a function of Python
+        app.command("map" if command is report.feature_map else None, rich_help_panel=panel)(command)
 for panel, groups in _GROUPS.items():
     for name, group in groups.items():
         app.add_typer(group, name=name, rich_help_panel=panel)

@@ -41,6 +41,12 @@ _NEIGHBOURS = {
     "neighbors_camera_entropy": "camera entropy",
     "neighbors_agreement": "agreement with the epoch before",
 }
+_LABEL_FREE = {
+    "clusters_stable": "stable clusters",
+    "neighbors_stable": "stable neighbours",
+    "neighbors_cross_camera": "neighbours of another camera",
+    "clusters_outliers": "outliers",
+}
 _CLUSTERS = {
     "clusters_agreement": "agreement with the epoch before",
     "clusters_outliers": "outliers",
@@ -89,6 +95,29 @@ def run_figure(records: Sequence[Record], *, title: str = "") -> Figure:
     figure = _figure(len(shown), title)
     for axes, panel in zip(figure.axes, shown, strict=True):
         _draw_panel(axes, panel)
+    return figure
+
+
+def label_free_figure(records: Sequence[Record], *, chosen: int | None = None, title: str = "") -> Figure:
+    """Figure of the figures that need no labels, by epoch, beside the mAP that they do not see.
+
+    Args:
+        records: of a run; those of the kinds ``label_free`` and ``evaluation`` count.
+        chosen: epoch that the figures choose, marked by a line.
+        title: above the figure.
+    """
+    found = [record for record in records if record["kind"] == "label_free"]
+    evaluations = [record for record in records if record["kind"] == "evaluation"]
+    panels = [_Panel(title="shares and agreements", records=found, names=_LABEL_FREE)]
+    if any(_has_values(evaluations, key) for key in _SCORES):
+        panels.append(
+            _Panel(title="evaluation on the target (hidden), %", records=evaluations, names=_SCORES, scale=100)
+        )
+    figure = _figure(len(panels), title)
+    for axes, panel in zip(figure.axes, panels, strict=True):
+        _draw_panel(axes, panel)
+        if chosen is not None:
+            axes.axvline(chosen, color="#202020", linewidth=1, linestyle=":")
     return figure
 
 

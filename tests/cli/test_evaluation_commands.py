@@ -131,7 +131,7 @@ def test_extract_image_files(run, tmp_path, rendered):
         (["extract", "{bad}", "x.jpg", "-o", "{tmp}/f.npz"], "bad.npz"),
         (
             ["extract", "resnet18", "--weights", "none", "x.jpg", "-o", "{tmp}/f.npz"],
-            "1 of 1 images do not exist: x.jpg",
+            "1 of 1 images are no files: x.jpg",
         ),
         (["extract", "resnet18", "--weights", "none", "{bad}", "-o", "{tmp}/f.npz"], "bad.npz"),
         (["extract", "resnet18", "--weights", "none", "{bad}", "-o", "{tmp}/f.txt"], "f.txt: expected the name"),
@@ -149,6 +149,7 @@ def test_extract_image_files(run, tmp_path, rendered):
         (["rank", "--features", "{npz}", "-o", "{tmp}/ranks.txt"], "ranks.txt: expected a name that ends in .csv or"),
         (["rank", "resnet18", *TINY, "--query", "{tmp}/q", "--gallery", "{tmp}/g"], "q: no such folder"),
         (["extract", "resnet18", "--size", "16", "x.jpg", "-o", "{tmp}/f.npz"], "--size: expected height and width"),
+        (["extract", "resnet18", "--size", "9" * 5000 + "x1", "x.jpg", "-o", "{tmp}/f.npz"], f"got '{'9' * 37}...'"),
         (["evaluate", "resnet18", "--weights", "none"], "give the data set to evaluate on, --data PATH"),
         # without --weights none: nothing may be downloaded first
         (["evaluate", "resnet18"], "resnet18: give the data set to evaluate on, --data PATH"),
