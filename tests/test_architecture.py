@@ -19,6 +19,7 @@ ORDER = (
     ("api",),
     ("tracker", "reporting"),
     ("exporting", "gallery"),
+    ("serve",),
     ("studies",),
     ("cli",),
 )

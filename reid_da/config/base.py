@@ -43,7 +43,7 @@ class Settings(BaseModel):
         is_switch = info.field_name is not None and bool in _plain_types(cls.model_fields[info.field_name].annotation)
         values = value if isinstance(value, (list, tuple)) else [value]
         if not is_switch and any(isinstance(entry, bool) for entry in values):
-            raise ValueError("true and false are values of switches only")
+            raise ValueError("true and false are valid for boolean settings only")
         return value
 
 
@@ -232,7 +232,7 @@ def merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def nested(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """The tree with dotted keys, as on the command line, taken apart: ``{"a.b": 1}`` becomes ``{"a": {"b": 1}}``."""
+    """The tree with dotted keys, as on the command line, nested: ``{"a.b": 1}`` becomes ``{"a": {"b": 1}}``."""
     whole: dict[str, Any] = {}
     for key, value in tree.items():
         entry = nested(value) if isinstance(value, Mapping) else value
@@ -376,9 +376,9 @@ def _read_layers(file: Path, *, deriving: tuple[Path, ...] = (), read: list[Path
     read = [] if read is None else read
     read.append(file)
     if len(read) > _MAX_FILES:
-        raise InputError(f"{read[0]}: is based on more than {_MAX_FILES} files, some of them perhaps several times")
+        raise InputError(f"{read[0]}: has more than {_MAX_FILES} base files, counting repetitions")
     if file.resolve() in [path.resolve() for path in deriving]:
-        raise InputError(f"{file}: its base leads back to itself")
+        raise InputError(f"{file}: circular base")
     tree = read_yaml(file, named_by=f"{deriving[-1]}: base: " if deriving else "")
     base = tree.pop("base", None)
     layers = []

@@ -133,7 +133,7 @@ def load_calibration(path: Path, *, epoch: int | None = None) -> Calibration:
     except FileNotFoundError as error:
         raise InputError(f"{path}: not calibrated yet: reid-da calibrate {path.parent}") from error
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(f"{path}: is no calibration: {error}") from error
+        raise InputError(f"{path}: is not a calibration: {error}") from error
     if epoch is not None and record.get("epoch") != epoch:
         raise InputError(
             f"{path}: belongs to epoch {record.get('epoch')}, and the model is of epoch {epoch}; calibrate that one:"

@@ -36,7 +36,7 @@ def train(settings: ExperimentSettings, folder: Path, *, stages_after: int = 0) 
 
 
 def resume(folder: Path, overrides: Overrides = (), *, skip_damaged: bool = False) -> RunFolder:
-    """Go on with a run where it was stopped; one that is complete stays as it is.
+    """Resume a run; one that is complete stays as it is.
 
     Args:
         folder: the run folder.
@@ -159,10 +159,10 @@ def final_result(run: RunFolder) -> dict[str, float]:
 
 
 def final_figures(run: RunFolder) -> dict[str, float]:
-    """What tells after the last epoch how good a run is: the evaluation, if there is any, and a sign without labels.
+    """Figures after the last epoch: the evaluation, if there is any, and a label-free criterion.
 
-    That sign is ``neighbors_agreement``, where the method has a memory: the share of nearest slots that were among the
-    nearest an epoch before.
+    That criterion is ``neighbors_agreement``, where the method has a memory: the share of nearest slots that were among
+    the nearest an epoch before.
 
     Raises:
         InputError: the run is not complete.

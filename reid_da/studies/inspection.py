@@ -54,7 +54,7 @@ def angles_of_run(
         InputError: there is no such run, its data are not to be had, or ``data`` has no labelled gallery.
     """
     if not Path(run).is_dir():
-        raise InputError(f"{run}: is no run; only a run knows which images and classes it was trained on")
+        raise InputError(f"{run}: is not a run; only a run knows which images and classes it was trained on")
     trained = load_trained(run, device=device)
     network, settings = trained.network, trained.settings
     assert isinstance(network, ReIDNetwork)

@@ -1,4 +1,4 @@
-"""Checkpoints: folders that are whole or absent, verified when they are read.
+"""Checkpoints: folders that are intact or absent, verified when they are read.
 
 A checkpoint holds the weights as safetensors, everything else that a continued run needs as a file that torch loads
 with ``weights_only=True``, and a description with the checksums of both.
@@ -70,7 +70,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
-    """Read a checkpoint and verify that it is whole.
+    """Read a checkpoint and verify that it is intact.
 
     Raises:
         InputError: a file is missing, cut off or changed, or weights are not finite.

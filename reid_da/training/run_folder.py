@@ -351,7 +351,7 @@ def _load(folder: Path) -> Checkpoint:
     checkpoint = load_checkpoint(folder)
     for key, kind in _NOTED.items():
         if not isinstance(checkpoint.description.get(key), kind):
-            raise InputError(f"{folder / DESCRIPTION}: damaged: it does not tell {key}")
+            raise InputError(f"{folder / DESCRIPTION}: damaged: {key} is missing")
     if folder.name != checkpoint_name(checkpoint.description["epoch"]):
         raise InputError(
             f"{folder / DESCRIPTION}: damaged: it is of epoch {checkpoint.description['epoch']}, and the folder is not"

@@ -186,7 +186,7 @@ def test_where_a_file_cannot_go_is_said_before_the_work(run, tmp_path, rendered,
     else:
         outcome = run(command, tmp_path / "nothing", *images, *source, "-o", folder)
         below = run(command, tmp_path / "nothing", *images, *source, "-o", Path(__file__) / "file.png")
-        assert f"file.png: cannot be written, {Path(__file__)} is no folder" in below.err
+        assert f"file.png: cannot be written, {Path(__file__)} is not a folder" in below.err
     assert outcome.status == 2
     assert outcome.err == f"error: {folder}: is a folder; give the name of the file to write\n"
 
@@ -194,7 +194,7 @@ def test_where_a_file_cannot_go_is_said_before_the_work(run, tmp_path, rendered,
 def test_a_folder_that_must_not_be_written_to(run, tmp_path, monkeypatch):
     monkeypatch.setattr("os.access", lambda folder, mode: folder != tmp_path)
     outcome = run("angles", tmp_path / "nothing", "-o", tmp_path / "new" / "file.png")
-    assert f"file.png: cannot be written, the folder {tmp_path} must not be written to" in outcome.err
+    assert f"file.png: cannot be written, the folder {tmp_path} is not writable" in outcome.err
 
 
 def test_pictures_that_would_be_too_large(run, tmp_path, rendered, monkeypatch):

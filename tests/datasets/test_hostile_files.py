@@ -53,10 +53,10 @@ def test_devices_and_pipes_are_not_read(folder: Path) -> None:
     os.mkfifo(folder / "c1" / "pipe.jpg")
     for name in ("zero.jpg", "pipe.jpg"):
         file = inspect_image(folder / "c1" / name)
-        assert (file.fault, file.detail) == ("unreadable", "is no regular file but a device, a pipe or the like")
+        assert (file.fault, file.detail) == ("unreadable", "is not a regular file but a device, a pipe or the like")
         assert image_sizes([folder / "c1" / name]).tolist() == [[0, 0]]
     (folder / "zero.csv").symlink_to("/dev/zero")
-    with pytest.raises(InputError, match="zero.csv: is no regular file"):
+    with pytest.raises(InputError, match="zero.csv: is not a regular file"):
         read_manifest(folder / "zero.csv")
     os.mkfifo(folder / "manifest.csv")
     assert not is_manifest(folder / "manifest.csv")
@@ -102,7 +102,7 @@ def test_parquet_bombs_are_not_unpacked(folder: Path) -> None:
 
 def test_lists_that_are_devices(folder: Path) -> None:
     (folder / "pairs.csv").symlink_to("/dev/zero")
-    with pytest.raises(InputError, match="pairs.csv: cannot be read as text: is no regular file"):
+    with pytest.raises(InputError, match="pairs.csv: cannot be read as text: is not a regular file"):
         read_pairs(folder / "pairs.csv", None)
 
 
@@ -126,7 +126,7 @@ def test_protocols_of_matlab_are_not_unpacked_beyond_the_size_of_a_protocol(
         matlab.read_variables(file, "query_IDX")
     file.unlink()
     file.symlink_to("/dev/zero")
-    with pytest.raises(InputError, match=r"query_IDX.mat: .*is no regular file"):
+    with pytest.raises(InputError, match=r"query_IDX.mat: .*is not a regular file"):
         matlab.read_variables(file, "query_IDX")
 
 

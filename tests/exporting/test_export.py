@@ -77,7 +77,7 @@ def test_safetensors_say_themselves_what_they_are(model, trained_run, tmp_path):
     loaded = reid_da.load(file, device="cpu")
     assert (loaded.image_size, loaded.epoch, loaded.settings.method) == (model.image_size, 1, "ecn")
     assert loaded.settings.data.target is None
-    with pytest.raises(InputError, match="has no target; give a data set"):
+    with pytest.raises(InputError, match="has no test data; give a data set"):
         loaded.evaluate()
     # a file of weights without a description is what it was
     plain = trained_run / "checkpoints" / "epoch_0001" / "model.safetensors"

@@ -187,7 +187,7 @@ def test_if_all_checkpoints_are_damaged_none_is_passed_over(tmp_path, caplog):
         noted = json.loads((folder / "checkpoint.json").read_text())
         del noted["fingerprints"], noted["checksum"]
         (folder / "checkpoint.json").write_text(json.dumps(noted))
-    with pytest.raises(InputError, match=r"epoch_0002/checkpoint.json: damaged: it does not tell fingerprints; resume"):
+    with pytest.raises(InputError, match=r"epoch_0002/checkpoint.json: damaged: fingerprints is missing; resume"):
         run.last_checkpoint()
     with pytest.raises(InputError, match=r"checkpoints: no checkpoint can be read; remove this folder"):
         run.last_checkpoint(skip_damaged=True)

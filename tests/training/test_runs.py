@@ -252,7 +252,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(s
 
 def test_a_loss_that_is_not_finite_before_any_update_is_not_blamed_on_the_rate(small_settings, tmp_path):
     settings = changed(small_settings, memory={"temperature": 1e-320})
-    with pytest.raises(InputError, match="the loss exemplar became nan in step 1 of epoch 1; .* as a temperature"):
+    with pytest.raises(
+        InputError, match=r"the loss exemplar became nan in step 1 of epoch 1; .* such as a temperature"
+    ):
         train(settings, tmp_path / "run")
 
 
@@ -470,12 +472,12 @@ def test_adaptation_is_measured_from_the_model_that_it_starts_from(small_setting
     [
         ({"data": {"target": None}}, "data.target is not set: give the folder of the target data set"),
         ({"batch": {"target": 5000}}, "batch.target is 5000, but there are .* target images; lower it"),
-        ({"batch": {"source": 8, "instances": 3}}, "batch.source is 8, which is no multiple of batch.instances, 3"),
+        ({"batch": {"source": 8, "instances": 3}}, "batch.source is 8, which is not a multiple of batch.instances, 3"),
         ({"views": {"style": "files"}}, "camstyle"),
         ({"invariance": {"exemplar": False}}, "invariance.exemplar: camera and neighborhood build on it"),
         ({"batch": {"source": 1}}, "batch.source is 1, and batch normalisation takes at least 2 images; raise it"),
         ({"batch": {"target": 1}}, "batch.target is 1, and batch normalisation takes at least 2 images; raise it"),
-        ({"device": "cuda:99"}, "device: 'cuda:99' is not to be had here"),
+        ({"device": "cuda:99"}, "device: 'cuda:99' is not available"),
         ({"device": "meta"}, "device: expected auto, cpu, cuda, cuda:N or mps, got 'meta'"),
         ({"device": "cpu:3"}, "device: expected auto, cpu, cuda, cuda:N or mps, got 'cpu:3'"),
         ({"init_from": "nowhere.pt"}, "nowhere.pt"),
@@ -496,7 +498,7 @@ def test_settings_that_do_not_fit_the_data(small_settings, tmp_path, changes, me
 def test_a_device_is_there_or_refused_with_one_line(monkeypatch):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(
-        InputError, match="device: 'mps' is not to be had here: torch finds no GPU of Apple; device=auto"
+        InputError, match="device: 'mps' is not available: PyTorch finds no Apple GPU (MPS); device=auto"
     ):
         choose_device("mps")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
