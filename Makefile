@@ -10,12 +10,12 @@ DEMO := runs/demo
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-install: $(STAMP)  ## create .venv and install reid-da with the cpu and dev extras
+install: $(STAMP)  ## create .venv and install reid-da with the cpu, dev and docs extras
 
 $(STAMP): setup.cfg pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[cpu,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[cpu,dev,docs]'
 	touch $@
 
 demo: $(STAMP)  ## adapt a model from one rendered site to the other: a table, ranked lists, curves, a report
@@ -27,7 +27,7 @@ demo: $(STAMP)  ## adapt a model from one rendered site to the other: a table, r
 	$(BIN)/reid-da ranked-lists $(DEMO)/pretrain $(DEMO) -o $(DEMO)/ranked-lists.png
 	$(BIN)/reid-da report $(DEMO) -o $(DEMO)/report.html
 
-test: lint types unit dist  ## ruff, mypy --strict, pytest, sdist and wheel
+test: lint types unit dist docs  ## ruff, mypy --strict, pytest, sdist and wheel, documentation
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -216,7 +216,7 @@ class Model(TrainedModel):
         """The lowest similarity that means "the same person" at a false positive rate that was calibrated.
 
         Raises:
-            InputError: there is no calibration, or not for this rate.
+            InputError: there is not a calibration, or not for this rate.
         """
         return self.calibration.threshold(fpr)
 

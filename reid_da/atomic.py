@@ -35,7 +35,7 @@ def check_writable(path: str | os.PathLike[str]) -> None:
     if target.is_dir():
         raise InputError(f"{target}: is a folder; give the name of the file to write")
     if target.exists() and not target.is_file():
-        raise InputError(f"{target}: is no regular file but a device, a pipe or the like; name a file to write")
+        raise InputError(f"{target}: is not a regular file but a device, a pipe or the like; name a file to write")
 
 
 @contextmanager
@@ -228,7 +228,7 @@ def open_own(path: str | os.PathLike[str], mode: str, *, encoding: str | None = 
             raise link_error(name) if error.errno == errno.ELOOP else error from None
         try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise OSError(errno.EINVAL, "is no regular file; remove it", name)
+                raise OSError(errno.EINVAL, "is not a regular file; remove it", name)
             if truncate:
                 os.ftruncate(descriptor, 0)
         except BaseException:
@@ -294,7 +294,8 @@ def _flush(path: Path) -> None:
     is_folder = path.is_dir()
     if is_folder and os.name == "nt":  # folders cannot be opened there
         return
-    descriptor = os.open(path, os.O_RDONLY)
+    # Windows flushes only what may be written to
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:

@@ -23,7 +23,7 @@ def choose_device(name: str) -> str:
         raise InputError(f"device: expected auto, cpu, cuda, cuda:N or mps, got {name!r}")
     reason = _missing(name, number=int(match["number"] or 0))
     if reason:
-        raise InputError(f"device: {name!r} is not to be had here: {reason}; device=auto takes what there is")
+        raise InputError(f"device: {name!r} is not available: {reason}; device=auto chooses what is")
     return name
 
 
@@ -58,10 +58,10 @@ def peak_memory(device: torch.device) -> int | None:
 def _missing(name: str, *, number: int) -> str | None:
     """Why a device cannot be used, None if it can."""
     if name == "mps":
-        return None if torch.backends.mps.is_available() else "torch finds no GPU of Apple"
+        return None if torch.backends.mps.is_available() else "PyTorch finds no Apple GPU (MPS)"
     if name == "cpu":
         return None
     if not torch.cuda.is_available():
-        return "torch finds no CUDA"
+        return "PyTorch finds no CUDA device"
     count = torch.cuda.device_count()
     return None if number < count else f"there are {count} GPUs, counted from 0"

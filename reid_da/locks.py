@@ -99,7 +99,7 @@ def _open(file: Path) -> int:
             raise link_error(file) if error.errno == errno.ELOOP else error from None
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
-            raise OSError(errno.EINVAL, "is no regular file; remove it", str(file))
+            raise OSError(errno.EINVAL, "is not a regular file; remove it", str(file))
         return descriptor
 
 

@@ -1,7 +1,7 @@
 """What is in a MATLAB file of level 5, before anything of it is believed.
 
 The format is that of MathWorks' "MAT-File Format": a header of 128 bytes, then elements, each with type and size.
-Compressed elements can hold a thousand times their own size, and what a tag in them says of their size need not be true.
+Compressed elements can hold a thousand times their own size, and what a tag in them says of it need not be true.
 """
 
 import struct

@@ -33,7 +33,7 @@ def open_regular(path: str | os.PathLike[str], *, limit: int) -> BinaryIO:
         if stat.S_ISDIR(status.st_mode):
             raise UnsuitableFileError("is a folder")
         if not stat.S_ISREG(status.st_mode):
-            raise UnsuitableFileError("is no regular file but a device, a pipe or the like")
+            raise UnsuitableFileError("is not a regular file but a device, a pipe or the like")
         if status.st_size > limit:
             raise UnsuitableFileError(f"has {status.st_size:,} bytes, more than {limit:,}")
         return os.fdopen(descriptor, "rb")

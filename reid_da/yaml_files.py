@@ -98,7 +98,7 @@ class _Loader(_SafeLoader):
             line = key_node.start_mark.line + 1
             if key in lines:
                 shown = "<<" if is_merge else key
-                raise _LimitError(f"line {line}: the key {shown} is there already, in line {lines[key]}; remove one")
+                raise _LimitError(f"line {line}: duplicate key {shown}, first in line {lines[key]}; remove one")
             lines[key] = line
         return super().construct_mapping(node, deep=deep)
 
@@ -117,7 +117,7 @@ def _check_events(text: str) -> None:
         line = event.start_mark.line + 1 if event.start_mark else 0
         if isinstance(event, AliasEvent):
             if any(anchor == event.anchor for anchor, _ in open_anchors):
-                raise _LimitError(f"line {line}: *{event.anchor} is within itself")
+                raise _LimitError(f"line {line}: *{event.anchor} contains itself")
             count += sizes.get(str(event.anchor), 0)
         elif isinstance(event, ScalarEvent):
             count += 1

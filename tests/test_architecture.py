@@ -6,7 +6,7 @@ from pathlib import Path
 import reid_da
 
 ORDER = (
-    ("errors", "presets", "locks", "text", "seeds", "world", "reading", "progress", "mat_files"),
+    ("errors", "presets", "locks", "text", "seeds", "world", "reading", "progress", "mat_files", "checksums"),
     ("atomic", "device", "yaml_files", "finite"),
     ("config", "features", "datasets"),
     ("images", "nearest", "centering"),
@@ -19,6 +19,7 @@ ORDER = (
     ("api",),
     ("tracker", "reporting"),
     ("exporting", "gallery"),
+    ("serve",),
     ("studies",),
     ("cli",),
 )
@@ -38,3 +39,9 @@ def test_no_import_goes_upwards():
             if found and floor[found[1]] > floor[room]:
                 upwards.add(f"{path.relative_to(root)}: {line.strip()}")
     assert upwards == set()
+
+
+def test_files_are_short_enough_to_be_read():
+    root = Path(reid_da.__file__).parent
+    lengths = {str(path.relative_to(root)): path.read_bytes().count(b"\n") for path in root.rglob("*.py")}
+    assert {name: length for name, length in lengths.items() if length > 400} == {}

@@ -32,7 +32,7 @@ def test_a_file_may_have_several_bases_of_which_later_ones_win(folder):
     settings = load_settings(folder / "both.yaml")
     assert (settings.memory.num_neighbors, settings.memory.temperature, settings.loss_weight) == (3, 0.3, 0.6)
     (folder / "back.yaml").write_text("base: [base.yaml, back.yaml]\n")
-    with pytest.raises(InputError, match="its base leads back to itself"):
+    with pytest.raises(InputError, match="circular base"):
         load_settings(folder / "back.yaml")
 
 
@@ -47,17 +47,30 @@ def test_a_stage_is_the_same_after_its_run_is_written(folder):
         assert (stage.batch.source, stage.source_loss.triplet_weight, stage.epochs) == (24, 0.5, 2)
 
 
+def test_a_stage_may_have_a_stage_before_it(folder):
+    (folder / "three.yaml").write_text(
+        "method: npid\nepochs: 3\nloss_weight: 0.5\npretrain: {method: ecn, epochs: 2, pretrain: {epochs: 1}}\n"
+    )
+    last = load_settings(folder / "three.yaml", ["pretrain.pretrain.optimizer.lr=2"])
+    middle = EXPERIMENTS.stage(last)
+    first = EXPERIMENTS.stage(middle)
+    assert [(stage.method, stage.epochs) for stage in (last, middle, first)] == [("npid", 3), ("ecn", 2), ("source", 1)]
+    assert (first.optimizer.lr, middle.loss_weight, EXPERIMENTS.stage(first)) == (2, 0.5, None)
+    (folder / "dump.yaml").write_text(dump_settings(last))
+    assert EXPERIMENTS.stage(EXPERIMENTS.stage(load_settings(folder / "dump.yaml"))) == first
+
+
 def test_bases_that_multiply_are_refused(folder):
     for number in range(25):
         (folder / f"b{number}.yaml").write_text(f"base: [b{number + 1}.yaml, b{number + 1}.yaml]\n")
     (folder / "b25.yaml").write_text("seed: 1\n")
-    with pytest.raises(InputError, match="b0.yaml: is based on more than 100 files"):
+    with pytest.raises(InputError, match="b0.yaml: has more than 100 base files"):
         load_settings(folder / "b0.yaml")
 
 
 def test_a_key_that_stands_twice_is_refused(folder):
     (folder / "twice.yaml").write_text("seed: 1\nepochs: 2\nseed: 3\n")
-    with pytest.raises(InputError, match="twice.yaml: line 3: the key seed is there already, in line 1"):
+    with pytest.raises(InputError, match="twice.yaml: line 3: duplicate key seed, first in line 1"):
         load_settings(folder / "twice.yaml")
 
 
@@ -86,9 +99,9 @@ def test_the_defaults_are_those_of_the_paper():
         ("memory.temperature=-1", "memory.temperature: Input should be greater than 0, got -1"),
         ("memory=3", "memory: Input should be keys and values, such as {key: value}, got 3"),
         ("pretrain.foo=1", "command line: unknown key 'pretrain.foo'"),
-        ("pretrain.pretrain.epochs=1", r"unknown key 'pretrain.pretrain.epochs' \(did you mean 'pretrain.epochs'"),
-        ("epochs=true", "epochs: true and false are values of switches only, got True"),
-        ("data.image_size=[32, true]", "data.image_size: true and false are values of switches only"),
+        ("pretrain.pretrain.foo=1", r"unknown key 'pretrain.pretrain.foo'"),
+        ("epochs=true", "epochs: true and false are valid for boolean settings only, got True"),
+        ("data.image_size=[32, true]", "data.image_size: true and false are valid for boolean settings only"),
         ("memory.temperature=.inf", "memory.temperature: Input should be a finite number, got inf"),
         ("name=../../x", "name: a name is wanted, not a path; -o says where a run goes, got '../../x'"),
         ("precision.threads=100000", "precision.threads: Input should be less than or equal to 4096, got 100000"),
@@ -131,7 +144,7 @@ def test_keys_with_dots_are_the_same_in_a_file_as_on_the_command_line(folder):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("base: bad.yaml", "its base leads back to itself"),
+        ("base: bad.yaml", "circular base"),
         ("base: nowhere.yaml", "nowhere.yaml: cannot be read"),
         ("- 1\n- 2", "expected keys and values, found a list"),
         ("a: [", "is not YAML"),

@@ -106,7 +106,7 @@ def test_what_lies_in_the_place_of_a_lock_is_not_written_to(tmp_path):
         pass
     assert (tmp_path / "victim").read_text() == "important"
     os.mkfifo(tmp_path / "b.lock")
-    with pytest.raises(OSError, match="is no regular file"), lock_file(tmp_path / "b.lock"):
+    with pytest.raises(OSError, match="is not a regular file"), lock_file(tmp_path / "b.lock"):
         pass
 
 

@@ -1,4 +1,6 @@
-"""The Python examples of README.md and docs/ are executed, as on a machine where ``make demo`` has run.
+"""The pages: examples run, commands and their options exist, links and pictures lead somewhere.
+
+The Python examples of README.md and docs/ are executed, as on a machine where ``make demo`` has run.
 
 Blocks that begin with ```` ```python run ```` are executed in the order of their page, with common names. Of the others
 it is only checked that they can be parsed, and that what they import from reid_da exists.
@@ -7,13 +9,16 @@ it is only checked that they can be parsed, and that what they import from reid_
 import ast
 import importlib
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import typer
 import yaml
 
 import reid_da
+from reid_da.cli.app import app
 from reid_da.evaluation.calibration import save_calibration
 from reid_da.evaluation.centered import FILE_NAME, save_means
 from reid_da.studies.inspection import calibrate_run
@@ -110,3 +115,34 @@ def test_other_examples_import_what_exists(block):
             module = importlib.import_module(node.module)
             missing = [entry.name for entry in node.names if not hasattr(module, entry.name)]
             assert not missing, f"{block}: {node.module} has no {missing}"
+
+
+COMMANDS = [
+    (page, line.partition("#")[0] if "#layout" not in line and "#boxes" not in line and "#format" not in line else line)
+    for page in (*PAGES, ROOT / "data" / "README.md", ROOT / "experiments" / "RESULTS.md", ROOT / "CONTRIBUTING.md")
+    for block in re.findall(r"^```sh\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    for line in block.replace("\\\n", " ").splitlines()
+    if line.startswith("reid-da ")
+]
+
+
+@pytest.mark.parametrize(("page", "line"), COMMANDS, ids=lambda value: getattr(value, "name", value))
+def test_commands_on_the_pages_exist_with_their_options(page, line):
+    words = shlex.split(line.partition("&&")[0], comments=True)[1:]
+    command = typer.main.get_command(app)
+    while getattr(command, "commands", {}):
+        assert words, line
+        name = words.pop(0)
+        if name.startswith("--"):
+            break
+        assert name in command.commands, f"{page.name}: {line}"
+        command = command.commands[name]
+    known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+    used = {word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)}
+    assert used <= known | {"--help"}, f"{page.name}: {line}"
+
+
+def test_links_between_pages_and_pictures_lead_somewhere():
+    for page in (*PAGES, ROOT / "data" / "README.md", ROOT / "experiments" / "RESULTS.md", ROOT / "CONTRIBUTING.md"):
+        for target in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8")):
+            assert target.startswith("http") or (page.parent / target).exists(), f"{page.name}: {target}"

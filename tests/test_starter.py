@@ -74,6 +74,14 @@ def test_a_labelled_test_set_beside_unlabelled_cameras(crops, small_sites, small
         context(test=crops).test_images()
 
 
+def test_a_test_set_is_checked_before_it_is_written(crops, small_sites, tmp_path):
+    write_starter(tmp_path / "mine.yaml", target=str(crops), test=str(small_sites / "site-b"), cpu=True)
+    assert load_settings(tmp_path / "mine.yaml").data.test == small_sites / "site-b"
+    with pytest.raises(InputError, match="no query and gallery.*--test-only"):
+        write_starter(tmp_path / "other.yaml", target=str(crops), test=str(crops), cpu=True)
+    assert not (tmp_path / "other.yaml").exists()
+
+
 def test_one_camera_means_no_method_that_compares_cameras(crops, small_sites, tmp_path):
     camera = next(crops.iterdir())
     write_starter(tmp_path / "alone.yaml", target=f"{camera}#layout=flat", cpu=True)

@@ -34,11 +34,11 @@ def test_anchors_and_merge_keys_work():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: 1\nb: 2\na: 3\n", "x.yaml: line 3: the key a is there already, in line 1; remove one"),
-        ("a:\n  b: 1\n  b: 1\n", "x.yaml: line 3: the key b is there already, in line 2; remove one"),
-        ("b: &b {}\na:\n  <<: *b\n  <<: *b\n", "x.yaml: line 4: the key << is there already"),
-        ('a: 1\n"a": 1', "line 2: the key a is there already, in line 1"),
-        ("a: &a [1, *a]", r"line 1: \*a is within itself"),
+        ("a: 1\nb: 2\na: 3\n", "x.yaml: line 3: duplicate key a, first in line 1; remove one"),
+        ("a:\n  b: 1\n  b: 1\n", "x.yaml: line 3: duplicate key b, first in line 2; remove one"),
+        ("b: &b {}\na:\n  <<: *b\n  <<: *b\n", "x.yaml: line 4: duplicate key <<"),
+        ('a: 1\n"a": 1', "line 2: duplicate key a, first in line 1"),
+        ("a: &a [1, *a]", r"line 1: \*a contains itself"),
         ("[" * 1000, "line 1: is nested more than 50 levels deep"),
         ("a: " + 5000 * "9", "line 1: a value of 5,000 characters, 9{20}..., is too long"),
         ("a: 0x" + 5000 * "f", "is too long"),
@@ -93,5 +93,5 @@ def test_devices_and_pipes_are_not_read(tmp_path):
     os.mkfifo(tmp_path / "pipe.yaml")
     (tmp_path / "zero.yaml").symlink_to("/dev/zero")
     for name in ("pipe.yaml", "zero.yaml"):
-        with pytest.raises(InputError, match=f"{name}: is no regular file"):
+        with pytest.raises(InputError, match=f"{name}: is not a regular file"):
             read_yaml(tmp_path / name)

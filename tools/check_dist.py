@@ -36,7 +36,8 @@ def main() -> None:
         subprocess.run(build, check=True, stdout=subprocess.DEVNULL)
         (wheel,), (sdist,) = folder.glob("*.whl"), folder.glob("*.tar.gz")
         files = zipfile.ZipFile(wheel).namelist()
-        missing = [file for file in INSIDE if file not in files]
+        code = [file.relative_to(ROOT).as_posix() for file in (ROOT / "reid_da").rglob("*.py")]
+        missing = [file for file in (*INSIDE, *code) if file not in files]
         foreign = [file for file in files if file.startswith(("tests/", "data/", "experiments/"))]
         if missing or foreign:
             sys.exit(f"{wheel.name}: missing {missing}, should not be there: {foreign}")

@@ -243,8 +243,9 @@ def main() -> None:
             print(f"kept: {root}")
         else:
             shutil.rmtree(root, ignore_errors=True)
-    print(campaign.summary())
-    print(f"seed {arguments.seed}, {time.monotonic() - begin:.0f} s, {sum(campaign.found.values())} faults")
+        # also of what was done before somebody interrupted it
+        print(campaign.summary())
+        print(f"seed {arguments.seed}, {time.monotonic() - begin:.0f} s, {sum(campaign.found.values())} faults")
     sys.exit(1 if campaign.found else 0)
 
 

@@ -186,7 +186,8 @@ def _plant_bytes(victim: Path, chance: random.Random) -> None:
 
 
 def _plant_name(victim: Path, chance: random.Random) -> None:
-    Image.new("RGB", (3, 3)).save(victim.with_name(chance.choice(EVIL_NAMES) + ".jpg"), "JPEG")
+    name = chance.choice(EVIL_NAMES).replace("/", "|")
+    Image.new("RGB", (3, 3)).save(victim.parent / f"{name}.jpg", "JPEG")
 
 
 _SPOILERS: tuple[Callable[[Path, random.Random], object], ...] = (

@@ -21,6 +21,7 @@ from reid_da.cli import (
     results,
     search,
     select,
+    serve,
     train,
 )
 
@@ -31,38 +32,42 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-app.add_typer(data.app, name="data")
-app.add_typer(camstyle.app, name="camstyle")
-app.add_typer(cache.app, name="cache")
-app.add_typer(index.app, name="index")
-for command in (
-    init.init,
-    train.train,
-    train.ablate,
-    train.sweep,
-    train.compare,
-    results.results,
-    select.select,
-    train.settings,
-    evaluate.evaluate,
-    evaluate.evaluate_features,
-    evaluate.extract,
-    evaluate.angles,
-    evaluate.verify,
-    evaluate.calibrate,
-    evaluate.center,
-    export.export,
-    rank.rank,
-    search.search,
-    cluster.cluster,
-    pictures.curves,
-    pictures.ranked_lists,
-    report.report,
-    report.cmc,
-    report.camera_matrix,
-):
-    app.command()(command)
-app.command("map")(report.feature_map)
+_COMMANDS = {
+    "Start": (init.init, train.settings),
+    "Train": (train.train, train.ablate, train.sweep, train.compare),
+    "Results": (
+        results.results,
+        select.select,
+        report.report,
+        pictures.curves,
+        pictures.ranked_lists,
+        report.cmc,
+        report.camera_matrix,
+        report.feature_map,
+    ),
+    "Evaluate": (
+        evaluate.evaluate,
+        evaluate.evaluate_features,
+        evaluate.verify,
+        evaluate.calibrate,
+        evaluate.angles,
+        evaluate.center,
+    ),
+    "Use a model": (evaluate.extract, rank.rank, search.search, cluster.cluster, serve.serve, export.export),
+}
+_GROUPS = {
+    "Start": {"data": data.app},
+    "Train": {"camstyle": camstyle.app},
+    "Use a model": {"index": index.app},
+    "Other": {"cache": cache.app},
+}
+for panel, commands in _COMMANDS.items():
+    for command in commands:
+        # "map" is a function of Python
+        app.command("map" if command is report.feature_map else None, rich_help_panel=panel)(command)
+for panel, groups in _GROUPS.items():
+    for name, group in groups.items():
+        app.add_typer(group, name=name, rich_help_panel=panel)
 
 
 def _reflow(commands: typer.Typer) -> None:

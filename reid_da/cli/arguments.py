@@ -1,5 +1,6 @@
 """Arguments that several commands take."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -36,10 +37,11 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
     """
     if text is None:
         return None
-    height, _, width = text.partition("x")
-    if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
-        raise InputError(f"--size: expected height and width in pixels such as 256x128, got {text!r}")
-    return int(height), int(width)
+    found = re.fullmatch(r"0*([1-9]\d{0,5})x0*([1-9]\d{0,5})", text, re.ASCII)
+    if found is None:
+        shown = text if len(text) <= 40 else f"{text[:37]}..."
+        raise InputError(f"--size: expected height and width in pixels such as 256x128, got {shown!r}")
+    return int(found[1]), int(found[2])
 
 
 def rerank_settings(wanted: bool, k1: int, k2: int, lambda_value: float) -> "RerankSettings | None":

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from reid_da.styles.export import Naming
 
 app = typer.Typer(
-    name="camstyle", help="Camera styles: how another camera would have taken a picture.", no_args_is_help=True
+    name="camstyle",
+    help="Camera styles: images as another camera of the data set would have taken them.",
+    no_args_is_help=True,
 )
 
 DataSet = Annotated[Path, typer.Argument(metavar="DATA", help="Data set.")]
@@ -35,9 +37,9 @@ def train(
     ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file with settings.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder of the run; runs/NAME.")] = None,
-    resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with a run that was stopped.")] = None,
+    resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Resume an interrupted run.")] = None,
     skip_damaged: Annotated[
-        bool, typer.Option("--skip-damaged", help="Resume from the newest checkpoint that is whole.")
+        bool, typer.Option("--skip-damaged", help="Resume from the newest intact checkpoint.")
     ] = False,
 ) -> None:
     """Train camera styles on the training images of a data set, by a StarGAN or by CycleGANs.
@@ -113,9 +115,9 @@ def generate(
     skip_broken: SkipBroken = False,
     device: Device = "auto",
 ) -> None:
-    """Make every training image in the style of every camera, once, into a packed file that training reads.
+    """Render every training image in the style of every camera into a packed file that training reads.
 
-    After an interruption, give the same command again: it goes on where it was stopped.
+    To resume after an interruption, run the same command again.
 
     Examples: reid-da camstyle generate data/rendered/site-b runs/styles-b
 
@@ -213,7 +215,8 @@ def check(
         ),
     ],
     model: Annotated[
-        str | None, typer.Option(help="Re-ID model: run, checkpoint or backbone; measures what is left of the person.")
+        str | None,
+        typer.Option(help="Re-ID model: run, checkpoint or backbone; measures whether the person is preserved."),
     ] = None,
     size: Size = None,
     images: Annotated[int, typer.Option(help="Most real images to look at.")] = 2000,
@@ -223,9 +226,9 @@ def check(
     device: Device = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Are camera styles any good? Which camera is seen in them, and do they still show the same person?
+    """Measure camera styles without labels: which camera they look like, and whether the person is preserved.
 
-    No labels are needed. The styles stand beside each other and beside doing nothing.
+    The styles are compared with each other and with the unchanged images.
 
     Example: reid-da camstyle check data/rendered/site-b statistics runs/styles-b --size 64x32 --model runs/demo
     """

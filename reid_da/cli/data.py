@@ -47,9 +47,9 @@ def check(
     pattern: Pattern = None,
     as_json: AsJson = False,
 ) -> None:
-    """Find out whether a data set is sound: broken files, duplicates, leaks, queries without an answer.
+    """Check a data set: broken files, duplicates, leaks between train and test, queries without a match.
 
-    Exit status: 0 sound, 1 problems found, 2 it cannot be read at all.
+    Exit status: 0 valid, 1 problems found, 2 it cannot be read at all.
 
     Example: reid-da data check data/rendered/site-b
     """

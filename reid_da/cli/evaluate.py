@@ -263,9 +263,9 @@ def verify(
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Do two images show one person: accuracy over folds, true accepts, and rank-1 among distractors.
+    """Verify pairs of images: accuracy over folds, TAR at FAR, and rank-1 among distractors.
 
-    A CSV file has the columns path1, path2, same (0 or 1, false or true) and, if it likes, fold. With --from,
+    A CSV file has the columns path1, path2, same (0 or 1, false or true) and, optionally, fold. With --from,
     distractors are the gallery images of people without a query.
 
     Example: reid-da verify runs/arcface --from data/rendered/site-b --pairs 2000 -o roc.png
@@ -320,10 +320,10 @@ def calibrate(
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Which similarity means "the same person": thresholds across cameras, stored in the run folder.
+    """Calibrate the similarity threshold for "same person" across cameras; stored in the run folder.
 
-    Writes RUN/calibration.json and RUN/calibration.png, the histogram of the similarities. Rates that the pairs of two
-    persons are too few to tell are left out of them.
+    Writes RUN/calibration.json and RUN/calibration.png, the histogram of the similarities. Rates that need
+    more different-person pairs than there are get no threshold.
 
     Example: reid-da calibrate runs/demo --fpr 1e-2 --fpr 1e-3
     """

@@ -121,13 +121,13 @@ def remove(
 
     Example: reid-da index remove crops.index --missing
     """
-    from reid_da.gallery import index as indexing
+    from reid_da.gallery import care
     from reid_da.gallery.store import Gallery
 
     if bool(images) == missing:
         raise InputError("give images (ids, paths or folders), or --missing")
     with Gallery(index) as gallery, gallery.writing() as writer:
-        ids = indexing.missing(gallery) if missing else indexing.select(gallery, images or ())
+        ids = care.missing(gallery) if missing else care.select(gallery, images or ())
         writer.remove(ids)
         say(f"{index}: {len(ids):,} images removed, {len(gallery):,} left")
 
@@ -150,20 +150,20 @@ def forget(
 
     Example: reid-da index forget crops.index --retain-days 30
     """
-    from reid_da.gallery import index as indexing
+    from reid_da.gallery import care
     from reid_da.gallery.store import Gallery
 
     if (bool(images), identity is not None, retain_days is not None).count(True) != 1:
         raise InputError("give one of: images (ids, paths or folders), --identity, --retain-days")
     with Gallery(index) as gallery, gallery.writing() as writer:
         if images:
-            ids = indexing.select(gallery, images)
+            ids = care.select(gallery, images)
         elif identity is not None:
             ids = [number for (number,) in gallery.rows("SELECT id FROM images WHERE identity = ?", (identity,))]
             if not ids:
                 raise InputError(f"{index}: no identity {identity}")
         else:
-            ids = indexing.older_than(gallery, retain_days or 0)
+            ids = care.older_than(gallery, retain_days or 0)
         if ids:
             writer.remove(ids, forget=True)
         say(f"{index}: {len(ids):,} images forgotten, {len(gallery):,} left; their files were not touched")
@@ -179,7 +179,7 @@ def verify(
 
     Example: reid-da index verify crops.index --files
     """
-    from reid_da.gallery.index import verify as look
+    from reid_da.gallery.care import verify as look
     from reid_da.gallery.store import Gallery
 
     with Gallery(index) as gallery:

@@ -18,6 +18,12 @@ def init(
     source: Annotated[
         str | None, typer.Option(metavar="PATH", help="Labelled data set to learn from first. Default: none.")
     ] = None,
+    test: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH", help="Labelled data set to measure accuracy on. Default: the target's test split."
+        ),
+    ] = None,
     weights: Annotated[
         str | None,
         typer.Option(
@@ -36,12 +42,16 @@ def init(
 
     Example: reid-da init my_cameras.yaml --target crops/
 
+    Example: reid-da init my_cameras.yaml --target crops/ --test people/
+
     Example: reid-da init my_cameras.yaml --target 'crops#layout=camera-folders' --source data/Market-1501-v15.09.15
     """
     from reid_da.experiments.starter import write_starter
 
     show_log()
-    starter = write_starter(output, target=target, source=source, weights=weights, cpu=cpu, overwrite=overwrite)
+    starter = write_starter(
+        output, target=target, source=source, test=test, weights=weights, cpu=cpu, overwrite=overwrite
+    )
     say(f"{output}: settings for {starter.machine}")
     for note in starter.notes:
         say(f"note: {note}")

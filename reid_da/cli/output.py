@@ -75,9 +75,9 @@ def check_output(path: Path | None) -> None:
     check_writable(path)
     folder = next(parent for parent in path.absolute().parents if parent.exists())
     if not folder.is_dir():
-        raise InputError(f"{path}: cannot be written, {folder} is no folder")
+        raise InputError(f"{path}: cannot be written, {folder} is not a folder")
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise InputError(f"{path}: cannot be written, the folder {folder} must not be written to")
+        raise InputError(f"{path}: cannot be written, the folder {folder} is not writable")
 
 
 @contextmanager
@@ -92,10 +92,10 @@ def stoppable(command: str = "", run: Path | None = None) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         if run is None:
-            text = "stopped; the same command goes on"
+            text = "stopped; run the same command again to resume"
         elif (run / "config.yaml").exists():
-            text = f"stopped; go on with `{command} --resume {run}`"
+            text = f"stopped; resume with `{command} --resume {run}`"
         else:
-            text = "stopped before the end of the first epoch; nothing is left of it"
+            text = "stopped before the end of the first epoch; nothing was saved"
         PlainConsole(stderr=True, highlight=False).print(markup(text), soft_wrap=True)
         raise typer.Exit(130) from None

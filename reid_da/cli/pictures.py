@@ -1,5 +1,6 @@
 """``reid-da curves``, ``ranked-lists``: pictures of runs and models."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +17,7 @@ def curves(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")],
     output: Picture = None,
 ) -> None:
-    """Draw how a run went: losses, evaluations, neighbours in the memory.
+    """Plot a run: losses, evaluations and label-free diagnostics.
 
     Example: reid-da curves runs/rendered-a2b-seed0
     """
@@ -40,7 +41,7 @@ def ranked_lists(
     same_camera: SameCamera = None,
     output: Picture = None,
 ) -> None:
-    """Draw what models find for the same queries, right and wrong.
+    """Draw the ranked lists of models for the same queries, right and wrong matches marked.
 
     Example: reid-da ranked-lists runs/demo/pretrain runs/demo -o lists.png
     """
@@ -55,8 +56,9 @@ def ranked_lists(
     file = output or Path("ranked-lists.png")
     check_output(file)
     check_data_given(models[0], data, purpose="to search")
-    trained = {model: load_trained(model) for model in models}
-    dataset = trained[models[0]].test_data(data)
+    names = _short_names(models)
+    trained = {names[model]: load_trained(model) for model in models}
+    dataset = trained[names[models[0]]].test_data(data)
     check_picture(
         num_queries=min(num_queries, dataset.query.num_pids),
         num=min(num, len(dataset.gallery)),
@@ -65,7 +67,7 @@ def ranked_lists(
     features = {name: model.extract(dataset) for name, model in trained.items()}
     query, gallery = dataset.query.without_junk(), dataset.gallery.without_junk()
     same_camera = same_camera or dataset.same_camera
-    result = evaluate_retrieval(*features[models[0]].arrays, same_camera=same_camera)
+    result = evaluate_retrieval(*features[names[models[0]]].arrays, same_camera=same_camera)
     rows = pick_queries(query, result.per_query.first_match_rank > 0, num=num_queries)
     lists = {
         name: rank(
@@ -74,5 +76,12 @@ def ranked_lists(
         )
         for name, found in features.items()
     }  # fmt: skip
-    draw_comparison(query, gallery, lists, file, camera_names=dataset.camera_names)
+    draw_comparison(query, gallery, lists, file, camera_names=dataset.camera_names, person_names=dataset.person_names)
     say(f"picture: {file}")
+
+
+def _short_names(models: list[str]) -> dict[str, str]:
+    """The models by what a picture has room for: paths without the folders that all of them have in common."""
+    paths = [Path(model).absolute() for model in models]
+    common = Path(os.path.commonpath([path.parent for path in paths]))
+    return {model: path.relative_to(common).as_posix() for model, path in zip(models, paths, strict=True)}

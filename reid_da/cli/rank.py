@@ -44,7 +44,7 @@ def rank(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of CSV.")] = False,
 ) -> None:
-    """Names of the nearest gallery images of each query, for a test set without labels.
+    """Rank gallery images by name for each query, without labels.
 
     No label is read, so nothing is left out: not the query's own camera, not the query itself if the gallery has it.
 

@@ -76,17 +76,20 @@ def train(
     if result:
         _print_result(run, result)
     say(f"run: {run.path}")
-    ranked = f"`reid-da ranked-lists {run.path} -o lists.png`, " if result else ""
+    before = f"{run.path / 'pretrain'} " if (run.path / "pretrain").is_dir() else ""
+    ranked = f"`reid-da ranked-lists {before}{run.path} -o lists.png`, " if result else ""
     say(f"next: {ranked}`reid-da curves {run.path}`, or in Python reid_da.load({str(run.path)!r})", error=True)
 
 
 def _print_result(run: "RunFolder", result: Mapping[str, float]) -> None:
-    """Figures on the target after the last epoch, beside those of the stage before where there was one."""
+    """Figures on the target after the last epoch, beside those of the first stage where there were several."""
     from reid_da.experiments import runs
     from reid_da.reporting.result_tables import ResultRow, ablation_table, before_after_table
 
     name = run.name
     stage = run.path / "pretrain"
+    while (stage / "pretrain").is_dir():
+        stage /= "pretrain"
     if stage.is_dir():
         before = runs.final_result(type(run).open(stage))
         show(before_after_table(before, result, title=f"{name}: on the target, before and after"))
@@ -106,7 +109,7 @@ def ablate(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train the rows of the ablation table; an interrupted one goes on where it stopped.
+    """Train the rows of an ablation table; run it again to resume it.
 
     Rows: source, e, e+c, e+n, e+c+n; camstyle (trained on the source in the target's camera styles); supervised
     (trained on the labels of the target, an upper bound). The table also keeps rows that the folder holds complete from
@@ -178,7 +181,7 @@ def compare(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train several experiments: one table, one plot. An interrupted comparison goes on where it stopped.
+    """Train several experiments: one table, one plot; run it again to resume it.
 
     Example: reid-da compare experiments/supervised/rendered/{softmax,arcface}.yaml --seeds 3
     """

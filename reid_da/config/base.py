@@ -1,5 +1,6 @@
 """Settings in general: frozen classes, read from layers of YAML and overrides, compared leaf by leaf."""
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +43,7 @@ class Settings(BaseModel):
         is_switch = info.field_name is not None and bool in _plain_types(cls.model_fields[info.field_name].annotation)
         values = value if isinstance(value, (list, tuple)) else [value]
         if not is_switch and any(isinstance(entry, bool) for entry in values):
-            raise ValueError("true and false are values of switches only")
+            raise ValueError("true and false are valid for boolean settings only")
         return value
 
 
@@ -139,7 +140,7 @@ class Family(Generic[S]):
         """Settings of the pretraining stage, None without one.
 
         They are the settings of the run with the changes of its key ``pretrain``: a change of the data or the seed
-        holds for both.
+        holds for both. The stage has one before it if these changes have a key ``pretrain`` themselves.
 
         Raises:
             InputError: a key of ``pretrain`` is unknown or a value does not fit.
@@ -149,7 +150,7 @@ class Family(Generic[S]):
             return None
         name = f"{getattr(settings, 'name', '')}-pretrain"
         tree = merge(settings.tree, {"method": "source", "name": name, **changes, "pretrain": None})
-        return self.of(tree, where="pretrain")
+        return self.of({**tree, "pretrain": changes.get("pretrain")}, where="pretrain")
 
     def kind(self, method: object) -> type[S]:
         """The settings class of a method.
@@ -180,8 +181,9 @@ class Family(Generic[S]):
         return settings
 
     def _check_stage_key(self, keys: tuple[str, ...], where: str) -> None:
-        if keys[0] == "pretrain" and len(keys) > 1 and not self._owner(keys[1:]):
-            raise self._unknown(keys, where, prefix="pretrain.")
+        own = tuple(itertools.dropwhile(lambda key: key == "pretrain", keys))
+        if own != keys and own and not self._owner(own):
+            raise self._unknown(keys, where, prefix="pretrain." * (len(keys) - len(own)))
 
     def _check_foreign(self, keys: tuple[str, ...], value: Any, where: str, *, method: str) -> None:
         """Check a key that the method has not: it must be another method's, and its value must fit there."""
@@ -230,7 +232,7 @@ def merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def nested(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """The tree with dotted keys, as on the command line, taken apart: ``{"a.b": 1}`` becomes ``{"a": {"b": 1}}``."""
+    """The tree with dotted keys, as on the command line, nested: ``{"a.b": 1}`` becomes ``{"a": {"b": 1}}``."""
     whole: dict[str, Any] = {}
     for key, value in tree.items():
         entry = nested(value) if isinstance(value, Mapping) else value
@@ -374,9 +376,9 @@ def _read_layers(file: Path, *, deriving: tuple[Path, ...] = (), read: list[Path
     read = [] if read is None else read
     read.append(file)
     if len(read) > _MAX_FILES:
-        raise InputError(f"{read[0]}: is based on more than {_MAX_FILES} files, some of them perhaps several times")
+        raise InputError(f"{read[0]}: has more than {_MAX_FILES} base files, counting repetitions")
     if file.resolve() in [path.resolve() for path in deriving]:
-        raise InputError(f"{file}: its base leads back to itself")
+        raise InputError(f"{file}: circular base")
     tree = read_yaml(file, named_by=f"{deriving[-1]}: base: " if deriving else "")
     base = tree.pop("base", None)
     layers = []

@@ -176,7 +176,9 @@ class SourceLossSettings(Settings):
         default=None, description="None: the soft margin for hard, else 0.2 (semi_hard) or 0.35 radians (by angle)"
     )
     contrastive_weight: float = Field(default=0.0, ge=0, description="weight of the contrastive loss")
-    contrastive_margin: Positive = Field(default=1.0, description="distance beyond which identities are let alone")
+    contrastive_margin: Positive = Field(
+        default=1.0, description="distance beyond which different identities cause no loss"
+    )
     center_weight: float = Field(default=0.0, ge=0, description="weight of the centre loss; 0.003 in the paper")
     center_rule: Literal["paper", "sgd"] = Field(
         default="paper",

@@ -87,8 +87,7 @@ def _read_extracted(root: Path, file: Path, folder: str, *, name: str) -> Datase
         splits = {split: config[f"{split}_idx"].ravel().astype(np.int64) - 1 for split in ("train", "query", "gallery")}
     except MAT_ERRORS as error:
         raise InputError(
-            f"{file}: not a config of the new protocol (fields {', '.join(names)}): "
-            f"{reason(error)}"
+            f"{file}: not a config of the new protocol (fields {', '.join(names)}): {reason(error)}"
         ) from error
     missing = sorted(set(files) - set(list_images(root / folder)))
     if missing:

@@ -49,7 +49,7 @@ _FAULTS: dict[Fault, tuple[str, str]] = {
     "missing": ("missing-files", "the file does not exist: restore it, or remove it from the list or manifest"),
     "unreadable": ("unreadable-files", "the file cannot be read: look at its permissions and at the disk"),
     "empty": ("empty-files", "the file has no content: copy it again"),
-    "not-an-image": ("not-images", "the content is no image, whatever the name says: replace or remove the file"),
+    "not-an-image": ("not-images", "the content is not an image, whatever the name says: replace or remove the file"),
     "truncated": ("truncated-images", "the file ends before the picture does: copy or download it again"),
     "damaged": ("damaged-images", "the file begins as an image but cannot be decoded: copy or download it again"),
     "huge": ("huge-images", "far too large for the box of a person, not decoded: crop or remove the image"),

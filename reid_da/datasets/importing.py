@@ -32,7 +32,7 @@ def import_folder(
 ) -> Path:
     """Write a manifest of all images below a folder and return its path.
 
-    Persons who have names instead of numbers get numbers; which is whose is kept in a second file beside the manifest,
+    Persons who have names keep them; which pid is whose is written to a second file beside the manifest,
     see :func:`persons_file`.
 
     Args:
@@ -76,7 +76,7 @@ def import_folder(
         replace(
             crop,
             path=prefix + crop.path,
-            person=None if pid == UNLABELLED_PID else str(pid),
+            person=None if pid == UNLABELLED_PID else names.get(int(pid), str(pid)),
             camera=None if crop.camera is None else spelled[crop.camera],
         )
         for crop, pid in zip(crops, pids, strict=True)

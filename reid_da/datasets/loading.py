@@ -40,7 +40,7 @@ def load_dataset(path: str | Path, *, format: str | None = None, **options: str 
     written.pop("format", None)
     chosen = written | {key: value for key, value in options.items() if value is not None}
     if not is_utf8(str(path)):
-        raise InputError(f"{path}: the path is not UTF-8; rename it")
+        raise InputError(f"{path}: the path is not valid UTF-8; rename it")
     if not _exists(path):
         raise InputError(f"{path}: no such file or folder")
     if format is not None and format not in FORMATS:

@@ -41,6 +41,9 @@ CUHK03_NAME = re.compile(r"\d+_c[12]_\d+\.png$")
 _OCCLUDED_DUKE = re.compile(r"occ(?:luded)?[-_ ]?duke", re.IGNORECASE)
 _MSMT17 = re.compile(r"msmt[-_ ]?17", re.IGNORECASE)
 
+_CAMERA_DIGITS = 4
+"""Of the largest camera number in a file name: all up to it get a name and a row in tables."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class MarketNaming:
@@ -183,8 +186,11 @@ def _read_split(root: Path, folder: str, *, name: str, notes: list[str]) -> Samp
     pids = number_persons([match["pid"] for match in matches])
     rows = []
     for path, pid, match in zip(paths, pids.tolist(), matches, strict=True):
-        camera = int(match["camera"])
+        camera = int(match["camera"]) if len(match["camera"].lstrip("0")) <= _CAMERA_DIGITS else 0
         if camera < 1:
-            raise InputError(f"{root / folder / path}: cameras are numbered from 1 in file names, got c0")
+            raise InputError(
+                f"{root / folder / path}: cameras are numbered from 1 to {10**_CAMERA_DIGITS - 1:,} in file names, got "
+                f"c{match['camera'].lstrip('0') or 0}"
+            )
         rows.append((f"{folder}/{path}", pid, camera - 1))
     return SampleTable.from_rows(name, root, rows)

@@ -16,7 +16,7 @@ LISTS = ("list_train.txt", "list_val.txt", "list_query.txt", "list_gallery.txt")
 FOLDERS = (("train", "test"), ("mask_train_v2", "mask_test_v2"))  # V1; V2, where faces are masked
 
 # 0000_000_01_0303morning_0008_0.jpg: the third field is the camera
-NAME = re.compile(r"[^_]+_[^_]+_(?P<camera>\d+)_")
+NAME = re.compile(r"[^_]+_[^_]+_(?P<camera>\d{1,4})_")
 
 
 def has_layout(folder: Path) -> bool:

@@ -8,7 +8,7 @@ from reid_da.datasets.trials import TrialSet, rows_of
 
 FOLDERS = ("occluded_body_images", "whole_body_images")
 
-NAME = re.compile(r"(?P<pid>\d+)/")  # 001/001_01.tif
+NAME = re.compile(r"(?P<pid>\d{1,9})/")  # 001/001_01.tif
 
 
 def has_layout(folder: Path) -> bool:

@@ -204,7 +204,7 @@ def _draw(dataset: Dataset, count: int, *, same: bool, rng: np.random.Generator)
 
 def _read_lfw(text: str, file: Path) -> list[_Pair]:
     lines = [line.split() for line in text.splitlines()]
-    if not lines or len(lines[0]) not in (1, 2) or not all(field.isdecimal() for field in lines[0]):
+    if not lines or len(lines[0]) not in (1, 2) or not all(map(_is_number, lines[0])):
         raise InputError(f"{file}, line 1: expected the number of folds and of pairs, found {_shown(lines, 0)!r}")
     per_fold = int(lines[0][-1])
     pairs: list[_Pair] = []
@@ -232,9 +232,9 @@ def _read_lfw(text: str, file: Path) -> list[_Pair]:
 
 def _lfw_pair(fields: Sequence[str], *, fold: int) -> _Pair | None:
     """The pair of a line of LFW's format, None if it is none."""
-    if len(fields) == 3 and fields[1].isdecimal() and fields[2].isdecimal():
+    if len(fields) == 3 and _is_number(fields[1]) and _is_number(fields[2]):
         return _Pair(first=_lfw(fields[0], fields[1]), second=_lfw(fields[0], fields[2]), same=True, fold=fold)
-    if len(fields) == 4 and fields[1].isdecimal() and fields[3].isdecimal():
+    if len(fields) == 4 and _is_number(fields[1]) and _is_number(fields[3]):
         return _Pair(first=_lfw(*fields[:2]), second=_lfw(*fields[2:]), same=False, fold=fold)
     return None
 

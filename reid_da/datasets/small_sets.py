@@ -23,7 +23,7 @@ from reid_da.datasets.trials import (
 from reid_da.errors import InputError
 
 VIPER_NAME = re.compile(r"(?P<pid>\d{3,4})_\d+\.")  # 000_45.bmp: identity, viewing angle
-PRID_NAME = re.compile(r"person_(?P<pid>\d+)[./]")  # person_0001.png, or a folder of frames
+PRID_NAME = re.compile(r"person_(?P<pid>\d{1,9})[./]")  # person_0001.png, or a folder of frames
 GRID_NAME = re.compile(r"(?P<pid>\d{4})_(?P<camera>\d)_")  # 0001_1_25004_107_32_106_221.jpeg: identity, camera, ...
 NUMBER_NAME = re.compile(r"(?P<pid>\d{4})\d{3}\.\w+$")  # 0001001.png: identity, number of the image
 CUHK01_NAME = re.compile(r"(?P<pid>\d{4})(?P<number>\d{3})\.\w+$")

@@ -9,6 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from reid_da.atomic import write_text
+from reid_da.checksums import KEY as CHECKSUM
+from reid_da.checksums import is_intact, json_digest
 from reid_da.errors import InputError
 from reid_da.evaluation.feature_files import FeatureSet
 from reid_da.evaluation.operating_point import (
@@ -101,7 +103,8 @@ def save_calibration(path: Path, calibration: Calibration, *, notes: dict[str, A
         notes: what it belongs to, e.g. data set and checkpoint.
     """
     resolved = replace(calibration, points=calibration.resolved_points)
-    write_text(path, json.dumps({**notes, **asdict(resolved)}, indent=2) + "\n")
+    record = {**notes, **asdict(resolved)}
+    write_text(path, json.dumps({**record, CHECKSUM: json_digest(record)}, indent=2) + "\n")
 
 
 def load_calibration(path: Path, *, epoch: int | None = None) -> Calibration:
@@ -116,6 +119,8 @@ def load_calibration(path: Path, *, epoch: int | None = None) -> Calibration:
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
+        if not is_intact(record):
+            raise ValueError("damaged or changed: its checksum is not the one noted at writing")
         calibrated = Calibration(
             points=tuple(OperatingPoint(**point) for point in record["points"]),
             num_positive_pairs=int(record["num_positive_pairs"]),
@@ -127,8 +132,8 @@ def load_calibration(path: Path, *, epoch: int | None = None) -> Calibration:
         )
     except FileNotFoundError as error:
         raise InputError(f"{path}: not calibrated yet: reid-da calibrate {path.parent}") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: is no calibration: {error}") from error
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"{path}: is not a calibration: {error}") from error
     if epoch is not None and record.get("epoch") != epoch:
         raise InputError(
             f"{path}: belongs to epoch {record.get('epoch')}, and the model is of epoch {epoch}; calibrate that one:"

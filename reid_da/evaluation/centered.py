@@ -115,7 +115,7 @@ def load_means(path: Path) -> NamedMeans:
         if not len(names) == len(means.camids) == len(means.means):
             raise ValueError("its parts have different lengths")
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: is no file of camera means, or a damaged one: {error}") from error
+        raise InputError(f"{path}: is not a file of camera means, or is damaged: {error}") from error
     return NamedMeans(
         names=names, means=means, data=str(notes["data"]), epoch=notes["epoch"], image_size=(height, width)
     )

@@ -355,11 +355,11 @@ def table_of_files(images: Sequence[Path]) -> SampleTable:
     """Table of image files of unknown people and cameras, sorted by path, each once.
 
     Raises:
-        InputError: there is no such file.
+        InputError: a path is not that of a file.
     """
     missing = [path for path in images if not path.is_file()]
     if missing:
-        raise InputError(f"{len(missing)} of {len(images)} images do not exist: {first_few(missing)}")
+        raise InputError(f"{len(missing)} of {len(images)} images are no files: {first_few(missing)}")
     paths = tuple(sorted({path.as_posix() for path in images}))
     unknown = np.full(len(paths), UNLABELLED_PID)
     return SampleTable(name="images", root=Path(), paths=paths, pids=unknown, camids=np.zeros_like(unknown))

@@ -30,11 +30,11 @@ class ExperimentContext(Shared):
     """Domains, networks and seeds of an experiment; every data set is read once, when it is first asked for.
 
     Args:
-        settings: of the experiment.
+        settings: settings of the experiment.
         bare: whether networks get random weights, which is enough to see whether a training is possible.
 
     Attributes:
-        settings: of the experiment.
+        settings: settings of the experiment.
         device: where networks and batches are.
         world: the processes that train together.
 

@@ -14,19 +14,20 @@ from reid_da.training.run_folder import RunFolder, shown
 logger = logging.getLogger(__name__)
 
 
-def train(settings: ExperimentSettings, folder: Path) -> RunFolder:
+def train(settings: ExperimentSettings, folder: Path, *, stages_after: int = 0) -> RunFolder:
     """Train in a new run folder.
 
     Args:
         settings: of the experiment; with a ``pretrain``, that stage comes first, in a folder of its own inside.
         folder: the run folder, which must not hold a run.
+        stages_after: number of stages that will follow, for the log.
 
     Raises:
         InputError: settings, data or folder do not fit, or a loss is not finite.
     """
     run = RunFolder.create(folder, settings)
     try:
-        return _train(run, skip_damaged=False)
+        return _train(run, skip_damaged=False, stages_after=stages_after)
     except BaseException:
         # whatever it was: a folder with nothing but settings would block the next try
         run.discard_if_unused()
@@ -34,7 +35,7 @@ def train(settings: ExperimentSettings, folder: Path) -> RunFolder:
 
 
 def resume(folder: Path, overrides: Overrides = (), *, skip_damaged: bool = False) -> RunFolder:
-    """Go on with a run where it was stopped; one that is complete stays as it is.
+    """Resume a run; one that is complete stays as it is.
 
     Args:
         folder: the run folder.
@@ -76,7 +77,7 @@ def _change_settings(run: RunFolder, overrides: Overrides) -> None:
     write_text(run.config_file, dump_settings(new))
 
 
-def train_or_resume(settings: ExperimentSettings, folder: Path) -> RunFolder:
+def train_or_resume(settings: ExperimentSettings, folder: Path, *, stages_after: int = 0) -> RunFolder:
     """Train in a run folder, from the beginning or from where it was stopped.
 
     Settings that do not decide the numbers, such as the device, may differ from those that the run was begun with.
@@ -86,12 +87,12 @@ def train_or_resume(settings: ExperimentSettings, folder: Path) -> RunFolder:
     """
     run = RunFolder(folder)
     if not run.config_file.exists():
-        return train(settings, folder)
+        return train(settings, folder, stages_after=stages_after)
     require_same(settings, folder)
     with run.training():
         if run.settings() != settings:
             write_text(run.config_file, dump_settings(settings))
-        return _train(run, skip_damaged=False)
+        return _train(run, skip_damaged=False, stages_after=stages_after)
 
 
 def require_same(settings: ExperimentSettings, folder: Path) -> None:
@@ -140,10 +141,10 @@ def final_result(run: RunFolder) -> dict[str, float]:
 
 
 def final_figures(run: RunFolder) -> dict[str, float]:
-    """What tells after the last epoch how good a run is: the evaluation, if there is any, and a sign without labels.
+    """Figures after the last epoch: the evaluation, if there is any, and a label-free criterion.
 
-    That sign is ``neighbors_agreement``, where the method has a memory: the share of nearest slots that were among the
-    nearest an epoch before.
+    That criterion is ``neighbors_agreement``, where the method has a memory: the share of nearest slots that were among
+    the nearest an epoch before.
 
     Raises:
         InputError: the run is not complete.
@@ -157,7 +158,7 @@ def final_figures(run: RunFolder) -> dict[str, float]:
     return evaluation if agreement is None else {**evaluation, "neighbors_agreement": agreement}
 
 
-def _train(run: RunFolder, *, skip_damaged: bool) -> RunFolder:
+def _train(run: RunFolder, *, skip_damaged: bool, stages_after: int = 0) -> RunFolder:
     with run.training():
         settings = run.settings()
         checkpoint = run.last_checkpoint(skip_damaged=skip_damaged)
@@ -167,15 +168,24 @@ def _train(run: RunFolder, *, skip_damaged: bool) -> RunFolder:
         if stage is not None and checkpoint is None:
             # a mistake in the last stage must not be found after hours in the first
             check_possible(settings)
-            logger.info("stage 1 of 2: %s", _title(stage))
-            before = train_or_resume(stage, run.path / "pretrain")
+            number = _num_stages(stage)
+            total = number + 1 + stages_after
+            if number == 1:
+                logger.info("stage 1 of %d: %s", total, _title(stage))
+            before = train_or_resume(stage, run.path / "pretrain", stages_after=stages_after + 1)
             settings = settings.model_copy(update={"init_from": before.path})
-            logger.info("stage 2 of 2: %s", _title(settings))
+            logger.info("stage %d of %d: %s", number + 1, total, _title(settings))
         trainer = build_trainer(settings, run, bare=checkpoint is not None)
         trainer.resume(checkpoint)
         trainer.fit()
         logger.info("%s: complete, %d of %d epochs", run.path, trainer.epoch, settings.epochs)
     return run
+
+
+def _num_stages(settings: ExperimentSettings) -> int:
+    """Number of stages with which an experiment begins, itself the last of them."""
+    stage = EXPERIMENTS.stage(settings)
+    return 1 if stage is None else 1 + _num_stages(stage)
 
 
 def _title(settings: ExperimentSettings) -> str:

@@ -31,7 +31,7 @@ def build_trainer(settings: ExperimentSettings, run: RunFolder, *, bare: bool = 
     """Everything that the settings ask for, put together: data, method, evaluation.
 
     Args:
-        settings: of the experiment.
+        settings: settings of the experiment.
         run: folder for metrics and checkpoints.
         bare: begin with random weights, which a checkpoint will replace.
 

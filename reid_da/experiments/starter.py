@@ -44,6 +44,7 @@ def write_starter(
     *,
     target: str | None = None,
     source: str | None = None,
+    test: str | None = None,
     weights: str | None = None,
     cpu: bool = False,
     overwrite: bool = False,
@@ -54,6 +55,7 @@ def write_starter(
         output: the file, ``.yaml``.
         target: data set to adapt to, with ``#layout=...`` behind it if need be; None: a placeholder.
         source: labelled data set to learn from first; None: the target alone.
+        test: labelled data set that accuracy is measured on; None: the test split of the target, if it has one.
         weights: ``imagenet``, ``none`` or a file of pretrained weights; None: ImageNet weights if they are cached or
             can be downloaded, else random ones on a CPU.
         cpu: write settings for a CPU even if there is a GPU.
@@ -67,11 +69,16 @@ def write_starter(
     if output.exists() and not overwrite:
         raise InputError(f"{output}: exists; name another file, or replace it with --overwrite")
     dataset = None if target is None else load_dataset(target)
+    if test is not None:
+        tested = load_dataset(test)
+        if not (len(tested.query) and len(tested.gallery)):
+            raise InputError(f"{test}: has no query and gallery; make them: reid-da data import {test} --test-only")
     on_gpu = torch.cuda.is_available() and not cpu
     plan = _Plan(
         name=output.stem,
         target=target,
         source=source,
+        test=test,
         labelled=None if source is None else load_dataset(source),
         dataset=dataset,
         on_gpu=on_gpu,
@@ -132,6 +139,7 @@ class _Plan:
     name: str
     target: str | None
     source: str | None
+    test: str | None
     labelled: Dataset | None
     dataset: Dataset | None
     on_gpu: bool
@@ -205,7 +213,10 @@ class _Plan:
         else:
             yield "  source: null                # the target alone; a labelled data set to learn from goes here, with"
             yield "                              # base: " + ("spcl" if self.on_gpu else "small")
-        yield "  # test: people/manifest.csv # labelled people to test on (`reid-da data import people --test-only`)"
+        if self.test is not None:
+            yield f"  test: {_inline(self.test)}"
+        else:
+            yield "  # test: people            # labelled people to test on: `reid-da data import people --test-only`"
         yield f"  image_size: {list(self.image_size)!s:<16}# height and width in pixels"
 
     def _model(self) -> Iterator[str]:

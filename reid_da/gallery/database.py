@@ -47,14 +47,13 @@ CREATE TABLE renames (
 _BUSY_SECONDS = 10.0
 
 
-def connect(folder: Path, *, create: bool = False, across_threads: bool = False) -> sqlite3.Connection:
+def connect(folder: Path, *, across_threads: bool = False) -> sqlite3.Connection:
     """A connection to the database of an index, in which transactions are begun by hand.
 
     What is committed is on the disk (``synchronous=FULL``), and what is deleted is overwritten (``secure_delete``).
 
     Args:
         folder: the index.
-        create: make a database without tables if there is none.
         across_threads: let other threads use the connection; they have to take turns.
 
     Raises:
@@ -64,10 +63,10 @@ def connect(folder: Path, *, create: bool = False, across_threads: bool = False)
     file = folder / FILE
     if file.is_symlink():
         raise link_error(file)
-    if not create and not file.is_file():
+    if not file.is_file():
         raise InputError(f"{folder}: no index there; make one with: reid-da index add {folder} FOLDER --model RUN")
     with naming_errors(file):
-        uri = f"{file.absolute().as_uri()}?mode={'rwc' if create else 'rw'}"
+        uri = f"{file.absolute().as_uri()}?mode=rw"
         connection = sqlite3.connect(
             uri, uri=True, isolation_level=None, timeout=_BUSY_SECONDS, check_same_thread=not across_threads
         )

@@ -2,11 +2,8 @@
 
 import hashlib
 import logging
-import os
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -18,12 +15,14 @@ from numpy.typing import NDArray
 
 from reid_da.api import Model, load
 from reid_da.datasets.listing import list_images
-from reid_da.errors import InputError, first_few
+from reid_da.errors import InputError
 from reid_da.features import pieces
 from reid_da.gallery import database
+from reid_da.gallery.care import file_status
 from reid_da.gallery.provenance import Origin, exif_time, origins
-from reid_da.gallery.store import Gallery, ModelCard, NewImage, Writer, create
-from reid_da.gallery.vectors import Segment, checksum
+from reid_da.gallery.store import Gallery, ModelCard, create
+from reid_da.gallery.vectors import checksum
+from reid_da.gallery.writer import NewImage, Writer
 from reid_da.images.ahead import available_cores, map_ahead
 from reid_da.images.decode import ImageError, decode_content, read_image
 from reid_da.progress import track
@@ -32,7 +31,6 @@ logger = logging.getLogger(__name__)
 
 BATCH = 128
 """Images that are added together: what a killed process has to do again."""
-_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +47,7 @@ class Embedder:
 
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """(N, D) unit vectors of (N, H, W, 3) images of the model's size."""
-        tensor = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+        tensor = torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2)
         return self.model.embed(tensor, flip=self.card.flip)
 
     def decode(self, content: bytes, **limits: Any) -> NDArray[np.uint8]:
@@ -195,7 +193,7 @@ def open_or_create(
     Raises:
         InputError: no model for a new index, or another one than that of the index.
     """
-    if _is_made(path):
+    if (path / database.FILE).exists():
         opened = Gallery(path)
         try:
             return opened, embedder_of(opened, model=model, device=device)
@@ -206,15 +204,6 @@ def open_or_create(
         raise InputError(f"{path}: a new index needs a model: --model RUN")
     embedder = load_embedder(model, device=device, **options)
     return create(path, embedder.card), embedder
-
-
-def _is_made(path: Path) -> bool:
-    """Whether there is an index, and not only the empty database of a process that was killed while making it."""
-    file = path / database.FILE
-    if not file.exists():
-        return False
-    with closing(database.connect(path)) as connection, database.naming_errors(file):
-        return bool(connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone())
 
 
 def add(
@@ -289,7 +278,7 @@ def _add(
     new, described = [], {}
     for path, origin in found.items():
         before = known.get(path)
-        if before is None or _status(path) != before[1:3]:
+        if before is None or file_status(path) != before[1:3]:
             new.append(path)
             continue
         result.unchanged += 1
@@ -316,14 +305,6 @@ def _add(
                 result.added += len(wanted)
 
 
-def _status(path: str) -> tuple[int, int] | None:
-    try:
-        status = os.stat(path)  # noqa: PTH116 (a path object for each of a million images takes longer)
-    except OSError:
-        return None
-    return status.st_size, status.st_mtime_ns
-
-
 def _read(
     paths: Sequence[str], *, embedder: Embedder, found: dict[str, Origin], pool: ThreadPoolExecutor
 ) -> list[tuple[NewImage, NDArray[np.uint8]] | str]:
@@ -333,7 +314,7 @@ def _read(
 
 def _read_one(path: str, origin: Origin, embedder: Embedder) -> tuple[NewImage, NDArray[np.uint8]] | str:
     # before the content: a file that changes in between is added again the next time
-    status = _status(path)
+    status = file_status(path)
     try:
         content = read_image(Path(path))
         pixels = embedder.decode(content)
@@ -352,96 +333,3 @@ def _read_one(path: str, origin: Origin, embedder: Embedder) -> tuple[NewImage, 
         track=origin.track,
     )
     return image, pixels
-
-
-def select(gallery: Gallery, names: Iterable[str | Path]) -> list[int]:
-    """Ids of images by what names them: an id, a path, or a folder, whether or not its files still exist.
-
-    Raises:
-        InputError: something names none.
-    """
-    found: list[int] = []
-    for name in names:
-        text = str(name)
-        place = str(Path(text).resolve())
-        rows = gallery.rows("SELECT id FROM images WHERE id = ?", (int(text),)) if _is_id(text) else []
-        rows = rows or gallery.rows(
-            "SELECT id FROM images WHERE path = ? OR substr(path, 1, ?) = ?", (place, len(place) + 1, place + os.sep)
-        )
-        if not rows:
-            raise InputError(f"{text}: no image of {gallery.path} by this id, path or folder")
-        found += [number for (number,) in rows]
-    return sorted(set(found))
-
-
-def _is_id(text: str) -> bool:
-    return text.isdecimal() and len(text) < 19
-
-
-def missing(gallery: Gallery) -> list[int]:
-    """Ids of the images whose files do not exist any more."""
-    return [number for number, path in gallery.rows("SELECT id, path FROM images ORDER BY id") if _status(path) is None]
-
-
-def older_than(gallery: Gallery, days: float, *, now: Callable[[], float] = time.time) -> list[int]:
-    """Ids of the images that were taken, or where that is not known added, more than ``days`` ago.
-
-    A time that is not one of the calendar (seconds since the start of a film) does not count as known.
-
-    Raises:
-        InputError: ``days`` is not above 0.
-    """
-    if not days > 0:
-        raise InputError(f"--retain-days: expected a number above 0, got {days:g}")
-    limit = now() - days * 86400
-    found = gallery.rows(
-        "SELECT id FROM images WHERE CASE WHEN time >= 1e8 THEN min(time, added) ELSE added END < ?", (limit,)
-    )
-    return [number for (number,) in found]
-
-
-def verify(gallery: Gallery, *, files: bool = False) -> list[str]:
-    """What is wrong with an index, one line each; nothing if it is sound.
-
-    Args:
-        gallery: the index.
-        files: also look whether the files of the images are there and unchanged.
-    """
-    problems = [f"{gallery.file}: {text}" for (text,) in gallery.rows("PRAGMA integrity_check") if text != "ok"]
-    segments = [Segment(*row) for row in gallery.rows("SELECT block, first, rows, checksum FROM segments")]
-    for segment, reason in gallery.files.damaged(segments):
-        path, last = gallery.files.path(segment.block), segment.first + segment.rows - 1
-        hit = gallery.rows(
-            "SELECT count(*) FROM images WHERE block = ? AND row BETWEEN ? AND ?", (segment.block, segment.first, last)
-        )[0][0]
-        problems.append(f"{path}: vectors {segment.first} to {last}: {reason}; {hit} images")
-    covered = dict(gallery.rows("SELECT block, sum(rows) FROM segments GROUP BY block"))
-    for block, rows in gallery.rows("SELECT id, rows FROM blocks"):
-        if covered.get(block, 0) != rows:
-            problems.append(
-                f"{gallery.files.path(block)}: {rows} vectors counted, {covered.get(block, 0)} with checksums"
-            )
-    outside = gallery.rows("SELECT count(*) FROM images JOIN blocks ON blocks.id = block WHERE row >= rows OR row < 0")
-    if outside[0][0]:
-        problems.append(f"{gallery.file}: {outside[0][0]} images without a vector")
-    if not problems:
-        problems += _bad_vectors(gallery)
-    if gallery.meta("unclean"):
-        problems.append(f"{gallery.path}: vectors of forgotten images are still there: reid-da index compact")
-    if files:
-        rows = gallery.rows("SELECT path, size, mtime_ns FROM images ORDER BY id")
-        problems += [
-            f"{path}: {'is missing' if (status := _status(path)) is None else 'has changed'}"
-            for path, *known in rows
-            if _status(path) != tuple(known)
-        ]
-    return problems
-
-
-def _bad_vectors(gallery: Gallery) -> list[str]:
-    snapshot = gallery.snapshot()
-    bad: list[int] = []
-    for rows in snapshot.pieces(np.arange(len(snapshot)), 2**14):
-        lengths = np.linalg.norm(snapshot.vectors(rows), axis=1)
-        bad += snapshot.ids[rows[~(np.abs(lengths - 1) < _TOLERANCE)]].tolist()
-    return [f"{gallery.path}: vectors that are not of unit length, images {first_few(bad)}"] if bad else []

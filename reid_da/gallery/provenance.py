@@ -71,7 +71,7 @@ def origins(
     name = layout or _fitting(root, paths)
     if name not in CHOICES and name not in LAYOUTS:
         raise unknown_name("layout", name, CHOICES)
-    expression, words = CHOICES[name] if name in CHOICES else (LAYOUTS[name], f"names like {name}")  # type: ignore[index]
+    expression, words = CHOICES[name] if name in CHOICES else (LAYOUTS[name], f"names like {name}")
     compiled = re.compile(expression)
     found = []
     for path in paths:

@@ -268,7 +268,7 @@ def _resampled_weights(units: NDArray[np.int64], num_units: int, generator: np.r
 
 
 def _threshold(ordered: NDArray[np.float64], weights: NDArray[np.float64], fpr: float) -> float | None:
-    """The lowest threshold that at most a share of the weighted similarities reaches, which fall; None if unresolved."""
+    """The lowest threshold that at most a share of the weighted, falling similarities reaches; None if unresolved."""
     reached = np.cumsum(weights)
     if not len(reached) or fpr * reached[-1] < 1:
         return None

@@ -19,7 +19,7 @@ def blur_head(pixels: NDArray[np.uint8], *, share: float = HEAD_SHARE) -> NDArra
         pixels: (H, W, 3) uint8.
         share: part of the height.
     """
-    result = pixels.copy()
+    result: NDArray[np.uint8] = pixels.copy()
     rows = max(1, round(share * len(pixels)))
     head = Image.fromarray(pixels[:rows])
     small = head.resize((_BLOCKS, _BLOCKS), Image.Resampling.BOX)

@@ -184,7 +184,7 @@ def check_output(path: Path) -> None:
     except OSError as error:
         raise InputError(f"{path}: exists and cannot be read ({error.strerror or error}); name another file") from error
     if not is_pack:
-        raise InputError(f"{path}: exists and is no packed file, or one that was cut off; name another file")
+        raise InputError(f"{path}: exists and is not a packed file, or is truncated; name another file")
 
 
 @contextmanager

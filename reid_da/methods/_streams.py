@@ -32,7 +32,7 @@ def labelled_stream(
     sampler: Sampler = ShuffledSampler(size)
     if instances > 1:
         if size % instances:
-            raise InputError(f"{setting} is {size}, which is no multiple of batch.instances, {instances}")
+            raise InputError(f"{setting} is {size}, which is not a multiple of batch.instances, {instances}")
         sampler = IdentitySampler(size // instances, instances, once=grouping == "once", drawn=grouping != "all")
     return StreamPlan(domain=domain, sampler=sampler, augment=augment, labels=domain.labels)
 

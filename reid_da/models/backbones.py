@@ -116,7 +116,7 @@ def create_backbone(
         backbone = _build(_BUILDERS[name], width=width, last_stride=last_stride)
     if not stem_relu:
         if not isinstance(backbone, ResNet):
-            raise InputError(f"stem_relu: {name} is no ResNet; leave stem_relu=true")
+            raise InputError(f"stem_relu: {name} is not a ResNet; leave stem_relu=true")
         backbone.relu = nn.Identity()
     if pooling != "default":
         backbone.set_pooling(pooling)

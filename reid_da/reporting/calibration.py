@@ -46,17 +46,21 @@ def draw_calibration(calibration: Calibration, path: Path, *, title: str) -> Non
 
     figure = Figure(figsize=(6, 3.6), dpi=110, layout="constrained")
     axes = figure.subplots()
-    edges = np.linspace(calibration.low, calibration.high, len(calibration.positives) + 1)
+    count = len(calibration.positives)
+    # as many bars as the pairs fill: hundreds of bars for a few hundred pairs are a comb
+    joined = -(-count // max(16, min(count, int(2 * calibration.num_positive_pairs**0.5))))
+    starts = np.arange(0, count, joined)
+    edges = np.append(starts, count) / count * (calibration.high - calibration.low) + calibration.low
     for counts, name, colour in (
         (calibration.negatives, "different persons", "tab:orange"),
         (calibration.positives, "same person", "tab:blue"),
     ):
-        shares = np.array(counts) / max(sum(counts), 1)
+        shares = np.add.reduceat(np.array(counts), starts) / max(sum(counts), 1)
         axes.stairs(shares, edges, fill=True, alpha=0.5, color=colour, label=name)
     for point in calibration.points:
         if point.threshold is not None:
             axes.axvline(point.threshold, color="black", linewidth=0.8)
-            axes.annotate(f"{point.fpr:g}", (point.threshold, 0.98), xycoords=("data", "axes fraction"), va="top")
+            axes.annotate(f" FPR {point.fpr:g}", (point.threshold, 0.98), xycoords=("data", "axes fraction"), va="top")
     axes.set_title(picture_text(title))
     axes.set(
         xlabel="cosine similarity across cameras", ylabel="share of the pairs", xlim=(calibration.low, calibration.high)

@@ -28,8 +28,11 @@ def draw_statistics(statistics: DatasetStatistics, path: str | os.PathLike[str])
 def statistics_figure(statistics: DatasetStatistics) -> Figure:
     """Figure of the statistics: images and ids by camera, ids by number of cameras, ids by number of images.
 
-    The first two are the views of Figure 3 (a) and (c) in Wei et al., CVPR 2018.
+    The first two are the views of Figure 3 (a) and (c) in Wei et al., CVPR 2018. Where no identity is known, images by
+    camera are all there is.
     """
+    if not any(camera.train_ids or camera.test_ids for camera in statistics.cameras):
+        return _unlabelled_figure(statistics)
     figure = Figure(figsize=(14, 5), dpi=110, layout="constrained")
     figure.suptitle(picture_text(_title(statistics)), fontsize=13)
     left, middle, right = figure.subfigures(1, 3, squeeze=False, width_ratios=(1.35, 1, 1))[0]
@@ -38,6 +41,31 @@ def statistics_figure(statistics: DatasetStatistics) -> Figure:
     _draw_camera_spread(middle.subplots(), statistics)
     _draw_images_per_id(right.subplots(), statistics)
     return figure
+
+
+def _unlabelled_figure(statistics: DatasetStatistics) -> Figure:
+    """Images by camera alone."""
+    figure = Figure(figsize=(8, 4.5), dpi=110, layout="constrained")
+    figure.suptitle(picture_text(f"{_title(statistics)}, identities unknown"), fontsize=13)
+    axes = figure.subplots()
+    position = np.arange(len(statistics.cameras), dtype=np.float64)
+    _draw_images(axes, position, statistics)
+    axes.set(title="Images by camera", xlabel="camera", ylabel="images")
+    _name_cameras(axes, position, statistics)
+    return figure
+
+
+def _draw_images(axes: Axes, position: NDArray[np.float64], statistics: DatasetStatistics) -> None:
+    cameras = statistics.cameras
+    test_images = [camera.query_images + camera.gallery_images for camera in cameras]
+    _draw_pairs(axes, position, [camera.train_images for camera in cameras], test_images)
+
+
+def _name_cameras(axes: Axes, position: NDArray[np.float64], statistics: DatasetStatistics) -> None:
+    step = -(-len(statistics.cameras) // _MOST_TICKS) or 1
+    names = [picture_text(camera.name) for camera in statistics.cameras[::step]]
+    is_crowded = sum(len(name) + 2 for name in names) > 75
+    axes.set_xticks(position[::step], names, rotation=90 if is_crowded else 0)
 
 
 def _title(statistics: DatasetStatistics) -> str:
@@ -49,15 +77,11 @@ def _draw_cameras(images: Axes, ids: Axes, statistics: DatasetStatistics) -> Non
     """Images above, identities below, one pair of bars for each camera."""
     cameras = statistics.cameras
     position = np.arange(len(cameras), dtype=np.float64)
-    test_images = [camera.query_images + camera.gallery_images for camera in cameras]
-    _draw_pairs(images, position, [camera.train_images for camera in cameras], test_images)
+    _draw_images(images, position, statistics)
     _draw_pairs(ids, position, [camera.train_ids for camera in cameras], [camera.test_ids for camera in cameras])
     images.set(title="Images and identities by camera", ylabel="images")
     ids.set(xlabel="camera", ylabel="identities")
-    step = -(-len(cameras) // _MOST_TICKS) or 1
-    names = [picture_text(camera.name) for camera in cameras[::step]]
-    is_crowded = sum(len(name) + 2 for name in names) > 75
-    ids.set_xticks(position[::step], names, rotation=90 if is_crowded else 0)
+    _name_cameras(ids, position, statistics)
 
 
 def _draw_camera_spread(axes: Axes, statistics: DatasetStatistics) -> None:

@@ -46,8 +46,8 @@ def _verdict(report: CheckReport) -> Text:
     kinds = f" ({kinds})" if kinds else ""
     unread = "" if report.images_verified else "; the image files themselves were not read"
     if report.is_sound:
-        return Text(f"sound{kinds}{unread}", style="bold green")
-    return Text(f"not sound{kinds}{unread}", style="bold red")
+        return Text(f"valid{kinds}{unread}", style="bold green")
+    return Text(f"not valid{kinds}{unread}", style="bold red")
 
 
 def _plural(count: int, noun: str) -> str:

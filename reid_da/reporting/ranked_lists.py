@@ -174,6 +174,7 @@ def draw_comparison(
     path: str | os.PathLike[str],
     *,
     camera_names: Sequence[str],
+    person_names: Mapping[int, str] | None = None,
     title: str = "",
 ) -> None:
     """Write a picture in which the lists of several models for the same queries stand one above the other.
@@ -184,9 +185,10 @@ def draw_comparison(
         lists: by name of the model, e.g. before and after the adaptation; all of the same queries.
         path: the file.
         camera_names: ``camera_names[camid]``.
+        person_names: what the identities are called, by pid; those without a name are not captioned.
         title: above the picture.
     """
-    figure = comparison_figure(query, gallery, lists, camera_names=camera_names, title=title)
+    figure = comparison_figure(query, gallery, lists, camera_names=camera_names, person_names=person_names, title=title)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png")
 
@@ -197,6 +199,7 @@ def comparison_figure(
     lists: Mapping[str, RankedLists],
     *,
     camera_names: Sequence[str],
+    person_names: Mapping[int, str] | None = None,
     title: str = "",
 ) -> Figure:
     """Figure of ranked lists; see :func:`draw_comparison`.
@@ -216,7 +219,9 @@ def comparison_figure(
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
     for thumbnail in _thumbnails(query, gallery, lists):
-        _draw_thumbnail(axes, canvas, thumbnail, camera_names)
+        person = (person_names or {}).get(int(thumbnail.table.pids[thumbnail.row]), "")
+        camera = camera_names[thumbnail.table.camids[thumbnail.row]]
+        _draw_thumbnail(axes, canvas, thumbnail, f"{person} {camera}".strip())
     axes.imshow(canvas, extent=(0, width, height, 0), interpolation="nearest", aspect="auto")
     _draw_names(axes, list(lists), len(first.rows), columns)
     _text(axes, _MARGIN, _MARGIN, title, size=9, va="top")
@@ -283,8 +288,8 @@ def _top(number: int, strip: int, num_strips: int) -> int:
     return _MARGIN + 2 * _HEADER + number * (num_strips * height + (num_strips - 1) * 2 * _GAP) + strip * height
 
 
-def _draw_thumbnail(axes: Axes, canvas: NDArray[np.uint8], thumbnail: _Thumbnail, camera_names: Sequence[str]) -> None:
-    """Copy the pixels to the canvas; draw frame, mark and camera on top of it."""
+def _draw_thumbnail(axes: Axes, canvas: NDArray[np.uint8], thumbnail: _Thumbnail, name: str) -> None:
+    """Copy the pixels to the canvas; draw frame, mark and caption on top of it."""
     table, row, left, top, style = thumbnail
     pixels = decode_row(table, row, size=(_HEIGHT, _WIDTH), interpolation="bilinear")
     canvas[top : top + _HEIGHT, left : left + _WIDTH] = _UNREADABLE_GREY if isinstance(pixels, FailedImage) else pixels
@@ -293,7 +298,6 @@ def _draw_thumbnail(axes: Axes, canvas: NDArray[np.uint8], thumbnail: _Thumbnail
     frame = Rectangle((left - half, top - half), _WIDTH + 2 * half, _HEIGHT + 2 * half, fill=False)
     frame.set(edgecolor=style.colour, linewidth=style.line_width * 72 / _DPI)
     axes.add_patch(frame)
-    name = camera_names[table.camids[row]]
     label = style.mark + (name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…")
     _text(axes, left + _WIDTH / 2, top + _HEIGHT + 5, label, size=7, va="top", ha="center", color=style.colour)
 

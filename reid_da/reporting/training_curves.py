@@ -47,6 +47,13 @@ _LABEL_FREE = {
     "neighbors_cross_camera": "neighbours of another camera",
     "clusters_outliers": "outliers",
 }
+_CLUSTERS = {
+    "clusters_agreement": "agreement with the epoch before",
+    "clusters_outliers": "outliers",
+    "clusters_camera_entropy": "camera entropy",
+    "clusters_ami_pids": "AMI with the identities (labels)",
+}
+_COUNTS = {"clusters": "clusters", "proxies": "proxies"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +72,7 @@ def draw_run(records: Sequence[Record], path: str | os.PathLike[str], *, title: 
 
 
 def run_figure(records: Sequence[Record], *, title: str = "") -> Figure:
-    """Figure of a run by epoch: losses, evaluations, and diagnostics of the neighbours in the memory.
+    """Figure of a run by epoch: losses, evaluations, and diagnostics of clusters or of neighbours in the memory.
 
     Panels and lines without a figure in the records are left out. A value that was not finite, null in the records,
     is a gap.
@@ -81,6 +88,8 @@ def run_figure(records: Sequence[Record], *, title: str = "") -> Figure:
         _Panel(title="losses, as weighted in their sum", records=train, names=losses),
         _Panel(title="evaluation on the target, %", records=evaluations, names=_SCORES, scale=100),
         _Panel(title="neighbours in the memory, shares", records=train, names=_NEIGHBOURS),
+        _Panel(title="clusters of the target, shares", records=train, names=_CLUSTERS),
+        _Panel(title="clusters of the target, number", records=train, names=_COUNTS),
     )
     shown = [panel for panel in panels if any(_has_values(panel.records, key) for key in panel.names)] or panels[:1]
     figure = _figure(len(shown), title)
@@ -221,7 +230,9 @@ def _draw_panel(axes: Axes, panel: _Panel) -> None:
         epochs = [record["epoch"] for record in panel.records if key in record]
         values = [_number(record[key]) * panel.scale for record in panel.records if key in record]
         every = -(-len(epochs) // _MOST_MARKERS)
-        axes.plot(epochs, values, label=picture_text(panel.names[key]), markersize=4, markevery=every, **style)
+        # a marker on the left axis, of the evaluation before the first epoch, is not cut in half
+        line = {"markersize": 4, "markevery": every, "clip_on": False, **style}
+        axes.plot(epochs, values, label=picture_text(panel.names[key]), **line)
     axes.set(title=panel.title, xlabel="epoch")
     axes.set_ylim(bottom=0)
     axes.set_xlim(left=0)

@@ -74,7 +74,7 @@ def sweep(
     """Train with several values of one setting, each with several seeds.
 
     Args:
-        settings: of the experiment.
+        settings: settings of the experiment.
         folder: takes a run folder for each value and seed.
         key: dotted name of the setting.
         values: its values.
@@ -95,7 +95,7 @@ def sweep_values(settings: ExperimentSettings, *, key: str, values: Sequence[Any
     """The values of a setting as the settings have them, 0.1 for ``"1e-1"``.
 
     Args:
-        settings: of the experiment.
+        settings: settings of the experiment.
         key: dotted name of the setting.
         values: its values.
 

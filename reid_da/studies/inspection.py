@@ -30,7 +30,7 @@ from reid_da.losses.margin import MarginHead
 from reid_da.methods.ecn import ECNSettings
 from reid_da.models.reid_net import ReIDNetwork, Unscaled
 from reid_da.styles.check import StyleCheck, check_styles
-from reid_da.styles.open import check_cameras, kind_of_style, open_style, size_of_run, style_name
+from reid_da.styles.open import check_cameras, check_style, kind_of_style, open_style, size_of_run, style_name
 from reid_da.training.run_folder import RunFolder
 from reid_da.training.trained import TrainedModel, load_trained
 
@@ -54,7 +54,7 @@ def angles_of_run(
         InputError: there is no such run, its data are not to be had, or ``data`` has no labelled gallery.
     """
     if not Path(run).is_dir():
-        raise InputError(f"{run}: is no run; only a run knows which images and classes it was trained on")
+        raise InputError(f"{run}: is not a run; only a run knows which images and classes it was trained on")
     trained = load_trained(run, device=device)
     network, settings = trained.network, trained.settings
     assert isinstance(network, ReIDNetwork)
@@ -244,6 +244,10 @@ def check_named_styles(
     if size is None:
         runs = [style for style in styles if kind_of_style(style) == "run"]
         size = trained.image_size if trained is not None else size_of_run(runs[0]) if runs else (256, 128)
+    if len({style_name(style) for style in styles}) < len(styles):
+        raise InputError(f"styles: two of {', '.join(styles)} have one name; rename one")
+    for style in styles:
+        check_style(style, dataset.train, num_cameras=dataset.num_cameras, size=size)
     source = open_images(dataset.train, size=size, on_error=on_error)
     views = {
         style_name(style): open_style(
@@ -257,8 +261,6 @@ def check_named_styles(
         )
         for style in styles
     }
-    if len(views) < len(styles):
-        raise InputError(f"styles: two of {', '.join(styles)} have one name; rename one")
     return check_styles(
         source,
         dataset.train,

@@ -20,7 +20,7 @@ FIGURES = {
     "neighbors_stable": ("stable neighbours", "{:.3f}"),
     "density": ("density", "{:.2f}"),
     "effective_rank": ("eff. rank", "{:.1f}"),
-    "neighbors_cross_camera": ("cross-camera", "{:.3f}"),
+    "neighbors_cross_camera": ("x-camera", "{:.3f}"),
     "clusters_camera_entropy": ("camera entropy", "{:.2f}"),
     "clusters_outliers": ("outliers", "{:.3f}"),
     "clusters": ("clusters", "{:.0f}"),
@@ -28,6 +28,8 @@ FIGURES = {
 """Headings and formats of label-free figures by their name."""
 LOWER_IS_BETTER = frozenset({"clusters_outliers"})
 """Figures of which the smallest is chosen."""
+SHOWN = ("clusters_stable", "effective_rank", "neighbors_cross_camera", "clusters_outliers", "clusters")
+"""Columns of the table beside the figure to choose by; there is no room for all."""
 DEFAULT = "clusters_stable"
 """The figure to choose by; for the reasons see experiments/RESULTS.md."""
 
@@ -126,9 +128,9 @@ def rank_correlations(found: Sequence[Candidate]) -> dict[str, float]:
 
 
 def selection_table(order: Sequence[Candidate], *, by: str) -> Table:
-    """Candidates with their figures; mAP, where it is known, is marked as what the choice did not see."""
-    names = [name for name in FIGURES if any(name in candidate.figures for candidate in order)]
-    names.sort(key=lambda name: name != by)
+    """Candidates with some of their figures; mAP, where it is known, is marked as what the choice did not see."""
+    wanted = dict.fromkeys((by, *SHOWN))
+    names = [name for name in wanted if any(name in candidate.figures for candidate in order)]
     has_labels = any(candidate.mean_ap is not None for candidate in order)
     columns = [Column(heading="run", align="left"), Column(heading="epoch", form="{:.0f}")]
     columns += [Column(heading=FIGURES[name][0], form=FIGURES[name][1]) for name in names]

@@ -302,20 +302,24 @@ def kind_of_style(style: str) -> Literal["method", "run", "pack", "folder"]:
     raise unknown_name("camera style", style, get_args(Style))
 
 
+def check_style(style: str, table: SampleTable, *, num_cameras: int, size: tuple[int, int]) -> None:
+    """See to it that there is such a style and, if it is a run, that it fits, before hours are spent on packing images.
+
+    Raises:
+        InputError: there is none, or it does not fit; see :func:`open_style`.
+    """
+    if kind_of_style(style) == "run":
+        _check_possible(load_generator(Path(style), device="cpu"), table, num_cameras=num_cameras, size=size)
+
+
 def _check_fit(trained: TrainedStyles, table: SampleTable, *, num_cameras: int, size: tuple[int, int]) -> None:
     """See to it that a generator can restyle the images of a table, and warn if it was trained on others.
 
     Raises:
         InputError: it cannot.
     """
+    _check_possible(trained, table, num_cameras=num_cameras, size=size)
     run = trained.folder
-    if trained.num_cameras != num_cameras:
-        raise InputError(
-            f"{run}: its generator knows {trained.num_cameras} cameras, and the images are of {num_cameras}"
-        )
-    check_generator_size(size, what=str(run))
-    if isinstance(trained.transfer, PairTransfer):
-        _check_pairs(trained, trained.transfer, table)
     known = trained.settings.data.dataset
     if trained.fingerprint != table.fingerprint and known is not None and not _is_of(table, known):
         logger.warning(
@@ -325,6 +329,17 @@ def _check_fit(trained: TrainedStyles, table: SampleTable, *, num_cameras: int, 
             known,
             table.root,
         )
+
+
+def _check_possible(trained: TrainedStyles, table: SampleTable, *, num_cameras: int, size: tuple[int, int]) -> None:
+    run = trained.folder
+    if trained.num_cameras != num_cameras:
+        raise InputError(
+            f"{run}: its generator knows {trained.num_cameras} cameras, and the images are of {num_cameras}"
+        )
+    check_generator_size(size, what=str(run))
+    if isinstance(trained.transfer, PairTransfer):
+        _check_pairs(trained, trained.transfer, table)
 
 
 def _check_pairs(trained: TrainedStyles, transfer: PairTransfer, table: SampleTable) -> None:

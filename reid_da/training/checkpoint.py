@@ -1,4 +1,4 @@
-"""Checkpoints: folders that are whole or absent, verified when they are read.
+"""Checkpoints: folders that are intact or absent, verified when they are read.
 
 A checkpoint holds the weights as safetensors, everything else that a continued run needs as a file that torch loads
 with ``weights_only=True``, and a description with the checksums of both.
@@ -19,6 +19,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from reid_da.atomic import atomic_folder, recording
+from reid_da.checksums import KEY as CHECKSUM
+from reid_da.checksums import is_intact, json_digest
 from reid_da.errors import InputError
 from reid_da.finite import check_weights
 
@@ -56,7 +58,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
                 torch.save(dict(checkpoint.state), stream)
             checksums = {name: _checksum(temporary / name) for name in (WEIGHTS, STATE)}
             description = {**checkpoint.description, "format": FORMAT, "checksums": checksums}
-            description["checksum"] = _digest(description)
+            description[CHECKSUM] = json_digest(description)
             (temporary / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
     except (OSError, RuntimeError, SafetensorError) as error:
         if not _is_disk_full(error):
@@ -68,7 +70,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
-    """Read a checkpoint and verify that it is whole.
+    """Read a checkpoint and verify that it is intact.
 
     Raises:
         InputError: a file is missing, cut off or changed, or weights are not finite.
@@ -124,14 +126,8 @@ def _check_description(file: Path, description: Mapping[str, Any]) -> None:
             f"{file}: has format {description['format']}, and this version reads format {FORMAT}; use the version of "
             "reid-da that wrote it"
         )
-    rest = {key: value for key, value in description.items() if key != "checksum"}
-    # earlier versions wrote none
-    if "checksum" in description and description["checksum"] != _digest(rest):
+    if not is_intact(description):
         raise InputError(f"{file}: damaged or changed: its checksum is not the one noted at writing")
-
-
-def _digest(description: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
 
 
 def _is_disk_full(error: Exception) -> bool:

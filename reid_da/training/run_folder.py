@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -31,6 +30,7 @@ from reid_da.training.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
+from reid_da.training.metrics_lines import finite_or_none, is_report, metrics_line, parse_line
 from reid_da.training.versions import software_versions
 from reid_da.yaml_files import read_yaml
 
@@ -186,11 +186,10 @@ class RunFolder:
         return load_settings(self.config_file)
 
     def log(self, record: Mapping[str, Any]) -> None:
-        """Append a record to the metrics; a value that is not finite becomes null, which JSON can hold."""
-        record = {key: _finite(value) for key, value in record.items()}
-        line = json.dumps(record, allow_nan=False)
+        """Append a record with its checksum to the metrics; a value that is not finite becomes null, as JSON has it."""
+        record = {key: finite_or_none(value) for key, value in record.items()}
         with naming(self.metrics_file), open_own(self.metrics_file, "a", encoding="utf-8") as stream:
-            stream.write(line + "\n")
+            stream.write(metrics_line(record))
         for listener in self.listeners:
             listener(record)
 
@@ -207,11 +206,8 @@ class RunFolder:
         return [record for record in records if kind is None or record.get("kind") == kind]
 
     def _record(self, line: bytes, number: int) -> dict[str, Any]:
-        try:
-            record = json.loads(line)
-        except ValueError:
-            record = None
-        if not isinstance(record, dict):
+        record = parse_line(line)
+        if record is None:
             raise InputError(f"{self.metrics_file}: line {number} is damaged; restore the file, or remove the line")
         return record
 
@@ -319,7 +315,7 @@ class RunFolder:
                 "it to resume without what was logged before"
             )
         for line in metrics[size:].splitlines(keepends=True):
-            if not _is_report(line, epoch=int(checkpoint.description["epoch"])):
+            if not is_report(line, epoch=int(checkpoint.description["epoch"])):
                 break
             size += len(line)
         os.truncate(self.metrics_file, size)
@@ -345,16 +341,6 @@ def shown(value: object) -> str:
     return "null" if value is None else str(value)
 
 
-def _is_report(line: bytes, *, epoch: int) -> bool:
-    """Whether a line of metrics is whole and reports on a trained epoch, without training anything."""
-    try:
-        record = json.loads(line)
-    except ValueError:
-        return False
-    is_whole = line.endswith(b"\n") and isinstance(record, dict)
-    return is_whole and record.get("kind") != "train" and record.get("epoch") == epoch
-
-
 def _load(folder: Path) -> Checkpoint:
     """A checkpoint that knows where in its run it belongs.
 
@@ -364,16 +350,12 @@ def _load(folder: Path) -> Checkpoint:
     checkpoint = load_checkpoint(folder)
     for key, kind in _NOTED.items():
         if not isinstance(checkpoint.description.get(key), kind):
-            raise InputError(f"{folder / DESCRIPTION}: damaged: it does not tell {key}")
+            raise InputError(f"{folder / DESCRIPTION}: damaged: {key} is missing")
     if folder.name != checkpoint_name(checkpoint.description["epoch"]):
         raise InputError(
             f"{folder / DESCRIPTION}: damaged: it is of epoch {checkpoint.description['epoch']}, and the folder is not"
         )
     return checkpoint
-
-
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _remove(folder: Path) -> None:

@@ -48,6 +48,20 @@ def test_from_training_to_styles_that_are_used(run, site, tmp_path):
     assert [style["name"] for style in found["styles"][:3]] == ["identity", "statistics", "styles"]
 
 
+def test_a_style_that_does_not_fit_is_refused_before_images_are_packed(run, site, small_sites, tmp_path):
+    model, crops = tmp_path / "styles", tmp_path / "crops"
+    assert run("camstyle", "train", site, *SETTINGS, "-o", model).status == 0
+    for number in (1, 2):
+        (crops / f"cam{number}").mkdir(parents=True)
+        for file in sorted((site / "bounding_box_train").glob(f"*_c{number}*.jpg"))[:4]:
+            shutil.copy(file, crops / f"cam{number}")
+    outcome = run("camstyle", "check", crops, "statistics", model, "--size", "16x8")
+    assert outcome.status == 2
+    assert "cameras, and the images are of 2" in outcome.err
+    assert "packing" not in outcome.err
+    assert not list(crops.rglob("*.pack"))
+
+
 def test_import_counts_and_names_what_is_missing(run, site):
     folder = site / "bounding_box_train_camstyle"
     assert run("camstyle", "generate", site, "--method", "histogram", "--size", "16x8", "--jpeg").status == 0

@@ -17,7 +17,7 @@ def test_version_and_help(run):
 def test_check_of_a_sound_set(run, rendered):
     outcome = run("data", "check", rendered / "site-b")
     assert outcome.status == 0
-    assert outcome.out.startswith("sound")
+    assert outcome.out.startswith("valid")
     report = json.loads(run("data", "check", rendered / "site-b", "--json").out)
     assert report["is_sound"] is True
     assert {split["name"]: split["images"] for split in report["splits"]} == {
@@ -42,7 +42,7 @@ def test_stats_with_a_picture(run, rendered, tmp_path):
     assert outcome.status == 0
     assert "138" in outcome.out
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
-    assert json.loads(run("data", "stats", rendered / "site-a", "--json").out)["name"] == "dukemtmcreid"
+    assert json.loads(run("data", "stats", rendered / "site-a", "--json").out)["name"] == "site-a (dukemtmcreid)"
 
 
 def test_import_then_check_in_one_command_each(run, rendered, tmp_path):
@@ -97,7 +97,7 @@ def test_import_tells_where_the_names_of_persons_are(run, rendered, tmp_path):
         (["import", "{site}", "--pattern", "(?P<pid>x)", "-o", "{tmp}/m.csv"], "would be taken for training images"),
         (["stats", "{site}", "--boxes", "detected"], "option boxes belongs to the format cuhk03np"),
         (["stats", "{site}", "--picture", "/proc/x/p.png"], "/proc/x"),
-        (["import", "{site}/query", "--split", "1.5", "-o", "{tmp}/m.csv"], "between 0 and 1, got 1.5"),
+        (["import", "{site}/query", "--split", "1.5", "-o", "{tmp}/m.csv"], "above 0 and at most 1, got 1.5"),
     ],
 )
 def test_mistakes_end_with_one_line_and_status_2(run, rendered, tmp_path, arguments, message):

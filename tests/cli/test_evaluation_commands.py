@@ -131,7 +131,7 @@ def test_extract_image_files(run, tmp_path, rendered):
         (["extract", "{bad}", "x.jpg", "-o", "{tmp}/f.npz"], "bad.npz"),
         (
             ["extract", "resnet18", "--weights", "none", "x.jpg", "-o", "{tmp}/f.npz"],
-            "1 of 1 images do not exist: x.jpg",
+            "1 of 1 images are no files: x.jpg",
         ),
         (["extract", "resnet18", "--weights", "none", "{bad}", "-o", "{tmp}/f.npz"], "bad.npz"),
         (["extract", "resnet18", "--weights", "none", "{bad}", "-o", "{tmp}/f.txt"], "f.txt: expected the name"),
@@ -149,6 +149,7 @@ def test_extract_image_files(run, tmp_path, rendered):
         (["rank", "--features", "{npz}", "-o", "{tmp}/ranks.txt"], "ranks.txt: expected a name that ends in .csv or"),
         (["rank", "resnet18", *TINY, "--query", "{tmp}/q", "--gallery", "{tmp}/g"], "q: no such folder"),
         (["extract", "resnet18", "--size", "16", "x.jpg", "-o", "{tmp}/f.npz"], "--size: expected height and width"),
+        (["extract", "resnet18", "--size", "9" * 5000 + "x1", "x.jpg", "-o", "{tmp}/f.npz"], f"got '{'9' * 37}...'"),
         (["evaluate", "resnet18", "--weights", "none"], "give the data set to evaluate on, --data PATH"),
         # without --weights none: nothing may be downloaded first
         (["evaluate", "resnet18"], "resnet18: give the data set to evaluate on, --data PATH"),
@@ -185,7 +186,7 @@ def test_where_a_file_cannot_go_is_said_before_the_work(run, tmp_path, rendered,
     else:
         outcome = run(command, tmp_path / "nothing", *images, *source, "-o", folder)
         below = run(command, tmp_path / "nothing", *images, *source, "-o", Path(__file__) / "file.png")
-        assert f"file.png: cannot be written, {Path(__file__)} is no folder" in below.err
+        assert f"file.png: cannot be written, {Path(__file__)} is not a folder" in below.err
     assert outcome.status == 2
     assert outcome.err == f"error: {folder}: is a folder; give the name of the file to write\n"
 
@@ -193,7 +194,7 @@ def test_where_a_file_cannot_go_is_said_before_the_work(run, tmp_path, rendered,
 def test_a_folder_that_must_not_be_written_to(run, tmp_path, monkeypatch):
     monkeypatch.setattr("os.access", lambda folder, mode: folder != tmp_path)
     outcome = run("angles", tmp_path / "nothing", "-o", tmp_path / "new" / "file.png")
-    assert f"file.png: cannot be written, the folder {tmp_path} must not be written to" in outcome.err
+    assert f"file.png: cannot be written, the folder {tmp_path} is not writable" in outcome.err
 
 
 def test_pictures_that_would_be_too_large(run, tmp_path, rendered, monkeypatch):

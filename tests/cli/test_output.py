@@ -115,7 +115,7 @@ def test_other_errors_keep_their_traceback(monkeypatch):
 
 def test_devices_are_no_outputs(tmp_path):
     for place in ("/dev/null", "/dev/full"):
-        with pytest.raises(InputError, match=f"{place}: is no regular file"):
+        with pytest.raises(InputError, match=f"{place}: is not a regular file"):
             check_output(tmp_path / place)
 
 

@@ -113,13 +113,13 @@ def test_a_stopped_training_tells_how_to_go_on(run, config, folder, monkeypatch)
     monkeypatch.setattr(loop.Trainer, "train_epoch", stopped)
     outcome = run("train", config, "-o", folder)
     assert (outcome.status, folder.exists()) == (130, False)
-    assert outcome.err.endswith("stopped before the end of the first epoch; nothing is left of it\n")
+    assert outcome.err.endswith("stopped before the end of the first epoch; nothing was saved\n")
     outcome = run("train", config, "-o", folder)
     assert outcome.status == 130
     assert outcome.err.endswith(f"stopped; go on with `reid-da train --resume {folder}`\n")
     outcome = run("ablate", config, "--rows", "e", "-o", folder / "table")
     assert (outcome.status, (folder / "table").exists()) == (130, False)
-    assert outcome.err.endswith("stopped; the same command goes on\n")
+    assert outcome.err.endswith("stopped; run the same command again to resume\n")
     assert run("train", "--resume", folder).status == 0
 
 
@@ -169,7 +169,7 @@ def test_calibrate(run, config, small_sites, folder, tmp_path):
     with pytest.raises(InputError, match="not calibrated yet: reid-da calibrate"):
         load_calibration(folder / "pretrain" / "calibration.json")
     (folder / "calibration.json").write_text("{}")
-    with pytest.raises(InputError, match="is no calibration"):
+    with pytest.raises(InputError, match="is not a calibration"):
         load_calibration(folder / "calibration.json")
 
 

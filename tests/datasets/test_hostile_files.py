@@ -10,10 +10,10 @@ from PIL import Image
 from scipy.io import savemat
 
 from reid_da.cli import main
+from reid_da.datasets import load_dataset, matlab
 from reid_da.datasets.folders import Crop, compile_pattern
 from reid_da.datasets.image_files import image_sizes, inspect_image
 from reid_da.datasets.listing import list_images, natural_key
-from reid_da.datasets import matlab
 from reid_da.datasets.manifest import is_manifest, read_manifest, write_manifest
 from reid_da.datasets.pairs import read_pairs
 from reid_da.datasets.table import SampleTable
@@ -53,10 +53,10 @@ def test_devices_and_pipes_are_not_read(folder: Path) -> None:
     os.mkfifo(folder / "c1" / "pipe.jpg")
     for name in ("zero.jpg", "pipe.jpg"):
         file = inspect_image(folder / "c1" / name)
-        assert (file.fault, file.detail) == ("unreadable", "is no regular file but a device, a pipe or the like")
+        assert (file.fault, file.detail) == ("unreadable", "is not a regular file but a device, a pipe or the like")
         assert image_sizes([folder / "c1" / name]).tolist() == [[0, 0]]
     (folder / "zero.csv").symlink_to("/dev/zero")
-    with pytest.raises(InputError, match="zero.csv: is no regular file"):
+    with pytest.raises(InputError, match="zero.csv: is not a regular file"):
         read_manifest(folder / "zero.csv")
     os.mkfifo(folder / "manifest.csv")
     assert not is_manifest(folder / "manifest.csv")
@@ -102,7 +102,7 @@ def test_parquet_bombs_are_not_unpacked(folder: Path) -> None:
 
 def test_lists_that_are_devices(folder: Path) -> None:
     (folder / "pairs.csv").symlink_to("/dev/zero")
-    with pytest.raises(InputError, match="pairs.csv: cannot be read as text: is no regular file"):
+    with pytest.raises(InputError, match="pairs.csv: cannot be read as text: is not a regular file"):
         read_pairs(folder / "pairs.csv", None)
 
 
@@ -126,5 +126,29 @@ def test_protocols_of_matlab_are_not_unpacked_beyond_the_size_of_a_protocol(
         matlab.read_variables(file, "query_IDX")
     file.unlink()
     file.symlink_to("/dev/zero")
-    with pytest.raises(InputError, match=r"query_IDX.mat: .*is no regular file"):
+    with pytest.raises(InputError, match=r"query_IDX.mat: .*is not a regular file"):
         matlab.read_variables(file, "query_IDX")
+
+
+def test_numbers_in_names_may_not_ask_for_a_table_of_any_length(tmp_path: Path) -> None:
+    for name in ("bounding_box_train/0001_c99999999999_a", "query/0002_c1_a", "bounding_box_test/0002_c2_a"):
+        (tmp_path / name).parent.mkdir()
+        Image.new("RGB", (8, 16)).save(tmp_path / f"{name}.jpg")
+    with pytest.raises(InputError, match="numbered from 1 to 9,999 in file names, got c99999999999$"):
+        load_dataset(tmp_path)
+    pairs = tmp_path / "pairs.txt"
+    for text in ("9" * 5000, "1\nanna 1 " + "9" * 5000):
+        pairs.write_text(text)
+        with pytest.raises(InputError, match=r"pairs.txt, line \d: expected"):
+            read_pairs(pairs)
+
+
+@pytest.mark.parametrize("name", ["single_shot/cam_{}/person_{}.png", "{}_body_images/{}/1.tif"])
+def test_identities_beyond_64_bits_are_named(tmp_path: Path, name: str) -> None:
+    for folder in ("a", "b") if "cam" in name else ("occluded", "whole"):
+        for person in ("0001", "0002", "9" * 30):
+            file = tmp_path / name.format(folder, person)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 16)).save(file)
+    with pytest.raises(InputError, match="1 of 3 image names do not match .*9{30}"):
+        load_dataset(tmp_path)

@@ -259,7 +259,8 @@ def test_numbers_of_named_persons_are_kept_beside_the_manifest(tmp_path, make_im
     root = make_images(tmp_path, PERSONS)
     manifest = import_folder(root, layout="person-folders")
     assert persons_file(manifest).read_text() == "pid,person\n1,anna\n2,bert\n"
-    assert manifest.read_text().splitlines()[1] == "anna/1.jpg,1,,train"
+    assert manifest.read_text().splitlines()[1] == "anna/1.jpg,anna,,train"
+    assert load_dataset(root).person_names == {1: "anna", 2: "bert"}
     with pytest.raises(InputError, match="manifest.csv exists"):
         import_folder(root, layout="person-folders")
     import_folder(root, layout="camera-folders", overwrite=True)
@@ -322,5 +323,5 @@ def test_a_name_that_is_not_utf8_is_named(tmp_path, make_images):
         str(caught.value).encode()
     unnameable = tmp_path / os.fsdecode(b"\xe9")
     unnameable.mkdir()
-    with pytest.raises(InputError, match="the path is not UTF-8; rename it"):
+    with pytest.raises(InputError, match="the path is not valid UTF-8; rename it"):
         load_dataset(unnameable)

@@ -1,8 +1,11 @@
 """Histograms of a calibration show the band that similarities lie in, whatever it is."""
 
+import json
+
 import numpy as np
 import pytest
 
+from reid_da.errors import InputError
 from reid_da.evaluation.calibration import calibrate, load_calibration, save_calibration
 from reid_da.evaluation.feature_files import FeatureSet
 from reid_da.reporting.calibration import draw_calibration
@@ -43,3 +46,16 @@ def test_bins_span_the_similarities(spread, tmp_path):
     save_calibration(tmp_path / "c.json", found, notes={})
     assert load_calibration(tmp_path / "c.json") == found
     draw_calibration(found, tmp_path / "c.png", title="test")
+
+
+def test_a_changed_digit_is_noticed(tmp_path):
+    file = tmp_path / "c.json"
+    save_calibration(file, calibrate(features(1.0), fprs=[0.1]), notes={"epoch": 3})
+    whole = file.read_text()
+    assert load_calibration(file, epoch=3).resolved_points[0].fpr == 0.1
+    file.write_text(whole.replace('"fpr": 0.1', '"fpr": 0.2'))
+    with pytest.raises(InputError, match="c.json: is no calibration: damaged or changed: its checksum"):
+        load_calibration(file)
+    # earlier versions wrote none
+    file.write_text(json.dumps({key: value for key, value in json.loads(whole).items() if key != "checksum"}))
+    assert load_calibration(file).resolved_points[0].fpr == 0.1

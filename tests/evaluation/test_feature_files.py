@@ -314,7 +314,7 @@ def test_tensors_that_are_no_full_matrices(change: str) -> None:
 
 def test_devices_and_pipes_are_no_feature_files(tmp_path: Path) -> None:
     (tmp_path / "zero.npz").symlink_to("/dev/zero")
-    with pytest.raises(InputError, match="zero.npz: is no regular file"):
+    with pytest.raises(InputError, match="zero.npz: is not a regular file"):
         load_feature_file(tmp_path / "zero.npz")
     with pytest.raises(InputError, match="none.npz: no such file"):
         load_feature_file(tmp_path / "none.npz")

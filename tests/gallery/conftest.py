@@ -6,8 +6,10 @@ import pytest
 import torch
 from small_galleries import card
 
+from reid_da.gallery.identities import split
 from reid_da.gallery.index import Embedder, add, load_embedder
 from reid_da.gallery.store import create
+from reid_da.gallery.threshold import Point, Thresholds, save
 from reid_da.models import create_backbone
 
 
@@ -50,3 +52,19 @@ def gallery(tmp_path):
     """An empty index of 8-dimensional vectors."""
     with create(tmp_path / "gallery", card()) as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def served(weights_file, embedder, small_sites, tmp_path_factory):
+    """Folder of an index with two identities and a threshold; not to be written to."""
+    path = tmp_path_factory.mktemp("served") / "index"
+    with create(path, embedder.card) as gallery:
+        add(gallery, embedder, [small_sites / "site-b" / "bounding_box_test"], num_workers=1)
+        split(gallery, [1, 2, 3])
+        split(gallery, [4, 5])
+        points = tuple(
+            Point(fpr=fpr, threshold=threshold, low=None, high=None, tpr=None)
+            for fpr, threshold in ((0.1, 0.5), (0.001, 0.9))
+        )
+        save(gallery, Thresholds(points=points, kinds={}, num_negatives=9, num_positives=0, num_units=1, unit="minute"))
+    return path

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from reid_da.gallery.store import Gallery, ModelCard, NewImage
+from reid_da.gallery.store import Gallery, ModelCard
+from reid_da.gallery.writer import NewImage
 
 DIM = 8
 

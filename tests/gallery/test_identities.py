@@ -8,8 +8,8 @@ from reid_da import load_dataset
 from reid_da.clustering import ClusteringSettings
 from reid_da.datasets import UNLABELLED_PID
 from reid_da.errors import InputError
+from reid_da.gallery.care import verify
 from reid_da.gallery.identities import assign_identities, export_manifest, identities, merge, name, split, undo
-from reid_da.gallery.index import verify
 from reid_da.gallery.pictures import draw_sheets
 from reid_da.gallery.store import Gallery
 

@@ -8,8 +8,10 @@ from PIL import Image
 from small_galleries import fill
 
 from reid_da.errors import InputError
+from reid_da.gallery import care
 from reid_da.gallery import index as indexing
-from reid_da.gallery.index import add, check_model, embedder_of, load_embedder, older_than, select, verify
+from reid_da.gallery.care import older_than, select, verify
+from reid_da.gallery.index import add, check_model, embedder_of, load_embedder
 from reid_da.gallery.store import Gallery, create
 
 
@@ -166,4 +168,4 @@ def test_verify_tells_files_that_are_missing_or_changed(own, embedder):
     second.write_bytes(b"x")
     assert verify(gallery) == []
     assert verify(gallery, files=True) == [f"{first}: is missing", f"{second}: has changed"]
-    assert indexing.missing(gallery) == [1]
+    assert care.missing(gallery) == [1]

@@ -6,7 +6,8 @@ from PIL import Image
 from small_galleries import DIM, card, fill, images, unit
 
 from reid_da.errors import InputError
-from reid_da.gallery import search, store
+from reid_da.gallery import search
+from reid_da.gallery import writer as writing
 from reid_da.gallery.approximate import build, load_candidates
 from reid_da.gallery.choice import choose_threshold
 from reid_da.gallery.find import find_files, make_filters
@@ -21,7 +22,7 @@ def mixed(tmp_path_factory):
     """An index of 300 images in blocks of 70, some removed, of which every tenth is there twice."""
     path = tmp_path_factory.mktemp("mixed") / "index"
     with pytest.MonkeyPatch.context() as patch, create(path, card()) as gallery:
-        patch.setattr(store, "BLOCK_ROWS", 70)
+        patch.setattr(writing, "BLOCK_ROWS", 70)
         vectors = unit(300, DIM)
         vectors[1::10] = vectors[0::10]
         with gallery.writing() as writer:

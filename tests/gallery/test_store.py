@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from small_galleries import DIM, card, fill, images, unit
 
 from reid_da.errors import InputError
-from reid_da.gallery import store, vectors
-from reid_da.gallery.index import verify
+from reid_da.gallery import vectors
+from reid_da.gallery import writer as writing
+from reid_da.gallery.care import verify
 from reid_da.gallery.store import Gallery, create
 
 HERE = Path(__file__).parent
@@ -54,7 +55,7 @@ def test_what_is_appended_is_found(gallery):
     )
 )
 def test_any_order_of_writes_gives_what_a_dictionary_gives(tmp_path_factory, monkeypatch, steps):
-    monkeypatch.setattr(store, "BLOCK_ROWS", 6)
+    monkeypatch.setattr(writing, "BLOCK_ROWS", 6)
     monkeypatch.setattr(vectors, "SEGMENT_ROWS", 4)
     path = tmp_path_factory.mktemp("any") / "index"
     gallery, expected = create(path, card()), {}
@@ -86,7 +87,7 @@ class Crash(BaseException):
 
 @pytest.mark.parametrize("action", ["append", "forget", "compact"])
 def test_a_write_that_ends_at_any_flush_has_happened_or_not(tmp_path, monkeypatch, action):
-    monkeypatch.setattr(store, "BLOCK_ROWS", 6)
+    monkeypatch.setattr(writing, "BLOCK_ROWS", 6)
     for stop in range(20):
         with create(tmp_path / f"{action}{stop}", card()) as gallery:
             fill(gallery, 8)
@@ -112,7 +113,7 @@ def test_a_write_that_ends_at_any_flush_has_happened_or_not(tmp_path, monkeypatc
             except Crash:
                 crashed = True
             monkeypatch.undo()
-            monkeypatch.setattr(store, "BLOCK_ROWS", 6)
+            monkeypatch.setattr(writing, "BLOCK_ROWS", 6)
         with Gallery(tmp_path / f"{action}{stop}") as gallery:
             found = content(gallery)
             if action == "forget":  # has begun: the next writer ends it
@@ -251,6 +252,16 @@ def test_a_later_format_and_a_foreign_folder_are_refused(gallery, tmp_path):
     with pytest.raises(InputError, match="reid-da index add"):
         Gallery(tmp_path / "nothing")
     assert not (tmp_path / "nothing").exists()
+
+
+def test_what_a_process_leaves_that_is_killed_while_it_makes_an_index_is_no_hindrance(tmp_path):
+    (tmp_path / "index").mkdir()
+    for name in (".lock", ".index.sqlite.x.tmp", ".index.sqlite.x.tmp-journal"):
+        (tmp_path / "index" / name).write_bytes(b"half")
+    with create(tmp_path / "index", card()) as gallery:
+        fill(gallery, 2)
+        assert verify(gallery) == []
+    assert not list((tmp_path / "index").glob(".*"))
 
 
 def test_a_link_in_the_place_of_the_database_is_not_followed(gallery, tmp_path):

@@ -161,7 +161,7 @@ def test_devices_pipes_and_huge_files_are_not_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jpg")
     with (tmp_path / "huge.jpg").open("wb") as file:
         file.truncate(2**40)
-    for name, why in (("zero", "no regular file"), ("pipe", "no regular file"), ("huge", "bytes, more than")):
+    for name, why in (("zero", "not a regular file"), ("pipe", "not a regular file"), ("huge", "bytes, more than")):
         with pytest.raises(UnreadableImageError, match=why):
             decode_image(tmp_path / f"{name}.jpg", size=SIZE, interpolation="bilinear")
 

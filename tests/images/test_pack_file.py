@@ -290,9 +290,9 @@ def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
 def test_the_place_of_an_output(tmp_path: Path) -> None:
     for name, content in (("text", b"important"), ("empty", b""), ("cut", b"DPK")):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(InputError, match=f"{name}: exists and is no packed file, .*; name another file"):
+        with pytest.raises(InputError, match=f"{name}: exists and is not a packed file, .*; name another file"):
             check_output(tmp_path / name)
-    with pytest.raises(InputError, match="/dev/full: exists and is no packed file"):
+    with pytest.raises(InputError, match="/dev/full: exists and is not a packed file"):
         check_output(Path("/dev/full"))
     with pytest.raises(InputError, match="is a folder; name a file in it, such as .*/styles.pack"):
         check_output(tmp_path)

@@ -44,7 +44,7 @@ def slow_losses(network, batch, labels):
 
 
 def test_class_centres_that_begin_at_random_differ_by_domain_epoch_and_seed():
-    method, context = clusters({**SOURCE, "source_loss": {"center_weight": 0.1, "center_rule": "sgd"}})
+    method, _ = clusters({**SOURCE, "source_loss": {"center_weight": 0.1, "center_rule": "sgd"}})
     found = {}
     for epoch in (0, 1):
         method.begin_epoch(epoch)

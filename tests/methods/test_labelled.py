@@ -196,5 +196,5 @@ def test_angles_of_a_run(small_settings, small_sites, tmp_path, caplog):
     with caplog.at_level("WARNING"):
         assert list(angles_of_run(adapted.path)) == ["train"]
     assert "crops: has no gallery images of known people, only training images are looked at" in caplog.text
-    with pytest.raises(InputError, match="is no run"):
+    with pytest.raises(InputError, match="is not a run"):
         angles_of_run(run.checkpoint_folder / "epoch_0001" / "model.safetensors")

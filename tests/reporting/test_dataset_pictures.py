@@ -98,14 +98,25 @@ def test_every_panel_has_title_and_labels() -> None:
 
 
 def test_half_without_images_is_left_out() -> None:
-    only_train = statistics((camera("c1", 10, 0, 0, 0),), NOBODY, NOBODY)
+    only_train = statistics((camera("c1", 10, 0, 4, 0),), NOBODY, NOBODY)
 
     images, ids, *others = panels(only_train)
 
     assert bars(images) == {"train": [10]}
-    for axes in (ids, *others):
+    assert bars(ids) == {"train": [4]}
+    for axes in others:
         assert bars(axes) == {}
         assert [text.get_text() for text in axes.texts] == ["none known"]
+
+
+def test_without_identities_there_are_images_by_camera_and_no_empty_panels() -> None:
+    unlabelled = statistics((camera("c1", 10, 4, 0, 0), camera("c2", 20, 0, 0, 0)), NOBODY, NOBODY)
+
+    (images,) = panels(unlabelled)
+
+    assert bars(images) == {"train": [10, 20], "test": [4, 0]}
+    assert [label.get_text() for label in images.get_xticklabels()] == ["c1", "c2"]
+    assert "identities unknown" in statistics_figure(unlabelled).get_suptitle()
 
 
 def test_file_is_a_picture(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def row(texts: list[str], start: str) -> list[str]:
 def test_verdict_comes_first_and_findings_last() -> None:
     texts = lines(format_report(REPORT))
 
-    assert texts[0] == "not sound (1 problem, 1 note)"
+    assert texts[0] == "not valid (1 problem, 1 note)"
     assert texts[1] == REPORT.reading
     assert texts[-6:] == [
         "problem  empty-files: 5",
@@ -96,9 +96,9 @@ def test_verdict_comes_first_and_findings_last() -> None:
 @pytest.mark.parametrize(
     ("changes", "verdict"),
     [
-        ({"findings": ()}, "sound"),
-        ({"findings": (NOTE, NOTE)}, "sound (2 notes)"),
-        ({"findings": (), "images_verified": False}, "sound; the image files themselves were not read"),
+        ({"findings": ()}, "valid"),
+        ({"findings": (NOTE, NOTE)}, "valid (2 notes)"),
+        ({"findings": (), "images_verified": False}, "valid; the image files themselves were not read"),
     ],
 )
 def test_verdicts(changes: dict[str, object], verdict: str) -> None:

@@ -57,6 +57,17 @@ def test_lines_of_a_run_are_its_records() -> None:
     assert shares["agreement with the epoch before"] == [(2, 0.4), (3, 0.5)]
 
 
+def test_clusters_of_a_run_have_panels_of_their_own() -> None:
+    records = [
+        {"kind": "train", "epoch": epoch, "loss_intra": 1.0, "clusters": 10 + epoch, "clusters_outliers": 0.5 / epoch}
+        for epoch in (1, 2)
+    ]
+    _, shares, numbers = run_figure(records).axes
+    assert lines(shares) == {"outliers": [(1, 0.5), (2, 0.25)]}
+    assert lines(numbers) == {"clusters": [(1, 11), (2, 12)]}
+    assert not any(line.get_clip_on() for line in numbers.lines)
+
+
 def test_value_that_was_not_finite_is_a_gap() -> None:
     *_, neighbours = run_figure(RECORDS).axes
 

@@ -114,7 +114,7 @@ def test_cost_is_absent_where_a_record_lacks_it(make_run):
     old = make_run("old", "a", seed=1)
     file = old / "metrics.jsonl"
     records = [json.loads(line) for line in file.read_text().splitlines()]
-    cost = {"seconds", "peak_memory_mb"}
+    cost = {"seconds", "peak_memory_mb", "crc32"}
     lines = [json.dumps({key: value for key, value in record.items() if key not in cost}) for record in records]
     file.write_text("".join(f"{line}\n" for line in lines))
     (collected,) = collect([old, make_run("new", "a")])

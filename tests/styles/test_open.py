@@ -231,7 +231,7 @@ def test_sizes_that_a_generator_cannot_work_on(flat, generator, tmp_path):
 def test_an_output_replaces_nothing_but_packed_styles(flat, tmp_path):
     dataset, text = load_dataset(flat), tmp_path / "notes.txt"
     text.write_text("important")
-    for output, message in ((text, "exists and is no packed file"), (tmp_path, "is a folder; name a file in it")):
+    for output, message in ((text, "exists and is not a packed file"), (tmp_path, "is a folder; name a file in it")):
         with pytest.raises(InputError, match=message):
             generate_styles(dataset, "statistics", size=SIZE, output=output)
     with pytest.raises(InputError, match="name another file with --output"):

@@ -12,6 +12,7 @@ from reid_da.methods.ecn import ECNSettings as ExperimentSettings
 from reid_da.training import checkpoint as module
 from reid_da.training import run_folder
 from reid_da.training.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
+from reid_da.training.metrics_lines import is_report, metrics_line, parse_line
 from reid_da.training.run_folder import RunFolder
 
 NOTED = {"epoch": 3, "settings": "0" * 16, "fingerprints": {}}
@@ -186,7 +187,7 @@ def test_if_all_checkpoints_are_damaged_none_is_passed_over(tmp_path, caplog):
         noted = json.loads((folder / "checkpoint.json").read_text())
         del noted["fingerprints"], noted["checksum"]
         (folder / "checkpoint.json").write_text(json.dumps(noted))
-    with pytest.raises(InputError, match=r"epoch_0002/checkpoint.json: damaged: it does not tell fingerprints; resume"):
+    with pytest.raises(InputError, match=r"epoch_0002/checkpoint.json: damaged: fingerprints is missing; resume"):
         run.last_checkpoint()
     with pytest.raises(InputError, match=r"checkpoints: no checkpoint can be read; remove this folder"):
         run.last_checkpoint(skip_damaged=True)
@@ -268,3 +269,19 @@ def test_run_folders_are_neither_overwritten_nor_made_up(tmp_path):
         RunFolder.create(tmp_path, ExperimentSettings())
     with pytest.raises(InputError, match=r"other: not a run folder: it has no config.yaml"):
         RunFolder.open(tmp_path / "other")
+
+
+def test_every_changed_byte_of_a_line_of_metrics_is_noticed_or_changes_no_figure() -> None:
+    record = {"kind": "evaluation", "epoch": 3, "mAP": 0.1234, "name": "ü"}
+    line = metrics_line(record).encode()
+    assert parse_line(line) == record
+    assert is_report(line, epoch=3)
+    for place in range(len(line) - 1):
+        for bit in range(8):
+            changed = bytearray(line)
+            changed[place] ^= 1 << bit
+            found = parse_line(bytes(changed)) or record
+            assert {key: found.get(key) for key in record} == record
+    # lines of earlier versions
+    assert parse_line(b'{"kind": "train", "epoch": 1}\n') == {"kind": "train", "epoch": 1}
+    assert parse_line(b"[" * 100_000) is None

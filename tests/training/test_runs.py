@@ -197,12 +197,17 @@ def test_a_sweep_on_a_target_without_labels_tells_what_needs_none(small_settings
         sweep(changed(settings, epochs=1), tmp_path / "short", key="loss_weight", values=[0.1])
 
 
-def test_the_stage_before_hands_its_weights_on(small_settings, tmp_path):
-    settings = changed(
-        small_settings, epochs=1, optimizer={"lr": 1e-12}, pretrain={"epochs": 1, "optimizer": {"lr": 0.01}}
-    )
-    run = train(settings, tmp_path)
-    weights, before = last(run).weights, last(RunFolder.open(tmp_path / "pretrain")).weights
+@pytest.mark.parametrize("stages", [2, 3])
+def test_the_stage_before_hands_its_weights_on(small_settings, tmp_path, stages, caplog):
+    stage = {"epochs": 1, "optimizer": {"lr": 0.01}}
+    if stages == 3:
+        stage = {"method": "ecn", "epochs": 1, "pretrain": stage}
+    with caplog.at_level("INFO"):
+        run = train(changed(small_settings, epochs=1, optimizer={"lr": 1e-12}, pretrain=stage), tmp_path)
+    titles = [record.getMessage().partition(":")[0] for record in caplog.records if "stage " in record.getMessage()]
+    assert titles == [f"stage {number} of {stages}" for number in range(1, stages + 1)]
+    first = tmp_path.joinpath(*["pretrain"] * (stages - 1))
+    weights, before = last(run).weights, last(RunFolder.open(first)).weights
     assert torch.allclose(weights["backbone.conv1.weight"], before["backbone.conv1.weight"], atol=1e-6)
     assert torch.allclose(weights["classifier.weight"], before["classifier.weight"], atol=1e-6)
 
@@ -247,7 +252,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(s
 
 def test_a_loss_that_is_not_finite_before_any_update_is_not_blamed_on_the_rate(small_settings, tmp_path):
     settings = changed(small_settings, memory={"temperature": 1e-320})
-    with pytest.raises(InputError, match=r"the loss exemplar became nan in step 1 of epoch 1; .* such as a temperature"):
+    with pytest.raises(
+        InputError, match=r"the loss exemplar became nan in step 1 of epoch 1; .* such as a temperature"
+    ):
         train(settings, tmp_path / "run")
 
 
@@ -458,12 +465,12 @@ def test_adaptation_is_measured_from_the_model_that_it_starts_from(small_setting
     [
         ({"data": {"target": None}}, "data.target is not set: give the folder of the target data set"),
         ({"batch": {"target": 5000}}, "batch.target is 5000, but there are .* target images; lower it"),
-        ({"batch": {"source": 8, "instances": 3}}, "batch.source is 8, which is no multiple of batch.instances, 3"),
+        ({"batch": {"source": 8, "instances": 3}}, "batch.source is 8, which is not a multiple of batch.instances, 3"),
         ({"views": {"style": "files"}}, "camstyle"),
         ({"invariance": {"exemplar": False}}, "invariance.exemplar: camera and neighborhood build on it"),
         ({"batch": {"source": 1}}, "batch.source is 1, and batch normalisation takes at least 2 images; raise it"),
         ({"batch": {"target": 1}}, "batch.target is 1, and batch normalisation takes at least 2 images; raise it"),
-        ({"device": "cuda:99"}, "device: 'cuda:99' is not to be had here"),
+        ({"device": "cuda:99"}, "device: 'cuda:99' is not available"),
         ({"device": "meta"}, "device: expected auto, cpu, cuda, cuda:N or mps, got 'meta'"),
         ({"device": "cpu:3"}, "device: expected auto, cpu, cuda, cuda:N or mps, got 'cpu:3'"),
         ({"init_from": "nowhere.pt"}, "nowhere.pt"),
@@ -484,7 +491,7 @@ def test_settings_that_do_not_fit_the_data(small_settings, tmp_path, changes, me
 def test_a_device_is_there_or_refused_with_one_line(monkeypatch):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(
-        InputError, match="device: 'mps' is not to be had here: torch finds no GPU of Apple; device=auto"
+        InputError, match="device: 'mps' is not available: PyTorch finds no Apple GPU (MPS); device=auto"
     ):
         choose_device("mps")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

@@ -1,0 +1,1 @@
+"""A page for an index: search by picture, correct identities; needs the extra ``serve``."""

@@ -1,0 +1,1 @@
+"""Ablations, sweeps and comparisons; what trained models make of images."""
