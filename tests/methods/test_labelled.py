@@ -178,12 +178,12 @@ def test_angles_of_a_run(small_settings, small_sites, tmp_path, caplog):
     model = {"embedding": "none"}
     run = train(supervised(small_settings, epochs=1, head={"kind": "arcface"}, model=model), tmp_path / "run")
     found = angles_of_run(run.path)
-    assert list(found) == ["train", "market1501 gallery"]
+    assert list(found) == ["train", "site-b (market1501) gallery"]
     assert found["train"].num_classes == 5
     assert found["train"].w_inter is not None
-    assert found["market1501 gallery"].w_inter is None
+    assert found["site-b (market1501) gallery"].w_inter is None
     other = angles_of_run(run.path, data=small_sites / "site-a")
-    assert list(other) == ["train", "dukemtmcreid gallery"]
+    assert list(other) == ["train", "site-a (dukemtmcreid) gallery"]
     assert other["train"].intra == found["train"].intra
     linear = train(supervised(small_settings, epochs=1), tmp_path / "linear")
     assert angles_of_run(linear.path)["train"].w_ec is None
