@@ -26,6 +26,8 @@ CROP_SIZE = (128, 64)
 """Height and width in pixels of the crops in a page."""
 _CROP_QUALITY, _PICTURE_QUALITY = 62, 85
 _MOST_CROPS = 4096
+_PANORAMA = 1.7
+"""Width over height from which a picture scrolls in a narrow window."""
 
 
 @dataclass(kw_only=True)
@@ -69,8 +71,11 @@ class Section:
         """
         source = _webp_of(figure) if is_dense else _svg_of(figure)
         shown = _escaped(text)
+        width, height = figure.get_size_inches()
+        # on a phone it would be too small to read
+        kind = ' class="scroll panorama" tabindex="0"' if width > _PANORAMA * height else ""
         self.blocks.append(
-            Markup(f'<figure><img src="{source}" alt="{shown}"><figcaption>{shown}</figcaption></figure>')
+            Markup(f'<figure{kind}><img src="{source}" alt="{shown}"><figcaption>{shown}</figcaption></figure>')
         )
 
 

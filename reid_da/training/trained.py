@@ -70,7 +70,7 @@ class TrainedModel:
         if isinstance(data, Dataset):
             return data
         own = self.settings.data if self.settings else None
-        path = data or (own and (own.test or own.target))
+        path = data or (None if own is None else own.test or own.target)
         if path is None:
             raise InputError(f"{self.name}: has no test data; give a data set with query and gallery (--data PATH)")
         return load_datasets(path)
