@@ -80,7 +80,7 @@ def read_portable(path: Path) -> PortableModel | None:
     if path.suffix != ".safetensors":
         return None
     try:
-        with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
+        with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"{path}: damaged, or not a safetensors file ({error})") from error
