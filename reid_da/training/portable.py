@@ -17,7 +17,7 @@ from reid_da.models.weight_files import read_state_dict
 
 _KEY = "reid_da"
 """Entry of the file's metadata that describes the network."""
-_UNSET: Mapping[str, Any] = {"data": {"source": None, "target": None, "test": None, "cache_dir": None}, "pretrain": None}
+_UNSET: Mapping[str, Any] = {"data": dict.fromkeys(("source", "target", "test", "cache_dir")), "pretrain": None}
 """Settings of the training's machine and of stages before, which are over."""
 
 
