@@ -144,10 +144,8 @@ def load_server(index: Path, *, clients: int, seconds: float, port: int) -> None
             for thread in threads:
                 thread.join()
             p50, p99 = np.quantile(found, (0.5, 0.99))
-            print(
             speed = f"{len(found) / seconds:.1f} answers/s, p50 {p50:.0f} ms, p99 {p99:.0f} ms"
             print(f"{clients} clients, {number:,} images: {speed}")
-            )
             print(f"other answers than 200: {len(failed)}")
         finally:
             server.terminate()

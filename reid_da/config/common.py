@@ -45,10 +45,12 @@ class DataSettings(Settings):
     )
     image_size: tuple[Count, Count] = Field(default=(256, 128), description="height and width in pixels")
     cache: Literal["auto", "always", "never"] = Field(
-        default="auto", description="pack decoded images on disk", json_schema_extra=FREE
+        default="auto", description="cache decoded images on disk; auto: if there is room", json_schema_extra=FREE
     )
-    cache_dir: Path | None = Field(default=None, description="folder of the packed images", json_schema_extra=FREE)
-    on_error: Literal["raise", "skip"] = Field(default="raise", description="what an unreadable image does")
+    cache_dir: Path | None = Field(default=None, description="folder of the image cache", json_schema_extra=FREE)
+    on_error: Literal["raise", "skip"] = Field(
+        default="raise", description="unreadable images: raise an error, or skip them"
+    )
 
 
 class ModelSettings(Settings):
@@ -62,7 +64,7 @@ class ModelSettings(Settings):
     stem_relu: bool = Field(
         default=True, description="ReLU after a ResNet's first convolution; the strong baseline's code has none"
     )
-    weights: str = Field(default="imagenet", description="imagenet, none, or a file")
+    weights: str = Field(default="imagenet", description="imagenet, none (random), or the path of a weight file")
     pooling: Literal["default", "avg", "max", "gem"] = Field(
         default="default", description="default: the backbone's own: the class token of a ViT, else avg"
     )
@@ -85,7 +87,7 @@ class ModelSettings(Settings):
     )
     freeze: Freeze = Field(
         default="official",
-        description="what is not trained: official (a ResNet's conv1 to layer2), none, or a number of stages",
+        description="frozen stages: official (a ResNet's conv1 to layer2), none, or a number of stages",
     )
     bn_mode: Literal["official", "frozen", "train"] = Field(
         default="official",
@@ -102,14 +104,14 @@ class AugmentSettings(Settings):
     """Random changes of the training images; the defaults are those of Zhong et al. (CVPR 2019)."""
 
     crop: Literal["rect", "pad", "none"] = Field(default="rect", description="random rectangle, or pad and crop")
-    crop_scale: tuple[Share, Share] = Field(default=(0.64, 1.0), description="share of the area that a rectangle keeps")
-    crop_aspect: tuple[Aspect, Aspect] = Field(default=(2.0, 3.0), description="height / width of a rectangle")
+    crop_scale: tuple[Share, Share] = Field(default=(0.64, 1.0), description="crop: share of the area that is kept")
+    crop_aspect: tuple[Aspect, Aspect] = Field(default=(2.0, 3.0), description="crop: height / width")
     crop_on: Literal["resized", "original"] = Field(
         default="resized",
         description="shape that a rectangle is drawn in: the images after their resize to data.image_size; or the "
         "files, as the code of ECN and CamStyle has it, where a square is never cropped",
     )
-    crop_pad: int = Field(default=10, ge=0, description="pixels on every side, for crop: pad")
+    crop_pad: int = Field(default=10, ge=0, description="padding on every side in pixels, for crop: pad")
     flip: Share = Field(default=0.5, description="probability of a horizontal flip")
     brightness: float = Field(default=0.0, ge=0, description="largest relative change")
     contrast: float = Field(default=0.0, ge=0, description="largest relative change")
@@ -150,7 +152,7 @@ class HeadSettings(Settings):
         description="random centres: with a deviation of 0.01, or of sqrt(2 / (dimensions + classes)) as in SphereReID",
     )
     straight_through: bool = Field(
-        default=False, description="leave the margin out of the gradient, as a widely used implementation does"
+        default=False, description="ignore the margin in the gradient, as a widely used implementation does"
     )
 
 
@@ -161,12 +163,12 @@ class SourceLossSettings(Settings):
     """
 
     classification_weight: float = Field(default=1.0, ge=0, description="weight of the cross-entropy of the classifier")
-    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="of the cross-entropy")
     hardest_share: float = Field(
         default=1.0,
         gt=0,
         le=1,
-        description="share of a batch, that with the largest cross-entropy, which is trained on",
+        description="hard example mining: share of a batch, by largest cross-entropy, that is trained on",
     )
     triplet_weight: float = Field(default=0.0, ge=0, description="weight of a triplet loss")
     triplet: Literal["hard", "semi_hard", "angular", "angular_hard"] = Field(
@@ -209,13 +211,17 @@ class ViewSettings(Settings):
         "a path: a run of `camstyle train`, packed styles, or a folder of ready-made images",
     )
     per_image: Count = Field(default=1, description="views of each target image in a batch, of different cameras")
-    on_missing: Literal["raise", "real"] = Field(default="raise", description="what stands in for a missing image")
+    on_missing: Literal["raise", "real"] = Field(
+        default="raise", description="missing view: raise an error, or use the real image"
+    )
 
 
 class OptimizerSettings(Settings):
     """The optimiser and its schedule."""
 
-    kind: Literal["sgd", "adam"] = Field(default="sgd", description="adam: with its weight decay in the gradient")
+    kind: Literal["sgd", "adam"] = Field(
+        default="sgd", description="optimiser; adam has its weight decay in the gradient (L2)"
+    )
     betas: tuple[Share, Share] = Field(default=(0.9, 0.999), description="of adam")
     lr: float = Field(default=0.1, gt=0, le=1e30, description="learning rate of new layers")
     backbone_lr_factor: float = Field(
@@ -223,29 +229,31 @@ class OptimizerSettings(Settings):
     )
     momentum: float = Field(default=0.9, ge=0, lt=1, description="of sgd")
     nesterov: bool = Field(default=True, description="of sgd")
-    weight_decay: float = Field(default=5e-4, ge=0)
+    weight_decay: float = Field(default=5e-4, ge=0, description="L2 penalty on weights")
     schedule: Literal["step", "cosine", "one_cycle", "linear", "constant"] = Field(
-        default="step", description="linear: constant at first, then down to 0"
+        default="step", description="learning rate schedule; linear: constant at first, then decays to 0"
     )
     linear_from: float = Field(
-        default=0.5, ge=0, lt=1, description="share of the training after which a linear schedule goes down"
+        default=0.5, ge=0, lt=1, description="share of the training after which a linear schedule starts to decay"
     )
     milestones: tuple[int, ...] = Field(default=(40,), description="epochs at which a step schedule decays")
     decay: Positive = Field(default=0.1, description="factor of a step schedule")
-    warmup_epochs: float = Field(default=0.0, ge=0, description="epochs of growth from a hundredth of lr")
+    warmup_epochs: float = Field(default=0.0, ge=0, description="warm-up epochs, starting from lr / 100")
     warmup: Literal["steps", "epochs", "geometric"] = Field(
         default="steps",
         description="steps: linear, with every step; epochs: linear, with every epoch, of which the first has the "
         "value of its end, as in the strong baseline's code; geometric: by one factor an epoch, as in SphereReID's",
     )
-    accumulate: Count = Field(default=1, description="steps whose gradients are added up before an update")
-    clip_norm: float = Field(default=0.0, ge=0, description="largest norm of the gradient; 0: no limit")
+    accumulate: Count = Field(default=1, description="gradient accumulation: steps per update")
+    clip_norm: float = Field(default=0.0, ge=0, description="gradient clipping: largest norm; 0: none")
 
 
 class PrecisionSettings(Settings):
     """How the arithmetic is done."""
 
-    autocast: Literal["none", "bfloat16", "float16"] = "none"
+    autocast: Literal["none", "bfloat16", "float16"] = Field(
+        default="none", description="mixed precision of the forward pass"
+    )
     channels_last: bool = Field(
         default=True, description="memory format of images; false is faster for small networks on a CPU"
     )
@@ -260,23 +268,23 @@ class TrainingSettings(RunSettings):
 
     name: str = Field(
         default="experiment",
-        description="name of the run folder, in runs/ unless told otherwise",
+        description="name of the experiment; its run folder is runs/NAME-seedSEED unless -o names another",
         json_schema_extra=FREE,
     )
-    seed: int = Field(default=0, ge=0)
-    epochs: Count = 60
+    seed: int = Field(default=0, ge=0, description="seed of all random numbers")
+    epochs: Count = Field(default=60, description="number of epochs")
     device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1, ...", json_schema_extra=FREE)
     evaluate_every: int = Field(
         default=10,
         ge=0,
-        description="epochs between evaluations, for reporting only; 0: at the end",
+        description="epochs between evaluations, which are for reporting only; 0: after the last epoch only",
         json_schema_extra=FREE,
     )
     tensorboard: bool = Field(
-        default=False, description="write the metrics as TensorBoard events too", json_schema_extra=FREE
+        default=False, description="also write the metrics as TensorBoard events", json_schema_extra=FREE
     )
     keep_checkpoints: Count = Field(
-        default=2, description="checkpoints that are kept, the last ones", json_schema_extra=FREE
+        default=2, description="number of latest checkpoints to keep", json_schema_extra=FREE
     )
     optimizer: OptimizerSettings = OptimizerSettings()
     precision: PrecisionSettings = PrecisionSettings()
@@ -293,7 +301,11 @@ class ExperimentSettings(TrainingSettings):
     """What every training of a re-ID model needs; each method adds settings of its own."""
 
     method: str = Field(default="", description="what is trained; see `reid-da settings --method NAME`")
-    steps_per_epoch: int = Field(default=0, ge=0, description="0: one pass over the images that set the pace")
+    steps_per_epoch: int = Field(
+        default=0,
+        ge=0,
+        description="steps in an epoch; 0: one pass over the images, as the method defines it",
+    )
     pretrain: dict[str, Any] | None = Field(
         default=None, description="pretraining stage: settings that differ from these; method is source unless given"
     )

@@ -6,6 +6,7 @@ from typing import Any
 
 from reid_da.atomic import write_text
 from reid_da.config import ExperimentSettings, Overrides, differences, dump_settings
+from reid_da.datasets.loading import split_path
 from reid_da.errors import InputError, first_few
 from reid_da.experiments.setup import build_trainer, check_possible, warn_if_slow
 from reid_da.methods import EXPERIMENTS
@@ -52,7 +53,24 @@ def resume(folder: Path, overrides: Overrides = (), *, skip_damaged: bool = Fals
     with run.training():
         if overrides:
             _change_settings(run, overrides)
+        _check_places(run)
         return _train(run, skip_damaged=skip_damaged)
+
+
+def _check_places(run: RunFolder) -> None:
+    """Say how to name the new place of a data set that was moved.
+
+    Raises:
+        InputError: one is not where the run has it.
+    """
+    data = run.settings().data
+    for key, value in (("source", data.source), ("target", data.target), ("test", data.test)):
+        for path in value if isinstance(value, tuple) else () if value is None else (value,):
+            if not split_path(path)[0].exists():
+                raise InputError(
+                    f"{path}: no such file or folder; where data.{key} has moved to, say: reid-da train --resume "
+                    f"{run.path} data.{key}=PATH"
+                )
 
 
 def _change_settings(run: RunFolder, overrides: Overrides) -> None:

@@ -264,7 +264,8 @@ def _resampled_weights(units: NDArray[np.int64], num_units: int, generator: np.r
     """How often each pair occurs when units are drawn with replacement (Bolle et al., CVIU 2004: subsets bootstrap)."""
     times = np.bincount(generator.integers(num_units, size=num_units), minlength=num_units).astype(np.float64)
     one, two = units
-    return np.where(one == two, times[one], times[one] * times[two])
+    weights: NDArray[np.float64] = np.where(one == two, times[one], times[one] * times[two])
+    return weights
 
 
 def _threshold(ordered: NDArray[np.float64], weights: NDArray[np.float64], fpr: float) -> float | None:

@@ -77,7 +77,7 @@ def decode_content(
     interpolation: Interpolation,
     box: Sequence[int] | None = None,
     max_pixels: int = _MAX_PIXELS,
-    formats: Sequence[str] | None = None,
+    formats: tuple[str, ...] | None = None,
 ) -> NDArray[np.uint8]:
     """The same for the bytes of an image file, such as one that was sent by somebody else.
 

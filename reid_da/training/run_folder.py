@@ -300,7 +300,8 @@ class RunFolder:
         if checkpoint is None:
             # the first checkpoint is written between the figures of its epoch and their evaluation
             epochs = len(self.records("train"))
-            if epochs > 1 or any(record.get("epoch") != 0 for record in self.records("evaluation")):
+            measured = (*self.records("evaluation"), *self.records("label_free"))
+            if epochs > 1 or any(record.get("epoch") != 0 for record in measured):
                 raise InputError(
                     f"{self.metrics_file}: tells of {epochs} epochs that were trained, but there is no checkpoint in "
                     f"{self.checkpoint_folder}; restore that folder, or remove the metrics to train from the beginning"

@@ -69,7 +69,7 @@ class TrainedModel:
         """
         if isinstance(data, Dataset):
             return data
-        own = None if self.settings is None else self.settings.data
+        own = self.settings.data if self.settings else None
         path = data or (None if own is None else own.test or own.target)
         if path is None:
             raise InputError(f"{self.name}: has no test data; give a data set with query and gallery (--data PATH)")

@@ -96,7 +96,7 @@ def test_broken_images_are_named_or_left_out(run, site, tmp_path):
         outcome = run("camstyle", *arguments, *size)
         assert outcome.status == 2
         assert f"1 image of 57 cannot be decoded: {first} (" in outcome.err
-        assert "or --skip-broken" in outcome.err
+        assert "--skip-broken of camstyle" in outcome.err
     generate = ("camstyle", "generate", site, "--method", "statistics", "--skip-broken", *size)
     assert run(*generate, "--jpeg", "--folder", fakes).status == 0
     assert not list(fakes.glob(f"{first.stem}*"))
@@ -173,5 +173,21 @@ def test_files_that_cannot_be_written_are_told_before_the_work(run, site, tmp_pa
     assert "exists already; remove it" in run(*generate, "--folder", tmp_path).err
     shutil.copytree(site / "bounding_box_train", tmp_path / "crops" / "cam1")
     shutil.copytree(site / "bounding_box_train", tmp_path / "crops" / "cam2")
-    assert "are those of several images" in run(*generate[:2], tmp_path / "crops", *generate[3:]).err
+    twin = next((tmp_path / "crops" / "cam1").iterdir())
+    (tmp_path / "crops" / "cam1" / "a").mkdir()
+    shutil.copy(twin, tmp_path / "crops" / "cam1" / "a" / "b.jpg")
+    shutil.copy(twin, tmp_path / "crops" / "cam1" / "a_b.jpg")
+    crops = f"{tmp_path / 'crops'}#pattern=(?P<camera>cam.)/.*"
+    assert "are those of several images" in run(*generate[:2], crops, *generate[3:]).err
     assert not list(tmp_path.glob("**/*.pack"))
+
+
+def test_equal_names_in_the_folders_of_cameras_are_told_apart(run, site, tmp_path):
+    files = sorted((site / "bounding_box_train").iterdir())[:2]
+    for number, file in enumerate(files, start=1):
+        (tmp_path / "crops" / f"cam{number}").mkdir(parents=True)
+        shutil.copy(file, tmp_path / "crops" / f"cam{number}" / "0001.jpg")
+    outcome = run("camstyle", "generate", tmp_path / "crops", "--method", "statistics", "--size", "16x8", "--jpeg")
+    assert outcome.status == 0
+    written = sorted(file.name for file in (tmp_path / "crops" / "train_camstyle").iterdir())
+    assert written == ["cam1_0001_fake_2.jpg", "cam2_0001_fake_1.jpg"]

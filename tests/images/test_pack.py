@@ -115,8 +115,8 @@ def test_bad_images(make_table, tmp_path: Path, caplog: pytest.LogCaptureFixture
         table.path(row).write_bytes(b"")
     message = (
         rf"^photos/train: 4 images of 8 cannot be decoded: {table.path(1)} \(empty\), {table.path(3)} \(empty\),"
-        rf" {table.path(4)} \(empty\) and 1 more; repair or remove them, or leave them out with data.on_error=skip, "
-        r"or --skip-broken$"
+        rf" {table.path(4)} \(empty\) and 1 more; repair or remove them, or leave them out: "
+        r"data.on_error=skip in settings, --skip-broken of camstyle$"
     )
     with pytest.raises(InputError, match=message):
         pack_images(table, size=SIZE, cache_dir=tmp_path)

@@ -167,6 +167,16 @@ def test_every_image_is_in_its_frame(tables: tuple[SampleTable, SampleTable]) ->
     ]
 
 
+def test_persons_with_names_are_captioned_by_them(tables: tuple[SampleTable, SampleTable]) -> None:
+    pid = int(tables[0].pids[AFTER.rows[0]])
+    plain = labels(comparison_figure(*tables, {"": AFTER}, camera_names=CAMERAS))
+    named = labels(comparison_figure(*tables, {"": AFTER}, camera_names=CAMERAS, person_names={pid: "anna"}))
+
+    changed = [(before, after) for before, after in zip(plain, named, strict=True) if before != after]
+    assert changed
+    assert all("anna " in after and "anna" not in before for before, after in changed)
+
+
 def test_right_and_wrong_differ_without_colour(tables: tuple[SampleTable, SampleTable]) -> None:
     figure = comparison_figure(*tables, {"": AFTER}, camera_names=CAMERAS)
 
