@@ -211,7 +211,7 @@ def _crops(chance: random.Random, place: Place) -> list[str]:
             folder.mkdir(parents=True, exist_ok=True)
             for number in range(2):
                 Image.new("RGB", (32, 64), (chance.randrange(256), number, person)).save(folder / f"{number}.jpg")
-    files = sorted(root.rglob("*.jpg"))
+    files = sorted(path for path in root.rglob("*.jpg") if path.is_file())  # a camera is called "..jpg"
     for victim in chance.sample(files, 2):
         victim.unlink()
         chance.choice(_SPOILERS)(victim, chance)

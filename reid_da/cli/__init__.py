@@ -44,6 +44,8 @@ def main(arguments: list[str] | None = None) -> None:
         # the disk is full, a folder must not be written to: nothing that a traceback would explain better
         _fail(_reason(error))
     except (MemoryError, RuntimeError) as error:
+        if str(error).startswith("Symlink loop"):  # Path.resolve() before Python 3.13
+            _fail(f"{str(error).partition(' from ')[2].strip(chr(39))}: links lead in a circle; remove one of them")
         if isinstance(error, RuntimeError) and not _OUT_OF_MEMORY.search(str(error)):
             raise
         _fail("out of memory; use smaller images or batches, or more memory")

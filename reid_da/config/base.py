@@ -1,6 +1,7 @@
 """Settings in general: frozen classes, read from layers of YAML and overrides, compared leaf by leaf."""
 
 import itertools
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -377,7 +378,8 @@ def _read_layers(file: Path, *, deriving: tuple[Path, ...] = (), read: list[Path
     read.append(file)
     if len(read) > _MAX_FILES:
         raise InputError(f"{read[0]}: has more than {_MAX_FILES} base files, counting repetitions")
-    if file.resolve() in [path.resolve() for path in deriving]:
+    # realpath: resolve() of Python 3.12 raises where links lead in a circle
+    if os.path.realpath(file) in [os.path.realpath(path) for path in deriving]:
         raise InputError(f"{file}: circular base")
     tree = read_yaml(file, named_by=f"{deriving[-1]}: base: " if deriving else "")
     base = tree.pop("base", None)

@@ -125,3 +125,34 @@ def test_json_of_any_name_is_plain(capsys):
     assert shown.isascii()
     assert "\x1b" not in shown
     assert json.loads(shown) == {EVIL: "\udcfc"}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("settings", "{}/loop.yaml"),
+        ("train", "{}/loop.yaml"),
+        ("data", "check", "{}/loop.yaml"),
+        ("results", "{}/loop.yaml"),
+        ("camstyle", "check", "{}", "{}/loop.yaml"),
+        ("train", "--resume", "{}/loop.yaml"),
+    ],
+)
+def test_a_link_to_itself_is_one_line(capsys, tmp_path, arguments):
+    (tmp_path / "loop.yaml").symlink_to("loop.yaml")
+    with pytest.raises(SystemExit) as ended:
+        main([text.format(tmp_path) for text in arguments])
+    assert ended.value.code == 2
+    assert re.fullmatch(r"error: .*\n", capsys.readouterr().err)
+
+
+def test_links_in_a_circle_are_named(capsys, monkeypatch):
+    def app(*_: object, **__: object) -> None:
+        # as Path.resolve() has it before Python 3.13
+        raise RuntimeError("Symlink loop from '/data/loop'")
+
+    monkeypatch.setattr("reid_da.cli.app", app)
+    with pytest.raises(SystemExit) as ended:
+        main([])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "error: /data/loop: links lead in a circle; remove one of them\n"

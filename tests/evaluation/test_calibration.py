@@ -54,7 +54,7 @@ def test_a_changed_digit_is_noticed(tmp_path):
     whole = file.read_text()
     assert load_calibration(file, epoch=3).resolved_points[0].fpr == 0.1
     file.write_text(whole.replace('"fpr": 0.1', '"fpr": 0.2'))
-    with pytest.raises(InputError, match="c.json: is no calibration: damaged or changed: its checksum"):
+    with pytest.raises(InputError, match="c.json: is not a calibration: damaged or changed: its checksum"):
         load_calibration(file)
     # earlier versions wrote none
     file.write_text(json.dumps({key: value for key, value in json.loads(whole).items() if key != "checksum"}))
