@@ -58,7 +58,7 @@ def peak_memory(device: torch.device) -> int | None:
 def _missing(name: str, *, number: int) -> str | None:
     """Why a device cannot be used, None if it can."""
     if name == "mps":
-        return None if torch.backends.mps.is_available() else "PyTorch finds no Apple GPU (MPS)"
+        return None if torch.backends.mps.is_available() else "PyTorch finds no Apple GPU"
     if name == "cpu":
         return None
     if not torch.cuda.is_available():

@@ -44,7 +44,7 @@ def main() -> None:
         target = PAGES / file.relative_to(ROOT)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(_with_page_links(file, files), encoding="utf-8")
-    for picture in ROOT.glob("docs/*.png"):
+    for picture in (*ROOT.glob("docs/*.png"), *ROOT.glob("docs/*.jpg")):
         shutil.copy(picture, PAGES / "docs")
     reference = PAGES / "docs" / "reference"
     reference.mkdir()

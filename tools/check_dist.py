@@ -36,7 +36,8 @@ def main() -> None:
         subprocess.run(build, check=True, stdout=subprocess.DEVNULL)
         (wheel,), (sdist,) = folder.glob("*.whl"), folder.glob("*.tar.gz")
         files = zipfile.ZipFile(wheel).namelist()
-        code = [file.relative_to(ROOT).as_posix() for file in (ROOT / "reid_da").rglob("*.py")]
+        kept = (file for file in (ROOT / "reid_da").rglob("*") if file.is_file() and "__pycache__" not in file.parts)
+        code = [file.relative_to(ROOT).as_posix() for file in kept]
         missing = [file for file in (*INSIDE, *code) if file not in files]
         foreign = [file for file in files if file.startswith(("tests/", "data/", "experiments/"))]
         if missing or foreign:

@@ -22,7 +22,7 @@ def verification_table(result: VerificationResult, identification: Mapping[int, 
     for rate in result.accept_rates:
         name = f"TAR at FAR {rate.far:g}"
         if rate.tar is None:
-            rows.append(Row(cells=[name, None, f"needs {1 / rate.far:,.0f} different-person pairs"]))
+            rows.append(Row(cells=[name, None, f"needs {1 / rate.far:,.0f} pairs"]))
         else:
             rows.append(Row(cells=[name, 100 * rate.tar, rate.threshold]))
     by_folds = result.fold_accept_rate

@@ -116,7 +116,7 @@ def test_a_stopped_training_tells_how_to_go_on(run, config, folder, monkeypatch)
     assert outcome.err.endswith("stopped before the end of the first epoch; nothing was saved\n")
     outcome = run("train", config, "-o", folder)
     assert outcome.status == 130
-    assert outcome.err.endswith(f"stopped; go on with `reid-da train --resume {folder}`\n")
+    assert outcome.err.endswith(f"stopped; resume with `reid-da train --resume {folder}`\n")
     outcome = run("ablate", config, "--rows", "e", "-o", folder / "table")
     assert (outcome.status, (folder / "table").exists()) == (130, False)
     assert outcome.err.endswith("stopped; run the same command again to resume\n")
@@ -164,7 +164,7 @@ def test_calibrate(run, config, small_sites, folder, tmp_path):
     assert "or give images that at least two cameras took of the same people" in outcome.err
     assert "same_camera" not in outcome.err
     record = json.loads(run("calibrate", folder, "--data", small_sites / "site-a", "--json").out)
-    assert record["data"] == "dukemtmcreid"
+    assert record["data"] == "site-a (dukemtmcreid)"
     assert [point["fpr"] for point in record["points"]] == [1e-2, 1e-3, 1e-4]
     with pytest.raises(InputError, match="not calibrated yet: reid-da calibrate"):
         load_calibration(folder / "pretrain" / "calibration.json")
