@@ -3,13 +3,19 @@
 import os
 from collections.abc import Hashable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, ScalarEvent
 
 from reid_da.errors import InputError
 from reid_da.reading import UnsuitableFileError, read_error, read_regular
+
+if TYPE_CHECKING or not yaml.__with_libyaml__:
+    from yaml import SafeLoader as _SafeLoader
+else:
+    # on top of libyaml: ten times as fast
+    from yaml import CSafeLoader as _SafeLoader
 
 MAX_BYTES = 2**18
 """Largest size of a YAML file."""
@@ -21,8 +27,6 @@ MAX_DIGITS = 400
 """Longest text of a value that is not a string, such as a number."""
 
 _STRING = "tag:yaml.org,2002:str"
-_SafeLoader: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""The safe loader, on top of libyaml where PyYAML was built with it: ten times as fast."""
 
 
 def read_yaml(path: str | os.PathLike[str], *, named_by: str = "") -> dict[str, Any]:

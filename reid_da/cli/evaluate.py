@@ -142,7 +142,7 @@ def evaluate(
         )
         dataset = dataset or trained.test_data(data)
         if adabn:
-            trained = trained.with_batch_norms_of(dataset)
+            trained = trained.with_batch_norms_of(dataset if len(dataset.train) else None)
         results[model] = evaluate_feature_set(
             trained.extract(dataset, flip=flip),
             same_camera=same_camera or dataset.same_camera,

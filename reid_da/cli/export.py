@@ -55,7 +55,8 @@ def export(
     trained = load_trained(
         model, backbone=backbone, last_stride=last_stride, weights=weights, image_size=parse_size(size), device="cpu"
     )
-    has_data = data is not None or (trained.settings is not None and trained.settings.data.target is not None)
+    own = None if trained.settings is None else trained.settings.data
+    has_data = data is not None or (own is not None and (own.test or own.target) is not None)
     dataset = trained.test_data(data) if evaluate and has_data else None
     if dataset is not None and data is None and not (len(dataset.query) and len(dataset.gallery)):
         dataset = None

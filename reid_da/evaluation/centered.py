@@ -101,7 +101,7 @@ def load_means(path: Path) -> NamedMeans:
     if not path.exists():
         raise InputError(f"{path}: there are no camera means yet: reid-da center {path.parent}")
     try:
-        with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
+        with safe_open(path, framework="pt") as file:
             notes = json.loads((file.metadata() or {})["camera_means"])
             tensors = {name: file.get_tensor(name) for name in ("means", "overall")}
         means = CameraMeans(

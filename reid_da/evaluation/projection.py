@@ -55,4 +55,5 @@ def _pca(points: torch.Tensor, dims: int = 2) -> NDArray[np.float64]:
         coordinates = torch.nn.functional.pad(coordinates, (0, dims - coordinates.shape[1]))
     farthest = coordinates.abs().argmax(dim=0)
     signs = torch.sign(coordinates[farthest, torch.arange(dims)])
-    return (coordinates * torch.where(signs == 0, 1, signs)).numpy()
+    plane: NDArray[np.float64] = (coordinates * torch.where(signs == 0, 1, signs)).numpy()
+    return plane

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from reid_da.errors import InputError
+from reid_da.models.grouped_norm import GroupedBatchNorm1d, GroupedBatchNorm2d
 from reid_da.models.inference import device_of
 
 
@@ -34,7 +35,7 @@ def with_batch_norms_of(network: nn.Module, batches: Iterable[Tensor]) -> nn.Mod
         layer.reset_running_stats()
         layer.momentum = None  # torch's sign for the mean over all batches
         layer.train()
-        if hasattr(layer, "samples"):
+        if isinstance(layer, GroupedBatchNorm1d | GroupedBatchNorm2d):
             layer.samples = 0  # the whole batch, not groups of it
     device = device_of(adapted)
     has_images = False

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -14,7 +15,7 @@ from reid_da.evaluation.by_camera import NUM_COARSE_BINS, CameraMatrix, PairHist
 from reid_da.evaluation.retrieval import RetrievalResult
 from reid_da.text import picture_text
 
-LINES = (
+LINES: tuple[dict[str, Any], ...] = (
     {"color": "#30638e", "linestyle": "-"},
     {"color": "#e0902f", "linestyle": "--"},
     {"color": "#3d8b5f", "linestyle": "-."},

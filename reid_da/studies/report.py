@@ -297,8 +297,8 @@ def _clusters(look: Look, blur_faces: bool) -> Section:
         sheets[title] = crops.row([Crop(row=row, text=name) for row, name in zip(shown.tolist(), text, strict=True)])
     section.paragraph(
         f"{len(rows):,} images by the features of {look.subjects[-1].name}, clustered without labels (DBSCAN on "
-        f"Jaccard distances, eps {CLUSTERING.eps:g}): {len(groups)} clusters, {np.mean(labels < 0):.0%} of the images in "
-        "none. Clusters of all sizes:"
+        f"Jaccard distances, eps {CLUSTERING.eps:g}): {len(groups)} clusters, {np.mean(labels < 0):.0%} of the images "
+        "in none. Clusters of all sizes:"
     )
     section.blocks.append(sheet_block(sheets))
     return section
@@ -308,11 +308,14 @@ def _styles(look: Look) -> Section:
     section = Section(title="Camera styles")
     settings = look.subjects[-1].settings
     style = getattr(getattr(settings, "views", None), "style", None)
-    train, count = look.dataset.train, look.dataset.num_cameras
+    train, count = look.dataset.train.without_junk(), look.dataset.num_cameras
     if not style or count < 2 or len(train) < 2 or len(np.unique(train.camids)) < 2:
         return section
     try:
-        source = open_images(train, size=settings.data.image_size, on_error="skip")
+        if str(style) in ("statistics", "histogram"):
+            # these are known from a part of the images
+            train = train.select(sample_rows(len(train)))
+        source = open_images(train, size=settings.data.image_size, cache="never", on_error="skip")
         views = open_style(style, source, train, num_cameras=count, cache="never", device="cpu")
         rows = [int(row) for row in np.linspace(0, len(train) - 1, _STYLED).round()]
         cameras = sorted({int(train.camids[row]) for row in rows} | set(np.unique(train.camids)[:6].tolist()))

@@ -17,7 +17,7 @@ from reid_da.models.weight_files import read_state_dict
 
 _KEY = "reid_da"
 """Entry of the file's metadata that describes the network."""
-_UNSET: Mapping[str, Any] = {"data": {"source": None, "target": None, "cache_dir": None}, "pretrain": None}
+_UNSET: Mapping[str, Any] = {"data": dict.fromkeys(("source", "target", "test", "cache_dir")), "pretrain": None}
 """Settings of the training's machine and of stages before, which are over."""
 
 
@@ -80,7 +80,7 @@ def read_portable(path: Path) -> PortableModel | None:
     if path.suffix != ".safetensors":
         return None
     try:
-        with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
+        with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"{path}: damaged, or not a safetensors file ({error})") from error

@@ -87,19 +87,24 @@ class TrainedModel:
         """
         return features_of_test_images(self.test_data(data), self.network, image_size=self.image_size, flip=flip)
 
+    def _unlabelled_data(self, data: str | Path | Sequence[Path] | Dataset | None) -> Dataset:
+        """The data set whose images the model is used on: the target, which may have a test set elsewhere."""
+        target = None if self.settings is None else self.settings.data.target
+        return self.test_data(data if data is not None else target)
+
     def with_batch_norms_of(self: M, data: str | Path | Sequence[Path] | Dataset | None = None) -> M:
         """The model with the batch-norm statistics of a data set's training images; see :mod:`reid_da.models.adabn`.
 
         Labels are not read. The images come in random order, the same each time, in batches of 64.
 
         Args:
-            data: as :meth:`test_data` takes it.
+            data: the data set or its path; the target of the run if None.
 
         Raises:
             InputError: the data set cannot be read, has fewer than two training images, or the network has no
                 batch-norm layers.
         """
-        dataset = self.test_data(data)
+        dataset = self._unlabelled_data(data)
         table = dataset.train.without_junk()
         if len(table) < 2:
             raise InputError(f"{dataset.root}: AdaBN takes its statistics from training images, and there are none")
@@ -116,12 +121,12 @@ class TrainedModel:
         """Mean features of the cameras of a data set, over its training images, or the others if it has none.
 
         Args:
-            data: as :meth:`test_data` takes it.
+            data: the data set or its path; the target of the run if None.
 
         Raises:
             InputError: the data set cannot be read, or has no images.
         """
-        dataset = self.test_data(data)
+        dataset = self._unlabelled_data(data)
         splits = [dataset.train] if len(dataset.train.without_junk()) else [dataset.query, dataset.gallery]
         tables = {str(number): table.without_junk() for number, table in enumerate(splits)}
         tables = {name: table for name, table in tables.items() if len(table)}

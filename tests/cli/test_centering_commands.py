@@ -79,7 +79,7 @@ def test_a_single_new_image_is_centred_with_what_is_stored(run, trained_run, mod
         reid_da.load("resnet18", weights="none", device="cpu").center_cameras(crop, name)
     file = copy / "camera_means.safetensors"
     file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(InputError, match="is no file of camera means, or a damaged one"):
+    with pytest.raises(InputError, match="is not a file of camera means, or is damaged"):
         load_means(file)
 
 
