@@ -1,6 +1,5 @@
 """The front door against the parts that it is made of."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -138,7 +137,7 @@ def test_mistakes_are_one_line(model, crops, tmp_path, small_settings):
         (lambda: model.embed([]), "there are no images"),
         (lambda: model.search(path, path, top=0), "top: expected at least 1, got 0"),
         (lambda: model.search(path, np.zeros((2, 512), np.float32)), "gallery"),
-        (lambda: model.evaluate(), "resnet18: has no target; give a data set"),
+        (lambda: model.evaluate(), "resnet18: has no test data; give a data set"),
         (lambda: model.threshold(1e-3), "resnet18: only runs are calibrated"),
         (lambda: reid_da.Run(tmp_path), "not a run folder"),
         (lambda: reid_da.fit(small_settings, tmp_path / "run", epoch=1), "overrides: unknown key 'epoch'"),
@@ -178,7 +177,7 @@ def test_fit_then_evaluate_then_resume(trained, small_sites, small_tree, tmp_pat
     assert "distance: as given" in reranked.convention
     np.testing.assert_allclose(model.embed(features.query_paths.tolist()), features.query_features, atol=1e-5)
 
-    with pytest.raises(InputError, match="there is a run already"):
+    with pytest.raises(InputError, match="holds a complete run of 1 epochs"):
         reid_da.fit(small_tree, trained.path)
     changes = {"epochs": 1, "steps_per_epoch": 1}
     assert reid_da.fit(small_tree, trained.path, resume=True, **changes).metrics() == trained.metrics()
@@ -208,7 +207,7 @@ def test_thresholds_belong_to_a_checkpoint_and_an_image_size(trained):
     assert (similarities[different & across] >= threshold - 2e-3).mean() > 0.09
     with pytest.raises(InputError, match="is calibrated for images of"):
         trained.model(image_size=(16, 8), device="cpu").threshold(0.1)
-    file.write_text(json.dumps({**json.loads(file.read_text()), "epoch": 7}))
+    save_calibration(file, calibration, notes={**notes, "epoch": 7})
     with pytest.raises(InputError, match="belongs to epoch 7, and the model is of epoch 1; calibrate that one"):
         trained.model(device="cpu").threshold(0.1)
 
