@@ -307,7 +307,9 @@ class ExperimentSettings(TrainingSettings):
         description="steps in an epoch; 0: one pass over the images, as the method defines it",
     )
     pretrain: dict[str, Any] | None = Field(
-        default=None, description="pretraining stage: settings that differ from these; method is source unless given"
+        default=None,
+        description="pretraining stage: settings that differ from these; method is source unless given; may have a "
+        "pretrain of its own",
     )
     init_from: Path | None = Field(
         default=None,
