@@ -23,6 +23,7 @@ from reid_da.cli import (
     select,
     serve,
     train,
+    weights,
 )
 
 app = typer.Typer(
@@ -33,7 +34,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 _COMMANDS = {
-    "Start": (init.init, train.settings),
+    "Start": (init.init, train.settings, weights.import_weights),
     "Train": (train.train, train.ablate, train.sweep, train.compare),
     "Results": (
         results.results,

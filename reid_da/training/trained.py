@@ -26,6 +26,7 @@ from reid_da.images.augment import normalize
 from reid_da.methods import METHODS
 from reid_da.models.adabn import with_batch_norms_of
 from reid_da.models.backbones import BACKBONE_NAMES, create_backbone, is_backbone_name
+from reid_da.models.weight_notes import read_note
 from reid_da.training.checkpoint import Checkpoint, load_checkpoint
 from reid_da.training.portable import read_portable
 from reid_da.training.run_folder import RunFolder
@@ -182,7 +183,8 @@ def load_trained(
 
     Args:
         model: the run, the checkpoint, the file, or a name such as ``resnet50``.
-        backbone: network that a file of weights belongs to; one that ``reid-da export`` wrote says so itself.
+        backbone: network that a file of weights belongs to; one that ``reid-da export`` or ``import-weights`` wrote
+            says so itself.
         last_stride: stride of ``layer4``, for files and names.
         stem_relu: whether a ResNet has the ReLU after its first convolution, for files and names.
         weights: ``imagenet`` or ``none`` (random), for names.
@@ -215,7 +217,12 @@ def load_trained(
             f"{model}: no such run or file of weights, and no backbone of this name ({', '.join(BACKBONE_NAMES)})"
         )
     size = image_size or (256, 128)
-    network = create_backbone(name, last_stride=last_stride, stem_relu=stem_relu, weights=source, image_size=size)
+    note = read_note(path) if path.is_file() else None
+    if note is not None:
+        size = image_size or note.image_size or size
+        network = create_backbone(weights=source, image_size=size, **note.options())
+    else:
+        network = create_backbone(name, last_stride=last_stride, stem_relu=stem_relu, weights=source, image_size=size)
     network = network.to(chosen).eval()
     check_weights(network, str(model))
     return TrainedModel(network=network, image_size=size, name=str(model))
