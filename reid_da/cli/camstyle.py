@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from reid_da.cli.arguments import Size, parse_size
-from reid_da.cli.output import check_output, print_json, say, show, show_log, stoppable
+from reid_da.cli.arguments import PICTURE, Size, parse_size
+from reid_da.cli.output import check_picture, print_json, say, show, show_log, stoppable
 from reid_da.errors import InputError, unknown_name
 
 if TYPE_CHECKING:
@@ -221,7 +221,7 @@ def check(
     size: Size = None,
     images: Annotated[int, typer.Option(help="Most real images to look at.")] = 2000,
     seed: Annotated[int, typer.Option(min=0, help="Of the camera classifier.")] = 0,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="A PNG file.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help=PICTURE)] = None,
     skip_broken: SkipBroken = False,
     device: Device = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
@@ -239,7 +239,7 @@ def check(
     show_log()
     if images < 1:
         raise InputError(f"--images: expected at least 1, got {images}")
-    check_output(output)
+    check_picture(output)
     dataset = load_dataset(data)
     found = check_named_styles(
         dataset,

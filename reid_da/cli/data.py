@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from reid_da.cli.output import check_output, print_json, say, show
+from reid_da.cli.arguments import Slide, Title
+from reid_da.cli.output import check_picture, print_json, say, show
 from reid_da.datasets import import_folder, load_dataset
 from reid_da.datasets.importing import persons_file
 from reid_da.errors import InputError
@@ -84,7 +85,12 @@ def stats(
     trial: Trial = None,
     layout: Layout = None,
     pattern: Pattern = None,
-    picture: Annotated[Path | None, typer.Option(help="Also draw the counts, as PNG.")] = None,
+    picture: Annotated[
+        Path | None,
+        typer.Option(help="Also draw the counts, and images of unlabelled cameras: .png, .svg, .pdf or .jpg."),
+    ] = None,
+    title: Title = None,
+    slide: Slide = False,
     as_json: AsJson = False,
 ) -> None:
     """Count images and identities by split and camera, and identities by number of cameras.
@@ -95,7 +101,7 @@ def stats(
     from reid_da.reporting.dataset_pictures import draw_statistics
     from reid_da.reporting.dataset_tables import format_statistics
 
-    check_output(picture)
+    check_picture(picture)
     dataset = load_dataset(
         path,
         format=format,
@@ -112,7 +118,7 @@ def stats(
     else:
         show(format_statistics(statistics))
     if picture is not None:
-        draw_statistics(statistics, picture)
+        draw_statistics(statistics, picture, table=dataset.train, title=title, slide=slide)
         say(f"picture: {picture}", error=True)
 
 

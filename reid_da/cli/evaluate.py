@@ -20,7 +20,7 @@ from reid_da.cli.arguments import (
     parse_size,
     rerank_settings,
 )
-from reid_da.cli.output import check_output, print_json, say, show, show_log
+from reid_da.cli.output import check_output, check_picture, print_json, say, show, show_log
 from reid_da.errors import InputError
 
 OperatingPoint = Annotated[
@@ -217,7 +217,8 @@ def angles(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, or one of its checkpoints.")],
     data: Annotated[Path | None, typer.Option(help="Data set whose gallery to look at too; the run's target.")] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="A PNG file: histograms of the angles of pairs.")
+        Path | None,
+        typer.Option("--output", "-o", help="Picture of the angles of pairs: .png, .svg, .pdf or .jpg."),
     ] = None,
     device: Device = "auto",
     as_json: AsJson = False,
@@ -230,7 +231,7 @@ def angles(
     from reid_da.studies.inspection import angles_of_run
 
     show_log()
-    check_output(output)
+    check_picture(output)
     statistics = angles_of_run(run, data=data, device=device)
     if output is not None:
         draw_angle_histograms(statistics, output)
@@ -254,7 +255,9 @@ def verify(
         typer.Option("--pairs", help="Number of pairs to draw, half of one person; as many as there are, up to 6000."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the pairs that are drawn.")] = 0,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="A PNG file: the ROC curve.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Picture of the ROC curve: .png, .svg, .pdf or .jpg.")
+    ] = None,
     backbone: BackboneName = "resnet50",
     last_stride: LastStride = 2,
     stem_relu: StemReLU = True,
@@ -284,7 +287,7 @@ def verify(
         raise InputError(f"--pairs is the number of pairs to draw with --from; {pairs} lists all that count")
     if source is not None and images is not None:
         raise InputError("--images belongs to PAIRS, a file; the images of --from are those of the data set")
-    check_output(output)
+    check_picture(output)
     dataset = load_datasets(source) if source is not None else None
     if dataset is not None:
         listed = draw_pairs(dataset, count, seed=seed)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from reid_da.atomic import atomic_path
 from reid_da.evaluation.calibration import Calibration
+from reid_da.reporting.picture_files import save_figure
 from reid_da.reporting.tables import Column, Row, Table
 from reid_da.text import picture_text
 
@@ -39,7 +39,7 @@ def draw_calibration(calibration: Calibration, path: Path, *, title: str) -> Non
 
     Args:
         calibration: what to draw.
-        path: PNG file to write.
+        path: file to write.
         title: above the picture.
     """
     from matplotlib.figure import Figure
@@ -66,5 +66,4 @@ def draw_calibration(calibration: Calibration, path: Path, *, title: str) -> Non
         xlabel="cosine similarity across cameras", ylabel="share of the pairs", xlim=(calibration.low, calibration.high)
     )
     axes.legend(frameon=False, loc="upper left")
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png")
+    save_figure(figure, path, kind="png")

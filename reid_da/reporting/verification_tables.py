@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from reid_da.atomic import atomic_path
 from reid_da.evaluation.verification import VerificationResult
+from reid_da.reporting.picture_files import save_figure
 from reid_da.reporting.tables import Column, Row, Spread, Table
 
 
@@ -55,7 +55,7 @@ def draw_roc(result: VerificationResult, path: Path) -> None:
 
     Args:
         result: of the pairs.
-        path: PNG file to write.
+        path: file to write.
     """
     from matplotlib.figure import Figure
 
@@ -72,5 +72,4 @@ def draw_roc(result: VerificationResult, path: Path) -> None:
     axes.axvline(1 / len(negatives), color="grey", linestyle=":", label="one pair of two persons")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, loc="lower right")
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png")
+    save_figure(figure, path)
