@@ -26,6 +26,10 @@ SameCamera = Annotated[
         "exclude, unless all images are by one camera or cameras are not known."
     ),
 ]
+Feature = Annotated[
+    str | None,
+    typer.Option(help="What of a run's network is compared: 'pooled' or 'embedding'. Default: as in its settings."),
+]
 PICTURE = "Picture to write; the suffix decides the format: .png, .svg, .pdf or .jpg."
 Title = Annotated[str | None, typer.Option(metavar="TEXT", help="Title of the picture.")]
 Slide = Annotated[bool, typer.Option("--slide", help="Lay the picture out for a slide, 16 to 9.")]

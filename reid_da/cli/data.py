@@ -124,7 +124,9 @@ def stats(
 
 @app.command("import")
 def import_(
-    path: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder with person crops at any depth.")],
+    path: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Folder with person crops at any depth, or a table (.csv).")
+    ],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The manifest; FOLDER/manifest.csv.")] = None,
     layout: Layout = None,
     pattern: Pattern = None,
@@ -138,7 +140,7 @@ def import_(
     seed: Annotated[int, typer.Option(help="Seed of the split.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing manifest.")] = False,
 ) -> None:
-    """Write a manifest for a folder of crops, with an identity-disjoint train/query/gallery split if asked.
+    """Write a manifest for crops, with an identity-disjoint train/query/gallery split if asked.
 
     Where the names do not tell what the folders are, --layout or --pattern does; the manifest keeps the answer. In a
     partly labelled folder (cam1/image.jpg beside cam1/anna/image.jpg) images without an identity go to train.
@@ -148,6 +150,8 @@ def import_(
     Example: reid-da data import crops/ --split 0.5 && reid-da data check crops/
 
     Example: reid-da data import people/ --test-only   # then train with data.test=people
+
+    Example: reid-da data import labels.csv --test-only -o test.csv   # labels.csv by `reid-da data template`
     """
     if test_only and split is not None:
         raise InputError("give either --split or --test-only")
@@ -170,3 +174,31 @@ def import_(
             "there is one camera, or none is known: evaluations count matches by the same camera, and their figures "
             "cannot be compared with those of papers"
         )
+
+
+@app.command()
+def template(
+    path: DataPath,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The table to write.")] = Path("labels.csv"),
+    page: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write an HTML page that shows the images of the table.")
+    ] = None,
+    per_camera: Annotated[
+        int | None, typer.Option(min=1, help="At most so many images of each camera. Default: all.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
+) -> None:
+    """Write a table of unlabelled images, to label a few people in it by hand.
+
+    Fill in the column pid (a name or a number) for some twenty people that at least two cameras saw, and leave it empty
+    for the others. Then make a test set of the table: reid-da data import labels.csv --test-only -o test.csv
+
+    Example: reid-da data template crops/ -o labels.csv --page labels.html
+    """
+    from reid_da.datasets.labelling import write_template
+
+    count = write_template(path, output, page=page, per_camera=per_camera, overwrite=overwrite)
+    say(f"{output}: {count:,} images; name some people in the column pid")
+    if page is not None:
+        say(f"{page}: the images, with the number of their line")
+    say(f"next: reid-da data import {output} --test-only -o test.csv, then train with data.test=test.csv")

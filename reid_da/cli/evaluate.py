@@ -12,6 +12,7 @@ from reid_da.cli.arguments import (
     K2,
     CenterCameras,
     Distance,
+    Feature,
     Lambda,
     Rerank,
     SameCamera,
@@ -106,6 +107,7 @@ def evaluate(
     stem_relu: StemReLU = True,
     weights: Weights = "imagenet",
     size: Size = None,
+    feature: Feature = None,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
@@ -138,6 +140,7 @@ def evaluate(
             stem_relu=stem_relu,
             weights=weights,
             image_size=parse_size(size),
+            feature=feature,
             device=device,
         )
         dataset = dataset or trained.test_data(data)
@@ -151,6 +154,7 @@ def evaluate(
             center_cameras=center_cameras,
         )
         options = {"flip": flip, "rerank": rerank, "center_cameras": center_cameras, "adabn": adabn}
+        options["feature"] = trained.feature
         keep_evaluation(trained, dataset, {**options, **results[model].to_json()})
     if as_json:
         print_json(
@@ -177,6 +181,7 @@ def extract(
     stem_relu: StemReLU = True,
     weights: Weights = "imagenet",
     size: Size = None,
+    feature: Feature = None,
     device: Device = "auto",
 ) -> None:
     """Write the features of images to a file.
@@ -199,6 +204,7 @@ def extract(
         stem_relu=stem_relu,
         weights=weights,
         image_size=parse_size(size),
+        feature=feature,
         device=device,
     )
     text = extract_to_file(
@@ -220,10 +226,13 @@ def angles(
         Path | None,
         typer.Option("--output", "-o", help="Picture of the angles of pairs: .png, .svg, .pdf or .jpg."),
     ] = None,
+    feature: Feature = None,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Angles between embeddings, identities and class centres, as in ArcFace's Table 3.
+    """Angles between features, identities and class centres, as in ArcFace's Table 3.
+
+    The features are those that the run compares; class centres count where these are the embeddings.
 
     Example: reid-da angles runs/arcface --data data/rendered/site-b -o angles.png
     """
@@ -232,13 +241,14 @@ def angles(
 
     show_log()
     check_picture(output)
-    statistics = angles_of_run(run, data=data, device=device)
+    statistics = angles_of_run(run, data=data, feature=feature, device=device)
     if output is not None:
         draw_angle_histograms(statistics, output)
     if as_json:
         print_json({name: entry.to_json() for name, entry in statistics.items()})
         return
-    show(angle_table(statistics, title=str(run)))
+    (used, *_) = (entry.feature for entry in statistics.values())
+    show(angle_table(statistics, title=f"{run}, {used} features"))
     if output is not None:
         say(f"picture: {output}", error=True)
 
@@ -263,6 +273,7 @@ def verify(
     stem_relu: StemReLU = True,
     weights: Weights = "imagenet",
     size: Size = None,
+    feature: Feature = None,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
@@ -302,6 +313,7 @@ def verify(
         stem_relu=stem_relu,
         weights=weights,
         image_size=parse_size(size),
+        feature=feature,
         device=device,
     )
     result = verify_pairs(trained, listed)
@@ -309,9 +321,15 @@ def verify(
     if output is not None:
         draw_roc(result, output)
     if as_json:
-        print_json({**result.to_json(), "identification": {str(number): rate for number, rate in rates.items()}})
+        print_json(
+            {
+                "feature": trained.feature,
+                **result.to_json(),
+                "identification": {str(number): rate for number, rate in rates.items()},
+            }
+        )
         return
-    show(verification_table(result, rates))
+    show(verification_table(result, rates, feature=trained.feature))
     if output is not None:
         say(f"picture: {output}", error=True)
 
@@ -320,6 +338,7 @@ def calibrate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")],
     fpr: Annotated[list[float] | None, typer.Option(help="False positive rate; may be given several times.")] = None,
     data: Annotated[Path | None, typer.Option(help="Labelled test images of the cameras; the run's target.")] = None,
+    feature: Feature = None,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
@@ -337,15 +356,15 @@ def calibrate(
     show_log()
     for name in ("calibration.json", "calibration.png"):
         check_output(run / name)
-    calibration, notes = calibrate_run(run, fprs=fpr or (1e-2, 1e-3, 1e-4), data=data, device=device)
+    calibration, notes = calibrate_run(run, fprs=fpr or (1e-2, 1e-3, 1e-4), data=data, feature=feature, device=device)
     # on a full disk, new thresholds beside an old picture would be read as one result
     with atomic_paths(run / "calibration.json", run / "calibration.png") as (record, picture):
         save_calibration(record, calibration, notes=notes)
-        draw_calibration(calibration, picture, title=str(notes["data"]))
+        draw_calibration(calibration, picture, title=f"{notes['data']}, {calibration.feature} features")
     if as_json:
-        print_json({**notes, "points": [asdict(point) for point in calibration.points]})
+        print_json({**notes, "feature": calibration.feature, "points": [asdict(point) for point in calibration.points]})
         return
-    show(calibration_table(calibration, title=f"{run} on {notes['data']}, {notes['feature']} features"))
+    show(calibration_table(calibration, title=f"{run} on {notes['data']}, {calibration.feature} features"))
     say(f"stored: {run / 'calibration.json'}", error=True)
 
 

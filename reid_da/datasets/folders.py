@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from reid_da.datasets.listing import describe_folder, describe_paths, list_images, match_names, natural_key
+from reid_da.datasets.patterns import suggested_pattern
 from reid_da.datasets.persons import number_persons, person_names
 from reid_da.datasets.table import UNKNOWN_CAMERA, Dataset, SampleTable
 from reid_da.errors import InputError, first_few, unknown_name
@@ -262,7 +263,8 @@ def _question(root: Path, paths: Sequence[str]) -> str:
     """What to ask where names do not tell: what was seen, what it may mean, how to say so."""
     folders = sorted({path.rpartition("/")[0] for path in paths}, key=natural_key)
     seen = f"{root}: {describe_paths(paths)}: the names do not tell "
-    pattern = r"--pattern '(?P<pid>\d+)_c(?P<camera>\d+)' says what they mean"
+    example = next(path for path in paths if path.rpartition("/")[0] == folders[0])
+    pattern = suggested_pattern(example) or r"--pattern '(?P<pid>\d+)_c(?P<camera>\d+)' or the like"
     if folders == [""]:
         choices, tell, first = ["flat"], "person and camera", "flat"
     elif all(path.count("/") == 1 for path in paths):
@@ -271,14 +273,18 @@ def _question(root: Path, paths: Sequence[str]) -> str:
         choices, tell, first = ["flat"], "what the folders are", "flat"
     options = ", ".join(f"--layout {choice} ({CHOICES[choice][1]})" for choice in choices)  # type: ignore[index]
     return (
-        f"{seen}{tell}; choose {options}, or {pattern}. In an experiment file write {root}#layout={first}, or keep the "
-        f"answer in a manifest: reid-da data import {root} --layout {first}"
+        f"{seen}{tell}; choose {options}, or say it with a pattern such as {pattern}. In an experiment file write "
+        f"{root}#layout={first}, or keep the answer in a manifest: reid-da data import {root} --layout {first}"
     )
 
 
 def _crops_of_pattern(root: Path, paths: Sequence[str], compiled: re.Pattern[str], pattern: str) -> list[Crop]:
     names = paths if "/" in pattern else [path.rpartition("/")[2] for path in paths]
     advice = "" if "/" in pattern else "without a slash in it the pattern is matched with the file name alone"
+    missed = next((path for path, name in zip(paths, names, strict=True) if compiled.match(name) is None), "")
+    suggested = suggested_pattern(missed)
+    if suggested is not None:
+        advice = "; ".join(filter(None, (advice, f"what fits this name is {suggested}")))
     return _crops(root, paths, match_names(compiled, names, folder=root, advice=advice))
 
 
