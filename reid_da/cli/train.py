@@ -108,6 +108,11 @@ def _print_result(run: "RunFolder", result: Mapping[str, float]) -> None:
     if stage.is_dir():
         before = runs.final_result(type(run).open(stage))
         show(before_after_table(before, result, title=f"{name}: on the target, before and after"))
+        if result.get("mAP", 0) <= before.get("mAP", 0):
+            say(
+                f"note: mAP did not rise; the model before adaptation is {stage}. What helps most: pretrained weights "
+                f"(model.weights=PATH), then more epochs (reid-da train --resume {run.path} epochs=N)"
+            )
     else:
         show(ablation_table([ResultRow(name="last epoch", results=(result,))], title=f"{name}: on the target"))
 

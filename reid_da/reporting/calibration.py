@@ -63,7 +63,11 @@ def draw_calibration(calibration: Calibration, path: Path, *, title: str) -> Non
         place = float(np.interp(point.threshold, edges, np.linspace(0, 1, len(edges))))
         axes.axvline(place, color="black", linewidth=0.8)
         axes.annotate(
-            f" FPR {point.fpr:g}", (place, 0.98 - 0.07 * number), xycoords=("data", "axes fraction"), va="top"
+            f" FPR {point.fpr:g} ",
+            (place, 0.98 - 0.07 * number),
+            xycoords=("data", "axes fraction"),
+            va="top",
+            ha="right" if place > 0.85 else "left",
         )
     ticks = np.linspace(0, 1, 9)
     digits = int(np.clip(np.ceil(1.5 - np.log10(max(float(edges[-1] - edges[0]), 1e-6))), 2, 5))
@@ -72,6 +76,7 @@ def draw_calibration(calibration: Calibration, path: Path, *, title: str) -> Non
     axes.set_title(picture_text(title))
     axes.set(xlabel="cosine similarity across cameras, on a scale of quantiles", ylabel="share of the pairs (%)")
     axes.set_xlim(0, 1)
+    axes.set_ylim(top=1.3 * axes.get_ylim()[1])  # room for legend and rates
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, 0.9))
+    axes.legend(frameon=False, loc="upper left")
     save_figure(figure, path, kind="png")
