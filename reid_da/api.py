@@ -298,7 +298,7 @@ class Run:
         return self._folder.records(kind)
 
     def resume(self, *, skip_damaged: bool = False, **overrides: Any) -> "Run":
-        """Go on after an interruption, to the numbers of an unbroken run; a complete run stays as it is.
+        """Resume after an interruption, with the same results as an uninterrupted run; a complete run is left as it is.
 
         Args:
             skip_damaged: pass over damaged checkpoints.
@@ -323,7 +323,7 @@ def fit(
     Args:
         config: YAML file, its keys and values as a mapping, or settings.
         output: folder of the run.
-        resume: go on where a run of the same settings in that folder was stopped.
+        resume: resume the run in that folder if it has the same settings.
         overrides: settings to change: ``epochs=5``, ``memory={"temperature": 0.1}``.
 
     Raises:

@@ -14,7 +14,7 @@ from reid_da.errors import InputError
 app = typer.Typer(help="Check data sets, count what is in them, make manifests.", no_args_is_help=True)
 
 DataPath = Annotated[Path, typer.Argument(metavar="PATH", help="Folder of a data set, or a manifest (.csv, .parquet).")]
-Format = Annotated[str | None, typer.Option(help="Layout on disk; found out from what is there if not given.")]
+Format = Annotated[str | None, typer.Option(help="Layout on disk. Default: detected.")]
 Boxes = Annotated[str | None, typer.Option(help="CUHK03-NP: 'detected' (default) or 'labelled' boxes.")]
 TrainLists = Annotated[str | None, typer.Option(help="MSMT17: 'train+val' (default, as papers count) or 'train'.")]
 TestList = Annotated[str | None, typer.Option(help="VehicleID: vehicles in the test list, e.g. '800' (default).")]
@@ -24,7 +24,7 @@ Trial = Annotated[
 Layout = Annotated[
     str | None,
     typer.Option(
-        help="Own folders: what they are where names do not tell, 'camera-folders', 'person-folders' or 'flat'."
+        help="Own folders: their meaning, if names do not show it: 'camera-folders', 'person-folders' or 'flat'."
     ),
 ]
 Pattern = Annotated[
@@ -124,10 +124,10 @@ def stats(
 
 @app.command("import")
 def import_(
-    path: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help="Folder with person crops at any depth, or a table (.csv).")
-    ],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="The manifest; FOLDER/manifest.csv.")] = None,
+    path: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of person crops, or a table (.csv).")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Manifest. Default: FOLDER/manifest.csv.")
+    ] = None,
     layout: Layout = None,
     pattern: Pattern = None,
     split: Annotated[
@@ -184,7 +184,7 @@ def template(
         Path | None, typer.Option(metavar="FILE", help="Also write an HTML page that shows the images of the table.")
     ] = None,
     per_camera: Annotated[
-        int | None, typer.Option(min=1, help="At most so many images of each camera. Default: all.")
+        int | None, typer.Option(min=1, help="Maximum number of images per camera. Default: all.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
 ) -> None:

@@ -32,9 +32,9 @@ BackboneName = Annotated[str, typer.Option(help="Network that a file of weights 
 LastStride = Annotated[int, typer.Option(help="Stride of layer4, for a file of weights or a backbone.")]
 StemReLU = Annotated[
     bool,
-    typer.Option(help="Whether a ResNet has the ReLU after its first convolution; the strong baseline's have not."),
+    typer.Option(help="Whether a ResNet has a ReLU after its first convolution; those of the strong baseline do not."),
 ]
-Weights = Annotated[str, typer.Option(help="For a backbone: 'imagenet', or 'none' for random ones.")]
+Weights = Annotated[str, typer.Option(help="Weights of a backbone: 'imagenet', or 'none' (random).")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
@@ -96,7 +96,7 @@ def evaluate(
     lambda_value: Lambda = 0.3,
     operating_point: OperatingPoint = None,
     same_camera: SameCamera = None,
-    flip: Annotated[bool, typer.Option("--flip", help="Average with the features of mirror images.")] = False,
+    flip: Annotated[bool, typer.Option("--flip", help="Average features with those of the mirrored images.")] = False,
     center_cameras: CenterCameras = False,
     adabn: Annotated[
         bool,
@@ -174,7 +174,7 @@ def extract(
         list[str] | None,
         typer.Option(help="Of a data set: query, gallery, train; may be given several times. Default: the test split."),
     ] = None,
-    flip: Annotated[bool, typer.Option("--flip", help="Average with the features of mirror images.")] = False,
+    flip: Annotated[bool, typer.Option("--flip", help="Average features with those of the mirrored images.")] = False,
     center_cameras: CenterCameras = False,
     backbone: BackboneName = "resnet50",
     last_stride: LastStride = 2,
@@ -221,7 +221,7 @@ def extract(
 
 def angles(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, or one of its checkpoints.")],
-    data: Annotated[Path | None, typer.Option(help="Data set whose gallery to look at too; the run's target.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Data set with a gallery. Default: the run's target.")] = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Picture of the angles of pairs: .png, .svg, .pdf or .jpg."),
@@ -258,13 +258,16 @@ def verify(
     pairs: Annotated[
         Path | None, typer.Argument(metavar="[PAIRS]", help="Pairs as LFW lists them, or a CSV file.")
     ] = None,
-    images: Annotated[Path | None, typer.Option(help="Folder of the images; that of PAIRS.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of the images. Default: that of PAIRS.")] = None,
     source: Annotated[Path | None, typer.Option("--from", help="Draw pairs from this data set's test images.")] = None,
     count: Annotated[
         int | None,
-        typer.Option("--pairs", help="Number of pairs to draw, half of one person; as many as there are, up to 6000."),
+        typer.Option(
+            "--pairs",
+            help="Pairs to draw, half of them same-person. Default: all, at most 6000.",
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the pairs that are drawn.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random pairs.")] = 0,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Picture of the ROC curve: .png, .svg, .pdf or .jpg.")
     ] = None,
@@ -337,7 +340,10 @@ def verify(
 def calibrate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")],
     fpr: Annotated[list[float] | None, typer.Option(help="False positive rate; may be given several times.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Labelled test images of the cameras; the run's target.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Labelled test images. Default: test data of the run."),
+    ] = None,
     feature: Feature = None,
     device: Device = "auto",
     as_json: AsJson = False,
@@ -370,7 +376,7 @@ def calibrate(
 
 def center(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")],
-    data: Annotated[Path | None, typer.Option(help="Images of the cameras, labelled or not; the run's target.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Images, labelled or not. Default: the run's target.")] = None,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:

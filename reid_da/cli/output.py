@@ -100,11 +100,11 @@ def check_picture(path: Path | None) -> None:
 
 @contextmanager
 def stoppable(command: str = "", run: Path | None = None) -> Iterator[None]:
-    """Say how to go on when Ctrl-C ends the block.
+    """Say how to resume when Ctrl-C ends the block.
 
     Args:
         command: that resumes a run.
-        run: folder of the run; None where the same command goes on by itself.
+        run: folder of the run; None where the same command resumes by itself.
     """
     try:
         yield

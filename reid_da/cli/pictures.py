@@ -39,7 +39,7 @@ def curves(
 
 def ranked_lists(
     models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Run folders, such as before and after.")],
-    data: Annotated[Path | None, typer.Option(help="Data set; that of the first run is its target.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Data set. Default: test data of the first run.")] = None,
     queries: Annotated[
         list[str] | None,
         typer.Option(

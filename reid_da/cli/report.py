@@ -9,11 +9,11 @@ from reid_da.cli.arguments import PICTURE, Slide, Title
 from reid_da.cli.output import check_output, check_picture, say, show_log
 from reid_da.errors import InputError
 
-Data = Annotated[Path | None, typer.Option(help="Data set to look at; the target of the (last) run.")]
+Data = Annotated[Path | None, typer.Option(help="Data set to look at. Default: the target of the (last) run.")]
 Picture = Annotated[Path, typer.Option("--output", "-o", help=PICTURE)]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 Method = Annotated[
-    str, typer.Option("--map", help="How the features become a map: pca, tsne (needs scikit-learn), or auto.")
+    str, typer.Option("--map", help="Projection of the features: pca, tsne (needs scikit-learn), or auto.")
 ]
 
 

@@ -292,7 +292,7 @@ def _crops(root: Path, paths: Sequence[str], matches: Sequence[re.Match[str]]) -
     """What the groups of each match tell.
 
     Raises:
-        InputError: a group of the camera or the split took no part in a match, or the split is none.
+        InputError: a group of the camera or the split is empty in a match, or the split is unknown.
     """
     for group in ("camera", "split"):
         if group in matches[0].re.groupindex:

@@ -191,7 +191,7 @@ def _inspect_content(content: bytes, *, digest: bytes) -> ImageFile:
 def _is_filled_up(content: bytes) -> bool:
     """Whether a JPEG file was filled up with zeros, as broken-off downloads and copies are.
 
-    Zeros are valid data of the compressed stream, so that decoders paint the missing part grey without a word. What
+    Zeros are valid data of the compressed stream, so that decoders silently paint the missing part grey. What
     gives them away is that no end marker follows the last start of a scan.
     """
     return content.endswith(bytes(16)) and content.rfind(b"\xff\xd9") < content.rfind(b"\xff\xda")

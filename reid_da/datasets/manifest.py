@@ -22,7 +22,7 @@ _LONGEST_HEADER = 2**16
 
 
 def is_manifest(file: Path) -> bool:
-    """Whether a file is there and its header has the column of a manifest that none can do without."""
+    """Whether a file exists and its header has the one column that every manifest needs."""
     try:
         with open_regular(file, limit=_MAX_BYTES) as stream:
             header = stream.readline(_LONGEST_HEADER).decode("utf-8-sig", "replace")
@@ -40,7 +40,7 @@ def read_manifest(file: Path) -> Dataset:
     ``split`` is train (also where it is empty), query or gallery.
 
     Raises:
-        InputError: the file cannot be read, lacks a column, or a row is at fault (row 1 is the first below the header).
+        InputError: the file cannot be read, lacks a column, or a row is invalid (row 1 is the first below the header).
     """
     crops, notes = crops_of_manifest(file)
     return dataset_of_crops(
@@ -57,7 +57,7 @@ def crops_of_manifest(file: Path) -> tuple[list[Crop], tuple[str, ...]]:
     """The rows of a manifest, and what was passed over; see :func:`read_manifest`.
 
     Raises:
-        InputError: the file cannot be read, lacks a column, or a row is at fault.
+        InputError: the file cannot be read, lacks a column, or a row is invalid.
     """
     rows = list(_parquet_rows(file) if file.suffix.lower() == ".parquet" else _csv_rows(file))
     if not rows:

@@ -231,7 +231,7 @@ def _read_lfw(text: str, file: Path) -> list[_Pair]:
 
 
 def _lfw_pair(fields: Sequence[str], *, fold: int) -> _Pair | None:
-    """The pair of a line of LFW's format, None if it is none."""
+    """The pair in a line of LFW's format; None if the line is not one."""
     if len(fields) == 3 and _is_number(fields[1]) and _is_number(fields[2]):
         return _Pair(first=_lfw(fields[0], fields[1]), second=_lfw(fields[0], fields[2]), same=True, fold=fold)
     if len(fields) == 4 and _is_number(fields[1]) and _is_number(fields[3]):

@@ -60,7 +60,7 @@ class UnusablePackError(Exception):
 
 
 class UnreadablePackError(UnusablePackError):
-    """A packed file that cannot be read at the moment; its content may be sound."""
+    """A packed file that cannot be read at the moment; its content may be valid."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

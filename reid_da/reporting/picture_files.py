@@ -27,7 +27,7 @@ def picture_format(path: str | os.PathLike[str]) -> str:
     """Format of a picture by the suffix of its file: ``png``, ``svg``, ``pdf`` or ``jpeg``.
 
     Raises:
-        InputError: the suffix is none of :data:`FORMATS`.
+        InputError: the suffix is not one of :data:`FORMATS`.
     """
     suffix = Path(path).suffix
     if suffix.lower() not in FORMATS:

@@ -1,4 +1,4 @@
-"""Pictures of ranked lists: queries, and what a model holds to be their nearest gallery images."""
+"""Pictures of ranked lists: queries and the gallery images that a model ranks first."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence

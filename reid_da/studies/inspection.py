@@ -53,7 +53,7 @@ def angles_of_run(
         device: where the network goes.
 
     Raises:
-        InputError: there is no such run, its data are not to be had, or ``data`` has no labelled gallery.
+        InputError: there is no such run, its data cannot be read, or ``data`` has no labelled gallery.
     """
     if not Path(run).is_dir():
         raise InputError(f"{run}: is not a run; only a run knows which images and classes it was trained on")
