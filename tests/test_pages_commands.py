@@ -1,6 +1,6 @@
 """The commands of README and docs are run, in the order of their pages, on a few images and with a step an epoch.
 
-What a page calls MODEL or DATA is put in; trainings get settings that shorten them, and nothing else. Commands that have
+What a page calls MODEL or DATA is put in; settings shorten trainings. Commands that have
 tests of their own are named in :data:`ELSEWHERE`, and those that need published data in :data:`NOT_RUN`.
 """
 

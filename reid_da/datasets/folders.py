@@ -42,7 +42,9 @@ CHOICES: dict[Layout, tuple[str, str]] = {
 """What ``layout`` may say of a folder: the pattern of its paths, and what it means."""
 
 GROUPS = frozenset({"pid", "camera", "split"})
+"""Groups that a pattern of paths may have."""
 SPLITS = ("train", "query", "gallery")
+"""Splits of a data set."""
 SPLIT_WORDS = {
     **dict.fromkeys(("train", "training", "train_all", "bounding_box_train", "image_train", "bbox_train"), "train"),
     **dict.fromkeys(("query", "probe", "image_query"), "query"),

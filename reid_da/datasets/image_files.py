@@ -23,6 +23,7 @@ from reid_da.progress import track
 from reid_da.reading import UnsuitableFileError, open_regular, read_regular
 
 Fault = Literal["missing", "unreadable", "empty", "not-an-image", "truncated", "damaged", "huge"]
+"""What can be wrong with an image file."""
 
 MAX_BYTES = 256 * 2**20
 """Files larger than this are not read: no picture of a person needs a quarter of a gigabyte."""

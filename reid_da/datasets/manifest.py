@@ -15,6 +15,7 @@ from reid_da.text import csv_cell, from_csv_cell, size_text
 
 COLUMNS = ("path", "pid", "camid", "split")
 SUFFIXES = frozenset({".csv", ".parquet"})
+"""Suffixes of manifests."""
 _MAX_BYTES, _MAX_ROWS = 2**30, 10_000_000
 """Size of a manifest, unpacked, and number of its rows beyond which it is not read."""
 _LONGEST_NAME = 255

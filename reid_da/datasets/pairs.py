@@ -18,6 +18,7 @@ from reid_da.errors import InputError, first_few
 from reid_da.reading import UnsuitableFileError, read_list
 
 NUM_FOLDS = 10
+"""Folds of LFW's protocol."""
 DEFAULT_COUNT = 6000
 """Pairs that are drawn where there are as many: the number of LFW."""
 _SAME = {"0": "0", "1": "1", "0.0": "0", "1.0": "1", "false": "0", "true": "1"}

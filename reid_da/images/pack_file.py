@@ -34,6 +34,7 @@ from reid_da.progress import track
 from reid_da.text import size_text
 
 VERSION = 1
+"""Of the format; files of another version are written anew."""
 
 _TAIL = struct.Struct("<QQI4s")
 _SIGNATURE = b"RDPK"

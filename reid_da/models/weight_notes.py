@@ -87,7 +87,8 @@ def read_note(path: Path) -> WeightNote | None:
     try:
         values = json.loads(text)
         size = values.pop("image_size")
-        lists = {key: tuple(map(str, values.pop(key))) for key in ("ignored", "remarks")}
-        return WeightNote(**values, **lists, image_size=None if size is None else (int(size[0]), int(size[1])))
+        ignored, remarks = (tuple(map(str, values.pop(key))) for key in ("ignored", "remarks"))
+        fitted = None if size is None else (int(size[0]), int(size[1]))
+        return WeightNote(**values, ignored=ignored, remarks=remarks, image_size=fitted)
     except (ValueError, TypeError, KeyError, IndexError) as error:
         raise InputError(f"{path}: its note on the weights cannot be read; import the original file again") from error
