@@ -154,8 +154,7 @@ def evaluate(
             center_cameras=center_cameras,
         )
         options = {"flip": flip, "rerank": rerank, "center_cameras": center_cameras, "adabn": adabn}
-        options["feature"] = trained.feature
-        keep_evaluation(trained, dataset, {**options, **results[model].to_json()})
+        keep_evaluation(trained, dataset, {**options, "feature": trained.feature, **results[model].to_json()})
     if as_json:
         print_json(
             results[models[0]].to_json()

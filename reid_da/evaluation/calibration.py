@@ -165,7 +165,8 @@ def _quantiles(positives: Tensor, negatives: Tensor) -> Tensor:
     below = shares.cumsum(0) / shares.sum()
     inner = torch.searchsorted(below, torch.arange(1, NUM_QUANTILES, dtype=torch.float64) / NUM_QUANTILES) + 1
     filled = torch.nonzero(shares)
-    return torch.cat([filled[0], inner.clamp_max(int(filled[-1])), filled[-1] + 1]).unique()
+    edges = {int(filled[0]), *inner.clamp_max(int(filled[-1])).tolist(), int(filled[-1]) + 1}
+    return torch.tensor(sorted(edges))
 
 
 def _between(histogram: Tensor, edges: Tensor) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, cast, get_args
 
 import numpy as np
 import torch
@@ -217,7 +217,7 @@ def load_trained(
         raise unknown_name("feature", feature, get_args(TestFeature))
     if not isinstance(trained.network, ReIDNetwork):
         raise InputError(f"{model}: feature {feature} is for runs; a backbone has one kind of features only")
-    trained.network.test_feature = feature
+    trained.network.test_feature = cast("TestFeature", feature)
     return trained
 
 
