@@ -9,6 +9,7 @@ from reid_da import __version__
 from reid_da.cli import (
     cache,
     camstyle,
+    center,
     cluster,
     data,
     evaluate,
@@ -52,7 +53,7 @@ _COMMANDS = {
         evaluate.verify,
         evaluate.calibrate,
         evaluate.angles,
-        evaluate.center,
+        center.center,
     ),
     "Use a model": (evaluate.extract, rank.rank, search.search, cluster.cluster, serve.serve, export.export),
 }
