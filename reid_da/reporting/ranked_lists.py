@@ -23,8 +23,8 @@ from reid_da.text import picture_text
 
 _HEIGHT, _WIDTH = 128, 64
 _GAP = 10
-_LABEL, _SIMILARITY = 15, 12
-"""Pixels below an image, for its camera, and for its similarity."""
+_LABEL, _SECOND_LINE = 15, 12
+"""Pixels below an image, for a line of its caption, and for another one."""
 _MARGIN = 12
 _HEADER = 20
 """Pixels for the title, for the ranks, and for each line of the legend."""
@@ -108,7 +108,7 @@ class _Layout(NamedTuple):
 
 def slide_layout(num_models: int, *, with_similarities: bool = False) -> tuple[int, int]:
     """Numbers of queries and of gallery images in each list that fill a slide of 16 to 9."""
-    label = _LABEL + (_SIMILARITY if with_similarities else 0)
+    label = _LABEL + (_SECOND_LINE if with_similarities else 0)
     num_queries = max(1, 4 // num_models)
     num = 1
     while (
@@ -275,7 +275,9 @@ def comparison_figure(
         raise ValueError("the ranked lists have no distances")
     columns = max(of_model.indices.shape[1] for of_model in lists.values())
     check_picture(num_queries=len(first.rows), num=columns, num_models=len(lists))
-    layout = _Layout(len(first.rows), columns, len(lists), _LABEL + (_SIMILARITY if similarities else 0))
+    layout = _Layout(
+        len(first.rows), columns, len(lists), _LABEL + (_SECOND_LINE if similarities or person_names else 0)
+    )
     width, height = layout.size
     outer = (max(width, 16 * height / 9), max(height, 9 * width / 16)) if slide else (width, height)
     canvas = np.full((height, width, 3), 255, dtype=np.uint8)
@@ -285,8 +287,11 @@ def comparison_figure(
     axes.set_axis_off()
     for thumbnail in _thumbnails(query, gallery, lists, layout):
         person = (person_names or {}).get(int(thumbnail.table.pids[thumbnail.row]), "")
-        camera = camera_names[thumbnail.table.camids[thumbnail.row]]
-        _draw_thumbnail(axes, canvas, thumbnail, f"{person} {camera}".strip(), with_similarity=similarities)
+        captions = list(filter(None, (person, camera_names[thumbnail.table.camids[thumbnail.row]])))
+        captions = [_shortened(text) for text in captions]
+        if similarities and thumbnail.similarity is not None:
+            captions[1:] = [" ".join((*captions[1:], f"{thumbnail.similarity:.3f}"))]
+        _draw_thumbnail(axes, canvas, thumbnail, captions)
     axes.imshow(canvas, extent=(0, width, height, 0), interpolation="nearest", aspect="auto")
     _draw_names(axes, list(lists), layout)
     _text(axes, _MARGIN, _MARGIN, title, size=11 if slide else 9, va="top")
@@ -343,11 +348,9 @@ def _thumbnails(
                     yield _Thumbnail(gallery, index, layout.left(rank), top, style, similarity)
 
 
-def _draw_thumbnail(
-    axes: Axes, canvas: NDArray[np.uint8], thumbnail: _Thumbnail, name: str, *, with_similarity: bool
-) -> None:
+def _draw_thumbnail(axes: Axes, canvas: NDArray[np.uint8], thumbnail: _Thumbnail, captions: Sequence[str]) -> None:
     """Copy the pixels to the canvas; draw frame, mark and caption on top of it."""
-    table, row, left, top, style, similarity = thumbnail
+    table, row, left, top, style, _ = thumbnail
     pixels = decode_row(table, row, size=(_HEIGHT, _WIDTH), interpolation="bilinear")
     canvas[top : top + _HEIGHT, left : left + _WIDTH] = _UNREADABLE_GREY if isinstance(pixels, FailedImage) else pixels
     # the line is centred on the rectangle: half of it must not hide the image
@@ -355,11 +358,15 @@ def _draw_thumbnail(
     frame = Rectangle((left - half, top - half), _WIDTH + 2 * half, _HEIGHT + 2 * half, fill=False)
     frame.set(edgecolor=style.colour, linewidth=style.line_width * 72 / _DPI)
     axes.add_patch(frame)
-    label = style.mark + (name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…")
-    _text(axes, left + _WIDTH / 2, top + _HEIGHT + 5, label, size=7, va="top", ha="center", color=style.colour)
-    if with_similarity and similarity is not None:
-        below = top + _HEIGHT + _LABEL
-        _text(axes, left + _WIDTH / 2, below, f"{similarity:.3f}", size=7, va="top", ha="center", color=style.colour)
+    for line, text in enumerate(captions):
+        caption = style.mark + text if line == 0 else text
+        below = top + _HEIGHT + 5 + line * _SECOND_LINE
+        _text(axes, left + _WIDTH / 2, below, caption, size=7, va="top", ha="center", color=style.colour)
+
+
+def _shortened(name: str) -> str:
+    """A name that fits below an image."""
+    return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"
 
 
 def _draw_names(axes: Axes, models: Sequence[str], layout: _Layout) -> None:

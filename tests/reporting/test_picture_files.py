@@ -108,5 +108,11 @@ def test_similarities_stand_below_the_images(tmp_path: Path) -> None:
     )
     shown = comparison_figure(query, query, {"": lists}, camera_names=["a", "b"], similarities=True)
     assert {"0.750", "0.500"} <= {text.get_text() for text in shown.axes[0].texts}
+    named = comparison_figure(
+        query, query, {"": lists}, camera_names=["a", "b"], similarities=True, person_names={0: "x"}
+    )
+    texts = {text.get_text() for text in named.axes[0].texts}
+    assert "a 0.750" in texts
+    assert any(text.endswith(" x") for text in texts)
     plain = comparison_figure(query, query, {"": lists}, camera_names=["a", "b"])
     assert "0.750" not in {text.get_text() for text in plain.axes[0].texts}
