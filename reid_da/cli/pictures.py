@@ -84,8 +84,14 @@ def ranked_lists(
     trained = {names[model]: load_trained(model) for model in models}
     dataset = trained[names[models[0]]].test_data(data)
     query, gallery = dataset.query.without_junk(), dataset.gallery.without_junk()
-    usual = lists_of.slide_layout(len(trained), with_similarities=similarities) if slide else (8, 10)
     named = named_queries(query, queries, person_names=dataset.person_names or {}) if queries else None
+    usual = (8, 10)
+    if slide:
+        usual = lists_of.slide_layout(
+            len(trained),
+            num_queries=num_queries if named is None else len(named),
+            with_similarities=similarities or bool(dataset.person_names),
+        )
     wanted = num_queries or usual[0] if named is None else len(named)
     length = min(num or usual[1], len(gallery))
     lists_of.check_picture(num_queries=min(wanted, len(query)), num=length, num_models=len(trained))

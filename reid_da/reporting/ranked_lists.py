@@ -106,10 +106,18 @@ class _Layout(NamedTuple):
         return width, self.top(self.num_queries, 0) + 2 * _HEADER
 
 
-def slide_layout(num_models: int, *, with_similarities: bool = False) -> tuple[int, int]:
-    """Numbers of queries and of gallery images in each list that fill a slide of 16 to 9."""
+def slide_layout(
+    num_models: int, *, num_queries: int | None = None, with_similarities: bool = False
+) -> tuple[int, int]:
+    """Numbers of queries and of gallery images in each list that fill a slide of 16 to 9.
+
+    Args:
+        num_models: lists for each query.
+        num_queries: queries, if their number is fixed.
+        with_similarities: whether captions have a second line.
+    """
     label = _LABEL + (_SECOND_LINE if with_similarities else 0)
-    num_queries = max(1, 4 // num_models)
+    num_queries = num_queries or max(1, 4 // num_models)
     num = 1
     while (
         9 * _Layout(num_queries, num + 1, num_models, label).size[0]
