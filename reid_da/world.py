@@ -2,8 +2,8 @@
 
 Several processes minimise the sum of their losses. A loss that all of them compute alike counts 1/W on each of W, and
 the backward pass of a collective operation is its adjoint: that of a sum over the processes is a sum of the gradients,
-that of gathering parts is a sum of the gradients of the own part. So a gradient is that of the global batch, whichever part
-of the work a process has done. The engine is torch.distributed: gloo on a CPU, NCCL on GPUs.
+that of gathering parts is a sum of the gradients of the own part. So a gradient is that of the global batch, whichever
+part of the work a process has done. The engine is torch.distributed: gloo on a CPU, NCCL on GPUs.
 """
 
 import json
