@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from reid_da.atomic import atomic_folder, recording
 from reid_da.checksums import KEY as CHECKSUM
@@ -71,9 +70,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, world: World = ALON
     agreed(world, lambda: None)
 
 
-def _write(
-    folder: Path, checkpoint: Checkpoint, state: Any, rows: Mapping[str, ShardedTensor], world: World
-) -> None:
+def _write(folder: Path, checkpoint: Checkpoint, state: Any, rows: Mapping[str, ShardedTensor], world: World) -> None:
     try:
         with atomic_folder(folder) as temporary:
             if any(isinstance(tensor, ShardedTensor) for tensor in checkpoint.weights.values()):

@@ -82,7 +82,9 @@ def memory(world: World, num_slots: int, dtype: torch.dtype) -> Found:
     index = torch.tensor([0, 1, 0, 2, 1, 0, 2, 2, 1, 0]) % num_slots
     held = ExemplarMemory(num_slots, 6, world=world, dtype=dtype)
     held.fill(lambda rows: rows.copy_(functional.normalize(_random(num_slots, 6, seed=7)).to(rows)))
-    held.update(torch.arange(num_slots), functional.normalize(_random(num_slots, 6, seed=8)).to(held.slots), momentum=0.5)
+    held.update(
+        torch.arange(num_slots), functional.normalize(_random(num_slots, 6, seed=8)).to(held.slots), momentum=0.5
+    )
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     for name, options in {
         "plain": {},
