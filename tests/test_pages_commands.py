@@ -101,7 +101,7 @@ def run(line: str) -> int:
         words = ["runs/other" if word == "runs/mine" else word for word in words]
     if words[0] == "evaluate-features":
         words = ["1e-1" if word == "1e-3" else word for word in words]
-    if words[0] == "ranked-lists" and "--slide" not in words:
+    if words[0] == "ranked-lists":
         words += ["--num", "3", *([] if "--queries" in words else ["--num-queries", "2"])]
     if words[0] == "calibrate":
         words = ["1e-1" if word == "1e-3" else word for word in words]
