@@ -11,7 +11,8 @@ from reid_da.errors import InputError
 from reid_da.experiments.runs import resume, train
 from reid_da.experiments.setup import build_trainer
 from reid_da.images import Batch
-from reid_da.losses.margin import Margin, MarginHead
+from reid_da.losses.margin import Margin
+from reid_da.losses.margin_head import MarginHead
 from reid_da.methods import settings_of
 from reid_da.methods._labelled import LabelledLosses
 from reid_da.models.backbones import create_backbone
