@@ -39,8 +39,8 @@ def margin_cross_entropy(
     :class:`MarginHead`, in float32 at least, inside autocast too.
 
     Several processes may hold the centres together: each computes its share of the softmax, and maxima and sums of B
-    numbers are exchanged. The loss is the same in all of them. The gradients of the features add up to the complete one,
-    those of the own centres are complete.
+    numbers are exchanged. The loss is the same in all of them. The gradients of the features add up to the complete
+    one, those of the own centres are complete.
 
     Args:
         features: (B, D) float, of any length; the same in all processes.
@@ -57,7 +57,7 @@ def margin_cross_entropy(
     Raises:
         ValueError: a label is not below the number of classes; only looked at on a CPU.
     """
-    shard = shard or Shard(len(weight))
+    shard = Shard(len(weight)) if shard is None else shard
     if label.device.type == "cpu" and len(label) and int(label.max()) >= shard.total:
         raise ValueError(f"label: expected -1 to {shard.total - 1}, got {int(label.max())}")
     world = shard.world

@@ -2,8 +2,8 @@
 
 A margin changes one logit of a sample, that of its own class. So the own class is kept apart: here are the log-sum-exp
 over all *other* classes and the own centres, and whatever happens to the target logit is arithmetic on B numbers. The
-centres of a block are in the processor's cache while their lengths are taken and their products computed; so they are in
-the backward pass, which looks at them again for the gradient of the division by the length.
+centres of a block are in the processor's cache while their lengths are taken and their products computed; so they are
+in the backward pass, which looks at them again for the gradient of the division by the length.
 """
 
 from typing import Any, NamedTuple
@@ -71,9 +71,9 @@ def other_classes(
 def sampled_classes(label: Tensor, shard: Shard, *, rate: float, seed: int, step: int) -> Tensor | None:
     """Ascending own rows of the classes of a batch and of randomly drawn others; None for all, where ``rate`` is 1.
 
-    Each class is drawn with the probability ``rate``, independently of the others. The draw depends on the seed, the step
-    and the number of the class alone, so that several processes together draw what one would draw. The code of Partial FC
-    (An et al., CVPR 2022, arXiv 2203.15565) takes a fixed number in each process, positives included.
+    Each class is drawn with the probability ``rate``, independently of the others. The draw depends on the seed, the
+    step and the number of the class alone, so that several processes together draw what one would draw. The code of
+    Partial FC (An et al., CVPR 2022, arXiv 2203.15565) takes a fixed number in each process, positives included.
 
     Args:
         label: (B,) int64 classes of the global batch, -1 for none.
