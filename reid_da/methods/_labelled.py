@@ -32,11 +32,11 @@ class LabelledLosses:
         self.network = network
         self.settings = settings
         self._seed = seed
+        self._shard = network.classifier.shard if isinstance(network.classifier, MarginHead) else None
         self.centers: ClassCenters | None = None
         if settings.center_weight:
-            num_classes = len(network.classifier.weight)
             self.centers = ClassCenters(
-                num_classes,
+                len(network.classifier.weight) if self._shard is None else self._shard.total,
                 network.backbone.feature_dim,
                 rule=settings.center_rule,
                 generator=Generator().manual_seed(seed),
@@ -125,10 +125,10 @@ class LabelledLosses:
             # by the rule of SGD the loss is the squared distance, not half of it
             losses["center"] = settings.center_weight * (2 * loss if settings.center_rule == "sgd" else loss)
         if settings.intra_weight:
-            losses["intra"] = settings.intra_weight * metric.intra_loss(embeddings, weight, label)
+            losses["intra"] = settings.intra_weight * metric.intra_loss(embeddings, weight, label, shard=self._shard)
         if settings.inter_weight:
-            losses["inter"] = settings.inter_weight * metric.inter_loss(weight, label)
+            losses["inter"] = settings.inter_weight * metric.inter_loss(weight, label, shard=self._shard)
         if settings.energy_weight:
-            energy = metric.hyperspherical_energy(weight, label, power=settings.energy_power)
+            energy = metric.hyperspherical_energy(weight, label, power=settings.energy_power, shard=self._shard)
             losses["energy"] = settings.energy_weight * energy
         return losses

@@ -10,6 +10,7 @@ from torch import multiprocessing
 
 from reid_da.losses.margin import MARGINS
 from reid_da.losses.margin_head import MarginHead
+from reid_da.losses.metric import hyperspherical_energy, inter_loss, intra_loss
 from reid_da.world import ALONE, World
 
 SIZES = (2, 3, 4)
@@ -52,7 +53,9 @@ def work(rank, folder):
         if rank >= size:
             continue
         dist.init_process_group("gloo", init_method=f"file://{folder}/meeting{size}", rank=rank, world_size=size)
-        found[size] = {name: run_case(World(rank, size), **case) for name, case in CASES.items()}
+        world = World(rank, size)
+        found[size] = {name: run_case(world, **case) for name, case in CASES.items()}
+        found[size] |= {term: run_term(world, *term) for term in TERMS}
         dist.barrier()
         dist.destroy_process_group()
     torch.save(found, folder / f"{rank}.pt")
@@ -66,13 +69,42 @@ def found(tmp_path_factory):
     return [torch.load(folder / f"{rank}.pt") for rank in range(max(SIZES))]
 
 
+def run_term(world, name, num_classes):
+    """A loss on the centres of a head, and its gradients as above."""
+    generator = torch.Generator().manual_seed(1)
+    head = MarginHead(4, num_classes, margin=MARGINS["cosface"], generator=generator, world=world).double()
+    features = torch.randn(6, 4, dtype=torch.float64, generator=generator).requires_grad_()
+    label = torch.tensor([0, 1, 1, num_classes - 1, 0, 1])
+    if name == "intra":
+        loss = intra_loss(features, head.weight, label, shard=head.shard)
+    else:
+        loss = {"inter": inter_loss, "energy": hyperspherical_energy}[name](head.weight, label, shard=head.shard)
+    inputs = (features, head.weight)
+    of_features, of_weight = torch.autograd.grad(loss / world.size, inputs, materialize_grads=True, allow_unused=True)
+    return loss.detach(), world.sum(of_features), of_weight
+
+
+TERMS = [(name, num_classes) for name in ("intra", "inter", "energy") for num_classes in (2, 9)]
+
+
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("name", CASES)
 def test_shards_give_the_loss_and_the_gradients_of_one_process(found, name, size):
-    loss, of_features, of_weight = run_case(ALONE, **CASES[name])
+    expected = run_case(ALONE, **CASES[name])
+    assert expected[0].any() or name == "one class"
+    assert_equal([result[size][name] for result in found[:size]], expected)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("term", TERMS, ids=str)
+def test_losses_on_shared_centres_are_those_of_one_process(found, term, size):
+    assert_equal([result[size][term] for result in found[:size]], run_term(ALONE, *term))
+
+
+def assert_equal(results, expected):
+    """What the processes found, against what one process finds."""
+    loss, of_features, of_weight = expected
     tolerance = {"rtol": 1e-12, "atol": 1e-11} if loss.dtype == torch.float64 else {"rtol": 1e-5, "atol": 1e-4}
-    results = [result[size][name] for result in found[:size]]
-    assert loss.any() or name == "one class"
     for own_loss, own_of_features, _ in results:
         torch.testing.assert_close(own_loss, loss, **tolerance)
         torch.testing.assert_close(own_of_features, of_features, **tolerance)

@@ -55,7 +55,7 @@ def gradients(value, inputs):
 def assert_equal(found, expected, inputs):
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
     for rows, ours, theirs in zip(inputs, gradients(found, inputs), gradients(expected, inputs), strict=True):
-        # turned by so much of its length a row changes the loss by at most the scale of 64: the rounding is of that size
+        # a change by a share of its length changes the loss by up to 64 of it, the scale: so large is the rounding
         length = rows.detach().norm(dim=1, keepdim=True).clamp_min(SHORTEST)
         torch.testing.assert_close(ours * length, theirs * length, rtol=1e-12, atol=64e-12)
 
@@ -79,7 +79,7 @@ def test_value_and_gradients_are_those_of_the_logits(name, seed, smoothing, step
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_gradient_by_differences(name, smoothing):
     features, weight, label = problem(1)
-    # away from zero, where a difference of 1e-6 is not small, and no feature along a centre, where the margin has a kink
+    # away from zero, where a difference of 1e-6 is not small; no feature along a centre, where the margin has a kink
     others = torch.tensor([0.3, -0.2, 0.5]), torch.tensor([0.3, 0.4, -0.1])
     features, weight = (
         torch.where(rows.norm(dim=1, keepdim=True) < 0.01, other, rows).detach()
