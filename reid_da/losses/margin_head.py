@@ -208,7 +208,7 @@ class MarginHead(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # a copied parameter comes without the attributes of the one before
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._mark()
 
     def _mark(self) -> None:
