@@ -219,7 +219,7 @@ def training(world: World, sites: Path, name: str, dtype: torch.dtype, folder: P
         found |= {f"optimizer {key} {kind}": part.double() for kind, part in value.items() if torch.is_tensor(part)}
     held = getattr(trainer.method, "memory", None)
     if held is not None:
-        found["slots"] = world.gather(held.slots.double())
+        found["slots"] = held.shard.world.gather(held.slots.double())
     return found
 
 
@@ -242,3 +242,8 @@ def run(world: World, sites: Path, folder: Path, epochs: int, changes: dict[str,
         for record in trained.records()
     ]
     return {**checkpoint.weights, **{f"memory {key}": value for key, value in stored.items()}, "records": records}
+
+
+def each(world: World, parts: dict[str, tuple[Any, tuple[Any, ...]]]) -> Found:
+    """Several cases, one after another."""
+    return {name: function(world, *arguments) for name, (function, arguments) in parts.items()}
