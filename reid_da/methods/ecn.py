@@ -24,7 +24,7 @@ from reid_da.config import (
 )
 from reid_da.errors import InputError
 from reid_da.images import Batch
-from reid_da.losses.invariance import fused_invariance_loss
+from reid_da.losses.invariance import NeighborShare, fused_invariance_loss
 from reid_da.memory.diagnostics import (
     camera_entropy,
     cross_camera_share,
@@ -115,7 +115,10 @@ class ECN(Method):
     Attributes:
         network: that both domains share.
         memory: one slot for each target image; None without any invariance.
+        neighbor_share: what the weight of a neighbour is a share of.
     """
+
+    neighbor_share: ClassVar[NeighborShare] = "asked"
 
     Settings = ECNSettings
     rows: ClassVar[Rows] = {
@@ -216,6 +219,7 @@ class ECN(Method):
             neighbors=neighbors,
             own_slot=settings.own_slot,
             normalize=settings.normalize_weights,
+            share=self.neighbor_share,
         )
         losses["exemplar"] = weight * loss.exemplar.mean()
         if self.num_neighbors:

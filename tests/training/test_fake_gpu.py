@@ -55,6 +55,8 @@ def train_epoch(trainer, gpu, epoch, *, answer):
         ("ecn", 0, [{}]),
         # empty slots and equally near neighbours: once each for every 16,384 slots
         ("ecn", 1, [{"nonzero": 1, **ONE_LOOK}] * 2),
+        # the same in the memory of the source, and the own slot is left out of the candidates
+        ("ecn-gpp", 1, [{"nonzero": 4, "_local_scalar_dense": 2}] * 2),
         ("source", 0, [{}]),
         # that a batch holds several identities, for the triplet loss
         ("supervised", 0, [ONE_LOOK]),
