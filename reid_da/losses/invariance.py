@@ -196,9 +196,7 @@ def _targets(index: Tensor, neighbors: Tensor) -> Tensor:
     return torch.cat([own, torch.where(neighbors < 0, own, neighbors)], dim=1)
 
 
-def _weigh(
-    cost: Tensor, index: Tensor, neighbors: Tensor, *, normalize: bool, share: NeighborShare
-) -> InvarianceLoss:
+def _weigh(cost: Tensor, index: Tensor, neighbors: Tensor, *, normalize: bool, share: NeighborShare) -> InvarianceLoss:
     """Terms from ``cost`` (B, K + 1), minus the log probability of each of the :func:`_targets`."""
     # a neighbour that is the own slot has its weight of 1 in the exemplar term already
     counts = (neighbors != index[:, None]) & (neighbors >= 0)

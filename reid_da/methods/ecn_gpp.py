@@ -80,7 +80,7 @@ class ECNGPP(ECN):
     """
 
     Settings = ECNGPPSettings
-    rows: ClassVar[Rows] = {"ecn-gpp": {"method": "ecn-gpp"}}
+    rows: ClassVar[Rows] = {"ecn-gpp": {"method": "ecn-gpp", "memory": {"num_neighbors": 100}}}
     table = ("source", "e+c+n", "ecn-gpp", "supervised")
     inference_part = "network."
     neighbor_share: ClassVar[NeighborShare] = "found"

@@ -39,7 +39,10 @@ def slow_logits(network, anchor, candidates):
             [
                 max(0.0, own + of_others + bias)
                 for own, of_others, bias in zip(
-                    times(layer.own.weight, node), times(layer.others.weight, mean), layer.own.bias.tolist(), strict=True
+                    times(layer.own.weight, node),
+                    times(layer.others.weight, mean),
+                    layer.own.bias.tolist(),
+                    strict=True,
                 )
             ]
             for node, mean in zip(nodes, means, strict=True)
