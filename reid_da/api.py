@@ -26,7 +26,7 @@ from reid_da.errors import InputError
 from reid_da.evaluation import RerankSettings, RetrievalResult, search
 from reid_da.evaluation.calibration import Calibration, load_calibration
 from reid_da.evaluation.centered import FILE_NAME, NamedMeans, load_means
-from reid_da.evaluation.extraction import WithMirrored
+from reid_da.models.inference import WithMirrored
 from reid_da.evaluation.feature_evaluation import evaluate_feature_set
 from reid_da.evaluation.ranking import table_of_folder
 from reid_da.experiments import runs

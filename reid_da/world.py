@@ -105,6 +105,10 @@ class World:
             self.sizes(0, torch.device("cpu"))
 
 
+ALONE = World()
+"""One process."""
+
+
 class _Sum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:  # noqa: ARG004
@@ -127,9 +131,8 @@ class _Gather(torch.autograd.Function):
         # parts of one length, which every backend can gather
         padded = values.new_zeros((max(sizes), *values.shape[1:]))
         padded[: len(values)] = values
-        every = values.new_empty((len(sizes) * max(sizes), *values.shape[1:]))
-        dist.all_gather_into_tensor(every, padded)
-        parts = every.split(max(sizes))
+        parts = [torch.empty_like(padded) for _ in sizes]
+        dist.all_gather(parts, padded)
         return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
 
     @staticmethod

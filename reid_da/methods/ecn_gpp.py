@@ -159,12 +159,12 @@ class ECNGPP(ECN):
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs beside the networks."""
-        return {**super().state_dict(), "source_memory": self.source_memory.state_dict()}
+        return {**super().state_dict(), "source_memory": self.source_memory.saved_state()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a saved state."""
         super().load_state_dict(state)
-        self.source_memory.load_state_dict(state["source_memory"])
+        self.source_memory.restore(state["source_memory"])
 
     def _prediction_loss(self, features: Tensor, rows: Tensor) -> Tensor:
         """() cross-entropy of the graph network on the nearest slots of source images."""
@@ -191,7 +191,7 @@ class ECNGPP(ECN):
     def _nearest(self, features: Tensor, rows: Tensor, memory: ExemplarMemory) -> Tensor:
         settings = self.settings.memory
         exclude = rows if settings.own_slot == "exclude" else None
-        return ExactNeighbors().search(features, memory.slots, settings.num_neighbors, exclude=exclude)
+        return ExactNeighbors(shard=memory.shard).search(features, memory.slots, settings.num_neighbors, exclude=exclude)
 
     def _count(self, chosen: Tensor, candidates: Tensor, index: Tensor) -> None:
         """Keep what a batch says for :meth:`end_epoch`, on its device."""
@@ -204,7 +204,7 @@ class ECNGPP(ECN):
 
 def _nodes(candidates: Tensor, memory: ExemplarMemory, features: Tensor) -> tuple[Tensor, Tensor]:
     """(B, K, D) slots of the candidates in the precision of the features, and (B, K) bool which there are."""
-    return memory.slots[candidates.clamp(min=0)].to(features.dtype), candidates != NO_NEIGHBOR
+    return memory.read(candidates.clamp(min=0)).to(features.dtype), candidates != NO_NEIGHBOR
 
 
 def _check_candidates(domain: Domain, memory: CandidateSettings) -> None:
