@@ -1,7 +1,7 @@
 """CAP: a vector of a memory for the part of a cluster that each camera saw (Wang et al., AAAI 2021).
 
-Read beside the authors' code, Terminator8758/CAP-master@4a04fef; the online association of O2CAP (Wang et al., TIP 2022)
-beside Terminator8758/O2CAP@a893b7a.
+Read beside the authors' code, Terminator8758/CAP-master@4a04fef. The online association is that of O2CAP (Wang et al.,
+TIP 2022), read beside Terminator8758/O2CAP@a893b7a.
 """
 
 from collections.abc import Mapping

@@ -191,7 +191,9 @@ class ECNGPP(ECN):
     def _nearest(self, features: Tensor, rows: Tensor, memory: ExemplarMemory) -> Tensor:
         settings = self.settings.memory
         exclude = rows if settings.own_slot == "exclude" else None
-        return ExactNeighbors(shard=memory.shard).search(features, memory.slots, settings.num_neighbors, exclude=exclude)
+        return ExactNeighbors(shard=memory.shard).search(
+            features, memory.slots, settings.num_neighbors, exclude=exclude
+        )
 
     def _count(self, chosen: Tensor, candidates: Tensor, index: Tensor) -> None:
         """Keep what a batch says for :meth:`end_epoch`, on its device."""

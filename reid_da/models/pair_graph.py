@@ -1,8 +1,10 @@
 """A graph network that says which of the nearest images of an image show the same person (ECN++).
 
-After Zhong et al., "Learning to Adapt Invariance in Memory for Person Re-identification" (TPAMI 2021, arXiv 1908.00485).
-Its authors published no code. The layers are those of the network that the paper builds on, Wang et al. (CVPR 2019,
-Zhongdao/gcn_clustering@3068dba), without its normalisation of the input.
+After Zhong et al., "Learning to Adapt Invariance in Memory for Person Re-identification" (TPAMI 2021, arXiv
+1908.00485), whose authors published no code. The layers are those of Wang et al. (CVPR 2019,
+Zhongdao/gcn_clustering@3068dba) without the normalisation of its input, as in another person's implementation of the
+paper (voaignidc/GCN-GPP-Simple-Example@5c4fd90); that one gives a node the weight of an inner product of 0 with itself,
+and has one output with a sigmoid in place of two.
 """
 
 from collections.abc import Sequence
