@@ -14,7 +14,7 @@ _PLACES = {
     "ecn-gpp": f"ECN++, Zhong et al., TPAMI 2021, {_LEADERBOARD}",
     "mmt": f"MMT, Ge et al., ICLR 2020, {_LEADERBOARD}",
     "spcl": f"SpCL, Ge et al., NeurIPS 2020, {_LEADERBOARD}",
-    "clusters": "strong baseline, OpenUnReID (open-mmlab/OpenUnReID@c3e3ada, docs/MODEL_ZOO.md), best epoch on the test set",
+    "clusters": "strong baseline, OpenUnReID (open-mmlab/OpenUnReID@c3e3ada, docs/MODEL_ZOO.md), best test epoch",
     "cluster-contrast": "Cluster-Contrast without a source (alibaba/cluster-contrast-reid@57b62e9, figs/resultsv2.png)",
     "cap": "CAP, Wang et al., AAAI 2021 (Terminator8758/CAP-master@4a04fef, figs/experiment.png)",
     "o2cap": "O2CAP, Wang et al., TIP 2022 (Terminator8758/O2CAP@a893b7a, figs/result.png)",
