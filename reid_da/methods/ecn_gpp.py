@@ -49,6 +49,11 @@ class PositivesSettings(Settings):
         min_length=1,
         description="outputs of the graph convolutions (unverified; those of Wang et al., CVPR 2019)",
     )
+    scale_nodes: bool = Field(
+        default=True,
+        description="bring the values of its input from 1 / sqrt(D) to 1 (unverified); without it SGD needs far more "
+        "steps",
+    )
     lr: Positive | None = Field(
         default=None, description="learning rate of the graph network (unverified); by default that of the new layers"
     )
@@ -95,6 +100,7 @@ class ECNGPP(ECN):
         self.prediction = PositivePrediction(
             self.network.embedding_dim,
             settings.positives.widths,
+            scale_nodes=settings.positives.scale_nodes,
             generator=Generator().manual_seed(context.seed("graph network")),
         ).to(context.device)
         self.trained = nn.ModuleDict({"network": self.network, "positives": self.prediction})

@@ -2,9 +2,9 @@
 
 After Zhong et al., "Learning to Adapt Invariance in Memory for Person Re-identification" (TPAMI 2021, arXiv
 1908.00485), whose authors published no code. The layers are those of Wang et al. (CVPR 2019,
-Zhongdao/gcn_clustering@3068dba) without the normalisation of its input, as in another person's implementation of the
-paper (voaignidc/GCN-GPP-Simple-Example@5c4fd90); that one gives a node the weight of an inner product of 0 with itself,
-and has one output with a sigmoid in place of two.
+Zhongdao/gcn_clustering@3068dba) with a constant in place of the batch normalisation of its input. Another person's
+implementation of the paper (voaignidc/GCN-GPP-Simple-Example@5c4fd90) has the same layers without either; it gives a
+node the weight of an inner product of 0 with itself, and one output with a sigmoid.
 """
 
 from collections.abc import Sequence
@@ -53,11 +53,16 @@ class PositivePrediction(nn.Module):
     Args:
         dim: length D of a feature.
         widths: outputs of the graph convolutions, one after another.
+        scale_nodes: multiply what the first convolution sees by the square root of D. The differences of features of
+            unit length have values of about ``1 / sqrt(D)``; Wang et al. bring them to 1 by batch normalisation.
         generator: source of the initial weights, torch's own if None.
     """
 
-    def __init__(self, dim: int, widths: Sequence[int], *, generator: Generator | None = None) -> None:
+    def __init__(
+        self, dim: int, widths: Sequence[int], *, scale_nodes: bool = True, generator: Generator | None = None
+    ) -> None:
         super().__init__()
+        self.scale = dim**0.5 if scale_nodes else 1.0
         sizes = [dim, *widths]
         self.convolutions = nn.ModuleList(GraphConvolution(*pair, generator=generator) for pair in pairwise(sizes))
         self.hidden = nn.Linear(sizes[-1], sizes[-1])
@@ -79,6 +84,7 @@ class PositivePrediction(nn.Module):
         """
         nodes = (candidates - anchors[:, None]).detach()
         adjacency = candidate_adjacency(nodes, present)
+        nodes = nodes * self.scale
         for convolution in self.convolutions:
             nodes = convolution(nodes, adjacency)
         hidden = self.hidden(nodes)

@@ -15,17 +15,20 @@ def random(*shape, seed):
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def graph(widths=(6, 3)):
-    return PositivePrediction(D, widths, generator=torch.Generator().manual_seed(0)).double()
+def graph(widths=(6, 3), *, scale_nodes=True):
+    generator = torch.Generator().manual_seed(0)
+    return PositivePrediction(D, widths, scale_nodes=scale_nodes, generator=generator).double()
 
 
-def slow_logits(network, anchor, candidates):
+def slow_logits(network, anchor, candidates, *, scale_nodes):
     """Of one graph whose candidates are all there: node by node, with lists and floats."""
     nodes = [[c - a for c, a in zip(row, anchor.tolist(), strict=True)] for row in candidates.tolist()]
     adjacency = []
     for node in nodes:
         weights = [math.exp(sum(a * b for a, b in zip(node, other, strict=True))) for other in nodes]
         adjacency.append([weight / sum(weights) for weight in weights])
+
+    nodes = [[value * (5**0.5 if scale_nodes else 1) for value in node] for node in nodes]
 
     def times(matrix, vector):
         return [sum(a * b for a, b in zip(row, vector, strict=True)) for row in matrix.tolist()]
@@ -57,9 +60,10 @@ def slow_logits(network, anchor, candidates):
     return torch.tensor(found, dtype=torch.float64)
 
 
+@pytest.mark.parametrize("scale_nodes", [True, False])
 @pytest.mark.parametrize("widths", [(6,), (6, 3), (4, 4, 2, 3)])
-def test_logits_are_those_of_a_loop_over_nodes_that_are_there(widths):
-    network = graph(widths)
+def test_logits_are_those_of_a_loop_over_nodes_that_are_there(widths, scale_nodes):
+    network = graph(widths, scale_nodes=scale_nodes)
     with torch.no_grad():
         for value in network.parameters():
             value.add_(0.1 * random(*value.shape, seed=value.numel()))
@@ -68,7 +72,7 @@ def test_logits_are_those_of_a_loop_over_nodes_that_are_there(widths):
     assert found.shape == (B, K, 2)
     for row in range(2):
         there = PRESENT[row]
-        expected = slow_logits(network, anchors[row], candidates[row, there])
+        expected = slow_logits(network, anchors[row], candidates[row, there], scale_nodes=scale_nodes)
         torch.testing.assert_close(found[row, there], expected, atol=1e-12, rtol=1e-12)
 
 
