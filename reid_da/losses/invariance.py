@@ -151,7 +151,7 @@ def fused_invariance_loss(
         raise unknown_name("own_slot", own_slot, get_args(OwnSlot))
     exclude = index if num_neighbors and own_slot == "exclude" else None
     with torch.autocast(features.device.type, enabled=False):
-        shard = shard or Shard(len(memory))
+        shard = Shard(len(memory)) if shard is None else shard
         scaled = features.to(working_dtype(features, memory)) / temperature
         log_sum, found = _MemorySoftmax.apply(scaled, memory, num_neighbors, exclude, chunk_size, shard)
         neighbors = found if neighbors is None else neighbors
