@@ -120,14 +120,14 @@ class ECN(Method):
 
     neighbor_share: ClassVar[NeighborShare] = "asked"
 
-    Settings = ECNSettings
+    Settings: ClassVar[type[ECNSettings]] = ECNSettings
     rows: ClassVar[Rows] = {
         "e": _row(exemplar=True, camera=False, neighborhood=False),
         "e+c": _row(exemplar=True, camera=True, neighborhood=False),
         "e+n": _row(exemplar=True, camera=False, neighborhood=True),
         "e+c+n": _row(exemplar=True, camera=True, neighborhood=True),
     }
-    table = ("source", "e", "e+c", "e+n", "e+c+n")
+    table: ClassVar[tuple[str, ...]] = ("source", "e", "e+c", "e+n", "e+c+n")
 
     def __init__(self, settings: ECNSettings, context: Context) -> None:
         switches = settings.invariance
