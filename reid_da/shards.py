@@ -74,16 +74,16 @@ class Shard:
         return torch.where(is_own, rows - own.start, 0), is_own
 
     def collect(self, values: Tensor, rows: Tensor) -> Tensor:
-        """(..., D) rows of all processes by their numbers, on each of them; no gradient.
+        """(..., D) rows of all processes by their numbers, on each of them, in float32 at least; no gradient.
 
         Args:
             values: (m, D) the own rows.
             rows: int64 of any shape, in 0..total-1.
         """
-        if self.is_whole:
-            return values[rows]
         # sums of narrower types are not what every backend can do
         wide = torch.promote_types(values.dtype, torch.float32) if values.is_floating_point() else values.dtype
+        if self.is_whole:
+            return values[rows].to(wide)
         found = torch.zeros(*rows.shape, *values.shape[1:], dtype=wide, device=values.device)
         place, is_own = self.find(rows)
         found[is_own] = values[place[is_own]].to(wide)

@@ -256,3 +256,8 @@ def run(world: World, sites: Path, folder: Path, epochs: int, changes: dict[str,
         for record in trained.records()
     ]
     return {**checkpoint.weights, **{f"memory {key}": value for key, value in stored.items()}, "records": records}
+
+
+def each(world: World, parts: dict[str, tuple[Any, tuple[Any, ...]]]) -> Found:
+    """Several cases, one after another."""
+    return {name: function(world, *arguments) for name, (function, arguments) in parts.items()}
