@@ -21,7 +21,9 @@ _QUERIES = 4096
 """Points that FAISS looks up at a time."""
 
 
-def neighbor_lists(points: Tensor, num_neighbors: int, *, search: Search = "exact", world: World = ALONE) -> Indices:
+def neighbor_lists(
+    points: Tensor, num_neighbors: int, *, search: Search = "exact", world: World = ALONE
+) -> Indices:
     """(N, K) int64 nearest points of every point, itself first, equally near ones in the order of the points.
 
     Args:

@@ -18,7 +18,9 @@ from reid_da.world import ALONE, World
 logger = logging.getLogger(__name__)
 
 
-def train(settings: ExperimentSettings, folder: Path, *, stages_after: int = 0, world: World = ALONE) -> RunFolder:
+def train(
+    settings: ExperimentSettings, folder: Path, *, stages_after: int = 0, world: World = ALONE
+) -> RunFolder:
     """Train in a new run folder.
 
     Args:
@@ -40,7 +42,9 @@ def train(settings: ExperimentSettings, folder: Path, *, stages_after: int = 0, 
         raise
 
 
-def resume(folder: Path, overrides: Overrides = (), *, skip_damaged: bool = False, world: World = ALONE) -> RunFolder:
+def resume(
+    folder: Path, overrides: Overrides = (), *, skip_damaged: bool = False, world: World = ALONE
+) -> RunFolder:
     """Resume a run; one that is complete stays as it is.
 
     Args:

@@ -88,8 +88,8 @@ def invariance_loss(
     Args:
         logits: (B, M) float, from :func:`memory_logits`.
         index: (B,) int64, slot of each sample.
-        neighbors: (B, K) int64, slots near to each sample, -1 where there are fewer than K; None for exemplar and camera
-            invariance alone.
+        neighbors: (B, K) int64, slots near to each sample, -1 where there are fewer than K; None for exemplar and
+            camera invariance alone.
         normalize: divide the weights of a sample by their sum (not in the paper).
         share: ``asked`` gives each neighbour 1/K even where there are fewer than K; ``found`` lets the weights of the
             neighbours that there are, without the own slot, sum to 1.

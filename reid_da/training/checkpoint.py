@@ -71,7 +71,9 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, world: World = ALON
     agreed(world, lambda: None)
 
 
-def _write(folder: Path, checkpoint: Checkpoint, state: Any, rows: Mapping[str, ShardedTensor], world: World) -> None:
+def _write(
+    folder: Path, checkpoint: Checkpoint, state: Any, rows: Mapping[str, ShardedTensor], world: World
+) -> None:
     try:
         with atomic_folder(folder) as temporary:
             if any(isinstance(tensor, ShardedTensor) for tensor in checkpoint.weights.values()):
