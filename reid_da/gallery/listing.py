@@ -8,9 +8,11 @@ from pathlib import PurePath
 from typing import Any
 
 from reid_da.gallery.identities import Identity
+from reid_da.gallery.protocol import Record
 from reid_da.gallery.provenance import time_text
+from reid_da.gallery.qdrant import Collection
 from reid_da.gallery.search import Answers
-from reid_da.gallery.store import Gallery, Record
+from reid_da.gallery.store import Gallery
 from reid_da.gallery.threshold import Thresholds
 from reid_da.reporting.tables import Column, Row, Table
 from reid_da.text import csv_cell, printable
@@ -66,26 +68,45 @@ class Summary:
         return Table(columns=columns, rows=rows, notes=notes)
 
 
-def summary(gallery: Gallery) -> Summary:
+def summary(index: Gallery | Collection) -> Summary:
     """An index in figures."""
-    cameras = gallery.rows(
-        "SELECT name, count(*), min(time), max(time) FROM images LEFT JOIN cameras ON cameras.id = camera "
-        "GROUP BY camera ORDER BY length(name), name"
-    )
-    images, assigned, identities = gallery.rows(
-        "SELECT count(*), count(identity), count(DISTINCT identity) FROM images"
-    )[0]
-    vectors = gallery.rows("SELECT ifnull(sum(rows), 0) FROM blocks")[0][0]
+    if isinstance(index, Gallery):
+        cameras = index.rows(
+            "SELECT name, count(*), min(time), max(time) FROM images LEFT JOIN cameras ON cameras.id = camera "
+            "GROUP BY camera ORDER BY length(name), name"
+        )
+        images, assigned, identities = index.rows(
+            "SELECT count(*), count(identity), count(DISTINCT identity) FROM images"
+        )[0]
+        vectors = index.rows("SELECT ifnull(sum(rows), 0) FROM blocks")[0][0]
+    else:
+        records = index.all_records()
+        cameras = _by_camera(records)
+        images = vectors = len(records)
+        known = [record.identity for record in records if record.identity is not None]
+        assigned, identities = len(known), len(set(known))
     return Summary(
         images=images,
         cameras=tuple(cameras),
         identities=identities,
         unassigned=images - assigned,
         removed=vectors - images,
-        vector_bytes=vectors * gallery.card.dim * 4,
-        model=gallery.card.model,
-        fingerprint=gallery.card.fingerprint,
+        vector_bytes=vectors * index.card.dim * 4,
+        model=index.card.model,
+        fingerprint=index.card.fingerprint,
     )
+
+
+def _by_camera(records: Sequence[Record]) -> list[tuple[str | None, int, float | None, float | None]]:
+    """Images, first and last time of each camera."""
+    groups: dict[str | None, list[Record]] = {}
+    for record in records:
+        groups.setdefault(record.camera, []).append(record)
+    found = []
+    for name, members in sorted(groups.items(), key=lambda group: (len(group[0] or ""), group[0] or "")):
+        times = [record.time for record in members if record.time is not None]
+        found.append((name, len(members), min(times, default=None), max(times, default=None)))
+    return found
 
 
 def to_csv(records: Iterable[Record]) -> str:

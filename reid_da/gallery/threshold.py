@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from reid_da.errors import InputError
 from reid_da.evaluation.operating_point import check_rates
 from reid_da.features import pieces
+from reid_da.gallery.protocol import ImageIndex
 from reid_da.gallery.store import Gallery, Snapshot
 
 FPRS = (1e-1, 1e-2, 1e-3)
@@ -161,13 +162,13 @@ def save(gallery: Gallery, thresholds: Thresholds) -> None:
         writer.set_meta(META, json.dumps(asdict(thresholds)))
 
 
-def stored(gallery: Gallery) -> Thresholds | None:
+def stored(index: ImageIndex) -> Thresholds | None:
     """The thresholds that an index keeps, if any.
 
     Raises:
         InputError: they are damaged.
     """
-    text = gallery.meta(META)
+    text = index.meta(META)
     if text is None:
         return None
     try:
@@ -176,7 +177,7 @@ def stored(gallery: Gallery) -> Thresholds | None:
         return Thresholds(points=points, **fields)
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(
-            f"{gallery.file}: its thresholds are damaged; reid-da index threshold makes them anew"
+            f"{index.place}: its thresholds are damaged; reid-da index threshold makes them anew"
         ) from error
 
 

@@ -125,7 +125,7 @@ def test_a_folder_is_clustered_in_one_command(run, small_sites, tmp_path):
     arguments = ("cluster", crops, "--model", "osnet_x0_25", "--device", "cpu", "--min-samples", 2)
     assert "--model RUN" in run("cluster", crops).err
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("reid_da.gallery.index.load", _random_model)
+        patch.setattr("reid_da.gallery.embedder.load", _random_model)
         outcome = run(*arguments, "--eps", 0.9, "--json")
     assert outcome.status == 0, outcome.err
     assert json.loads(outcome.out)["identities"] >= 1
