@@ -20,6 +20,7 @@ from reid_da.errors import InputError
 from reid_da.evaluation.centered import NamedMeans
 from reid_da.gallery.protocol import ImageIndex, ModelCard
 from reid_da.images.decode import ImageError, decode_content, read_image
+from reid_da.models.weights import hash_weights
 
 MEANS = "camera_means"
 """Where an index keeps the means of its cameras."""
@@ -146,10 +147,7 @@ def fingerprint(model: Model, *, flip: bool, means: IndexMeans | None = None) ->
     """Of all that the features of a model depend on: weights, size of the images, mirror images, means of cameras."""
     digest = hashlib.blake2b(digest_size=16)
     digest.update(repr((tuple(model.image_size), flip, "bicubic", type(model.network).__name__)).encode())
-    for name, tensor in sorted(model.network.state_dict().items()):
-        values = tensor.detach().cpu().contiguous()
-        digest.update(repr((name, tuple(values.shape), str(values.dtype))).encode())
-        digest.update(values.flatten().view(torch.uint8).numpy().tobytes())
+    hash_weights(digest, model.network)
     if means is not None:
         digest.update(means.to_text().encode())
     return digest.hexdigest()

@@ -59,6 +59,8 @@ def draw_sheets(
         columns: images in a row.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    for leftover in folder.glob(".identity-*.tmp"):
+        leftover.unlink(missing_ok=True)  # of a process that was killed
     by_identity: dict[int, list[Record]] = {}
     for record in gallery.all_records("WHERE identity NOTNULL"):
         by_identity.setdefault(record.identity or 0, []).append(record)

@@ -1,11 +1,13 @@
 """Fitting the weights of other toolkits to a network, by their names."""
 
+import hashlib
 import logging
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor, nn
 
 from reid_da.errors import InputError, first_few
@@ -191,3 +193,11 @@ def _shape(tensor: Tensor) -> str:
 
 def _dtype(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
+
+
+def hash_weights(digest: "hashlib._Hash", network: nn.Module) -> None:
+    """Feed names, shapes, types and values of all weights of a network to a hash."""
+    for name, tensor in sorted(network.state_dict().items()):
+        values = tensor.detach().cpu().contiguous()
+        digest.update(repr((name, tuple(values.shape), str(values.dtype))).encode())
+        digest.update(values.flatten().view(torch.uint8).numpy().tobytes())

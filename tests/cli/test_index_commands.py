@@ -136,3 +136,18 @@ def _random_model(model, **options):
     from reid_da import load
 
     return load(model, **{**options, "weights": "none", "image_size": (32, 16)})
+
+
+def test_nothing_is_left_of_an_index_that_could_not_be_begun(run, weights, tmp_path):
+    (tmp_path / "file").write_text("x")
+    assert "is a file, and no index" in run("index", "list", tmp_path / "file").err
+    (tmp_path / "crops").mkdir()
+    options = ("--model", weights, "--backbone", "osnet_x0_25", "--size", "32x16", "--device", "cpu")
+    assert "has no images" in run("index", "add", tmp_path / "index", tmp_path / "crops", *options).err
+    assert not (tmp_path / "index").exists()
+    (tmp_path / "crops" / "0001_c1_1.jpg").write_bytes(b"no image")
+    assert "is a file; name a folder" in run("index", "add", tmp_path / "file", tmp_path / "crops", *options).err
+    empty = run("index", "add", tmp_path / "index", tmp_path / "crops", *options)
+    assert (empty.status, "is still empty, none of 1 images can be decoded" in empty.err) == (2, True)
+    nothing = run("search", tmp_path / "index", tmp_path / "crops")
+    assert (nothing.status, "has no images yet" in nothing.err) == (2, True)
