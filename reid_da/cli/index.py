@@ -210,13 +210,19 @@ def threshold(
         bool,
         typer.Option("--disjoint-views", help="No place is seen by two cameras, and their clocks agree."),
     ] = False,
+    styles: Annotated[
+        str | None,
+        typer.Option(help="Also the share of images that pass in the style of another camera: statistics, or a path."),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="For --styles: where the model is now, if it has moved.")] = None,
+    device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Which similarity means "the same person", without labels; `reid-da search --fpr` takes it from the index.
 
     Two images of one camera at the same time show two people. With --disjoint-views, so do images of two cameras. Of
-    images of one track it is told how many pairs the threshold lets through. The interval is that of 95 % of
-    resamplings of tracks, or of minutes where there are no tracks.
+    images of one track, and with --styles of images in other colours, it is told how many pairs pass. The interval is
+    that of 95 % of resamplings of tracks, or of minutes where there are no tracks.
 
     Example: reid-da index threshold crops.index --fpr 1e-2 --fpr 1e-3 --window 0.2
     """
@@ -225,7 +231,13 @@ def threshold(
     from reid_da.gallery.threshold import FPRS, estimate, save
 
     with Gallery(index) as gallery:
-        found = estimate(gallery, fprs=fpr or FPRS, window=window, disjoint_views=disjoint_views)
+        styled = None
+        if styles is not None:
+            from reid_da.gallery.embedder import embedder_of
+            from reid_da.gallery.styled import styled_similarities
+
+            styled = styled_similarities(gallery, embedder_of(gallery, model=model, device=device), style=styles)
+        found = estimate(gallery, fprs=fpr or FPRS, window=window, disjoint_views=disjoint_views, styled=styled)
         save(gallery, found)
     if as_json:
         print_json(dataclasses.asdict(found))

@@ -144,6 +144,7 @@ def answers_table(answers: Answers) -> Table:
 
 def threshold_table(thresholds: Thresholds) -> Table:
     """Thresholds without labels, and what they rest on."""
+    has_styles = any(point.styled is not None for point in thresholds.points)
     rows = [
         Row(
             cells=(
@@ -151,6 +152,7 @@ def threshold_table(thresholds: Thresholds) -> Table:
                 point.threshold,
                 None if point.low is None else f"{point.low:.3f} to {point.high:.3f}",
                 None if point.tpr is None else 100 * point.tpr,
+                *([100 * point.styled if point.styled is not None else None] if has_styles else []),
             )
         )
         for point in thresholds.points
@@ -167,6 +169,9 @@ def threshold_table(thresholds: Thresholds) -> Table:
         Column(heading="95 %", align="left"),
         Column(heading="same track passes (%)"),
     ]
+    if has_styles:
+        columns.append(Column(heading="other style passes (%)"))
+        notes.append("other style: images beside themselves in the colours of another camera, in one pose and angle")
     return Table(columns=columns, rows=rows, notes=notes)
 
 

@@ -46,6 +46,7 @@ class Point:
         low: 2.5 % quantile of the threshold over resamplings of tracks, or of minutes where there are no tracks.
         high: 97.5 % quantile; both are None where there are too few of these to tell.
         tpr: share of the pairs of one track that pass, or None.
+        styled: share of the images that pass beside themselves in the style of another camera, or None.
     """
 
     fpr: float
@@ -53,6 +54,7 @@ class Point:
     low: float | None
     high: float | None
     tpr: float | None
+    styled: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +97,7 @@ def estimate(
     fprs: Sequence[float] = FPRS,
     window: float = 0.0,
     disjoint_views: bool = False,
+    styled: NDArray[np.float64] | None = None,
     max_pairs: int = MAX_PAIRS,
     seed: int = 0,
 ) -> Thresholds:
@@ -106,6 +109,7 @@ def estimate(
         window: how many seconds apart is still the same time.
         disjoint_views: no place is seen by two cameras, and their clocks agree: then images of different cameras at
             the same time are impossible pairs too.
+        styled: similarities of :func:`~reid_da.gallery.styled.styled_similarities`, or None.
         max_pairs: pairs of a kind that are compared.
         seed: of the choice of pairs and of the resampling.
 
@@ -145,7 +149,8 @@ def estimate(
         is_known = threshold is not None and len(limits) > _NUM_BOOTSTRAPS / 2
         low, high = (float(q) for q in np.quantile(limits, (0.025, 0.975))) if is_known else (None, None)
         tpr = float((of_tracks >= threshold).mean()) if threshold is not None and len(of_tracks) else None
-        points.append(Point(fpr=fpr, threshold=threshold, low=low, high=high, tpr=tpr))
+        passing = None if styled is None or threshold is None else float((styled >= threshold).mean())
+        points.append(Point(fpr=fpr, threshold=threshold, low=low, high=high, tpr=tpr, styled=passing))
     return Thresholds(
         points=tuple(points),
         kinds={kind: len(pairs) for kind, pairs in found.items()},

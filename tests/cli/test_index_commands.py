@@ -96,6 +96,8 @@ def test_a_threshold_without_labels_is_used_by_search(run, index, tmp_path):
     assert found.status == 0, found.err
     assert "of same-camera at the same time" in found.out
     assert run("search", index, crops, "--fpr", "0.5").status == 0
+    styled = run("index", "threshold", index, "--fpr", "0.5", "--window", "5", "--styles", "statistics")
+    assert "other style passes (%)" in styled.out
     assert json.loads(run("index", "threshold", index, "--window", "5", "--json").out)["unit"] == "minute"
 
 
