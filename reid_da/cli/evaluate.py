@@ -8,16 +8,18 @@ import typer
 
 from reid_da.atomic import atomic_paths
 from reid_da.cli.arguments import (
+    DEFAULT_LOADING,
     K1,
     K2,
     CenterCameras,
+    Device,
     Distance,
     Lambda,
+    Loading,
     Rerank,
     SameCamera,
-    Size,
     check_data_given,
-    parse_size,
+    loads_model,
     rerank_settings,
 )
 from reid_da.cli.output import check_output, print_json, say, show, show_log
@@ -27,14 +29,6 @@ OperatingPoint = Annotated[
     float | None, typer.Option(help="False positive rate, e.g. 1e-3: also thresholds and true positive rates.")
 ]
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="Run folder, checkpoint, file of weights, or backbone.")]
-BackboneName = Annotated[str, typer.Option(help="Network that a file of weights belongs to.")]
-LastStride = Annotated[int, typer.Option(help="Stride of layer4, for a file of weights or a backbone.")]
-StemReLU = Annotated[
-    bool,
-    typer.Option(help="Whether a ResNet has the ReLU after its first convolution; the strong baseline's have not."),
-]
-Weights = Annotated[str, typer.Option(help="For a backbone: 'imagenet', or 'none' for random ones.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
@@ -79,6 +73,7 @@ def evaluate_features(
         show(format_evaluation(result))
 
 
+@loads_model
 def evaluate(
     models: Annotated[
         list[str],
@@ -101,12 +96,7 @@ def evaluate(
         bool,
         typer.Option("--adabn", help="Take batch-norm statistics from the data set's training images first (AdaBN)."),
     ] = False,
-    backbone: BackboneName = "resnet50",
-    last_stride: LastStride = 2,
-    stem_relu: StemReLU = True,
-    weights: Weights = "imagenet",
-    size: Size = None,
-    device: Device = "auto",
+    loading: Loading = DEFAULT_LOADING,
     as_json: AsJson = False,
 ) -> None:
     """CMC, mAP and mINP of models on the query and gallery of a data set.
@@ -131,15 +121,7 @@ def evaluate(
         check_rates([operating_point], name="--operating-point")
     results, dataset = {}, None
     for model in models:
-        trained = load_trained(
-            model,
-            backbone=backbone,
-            last_stride=last_stride,
-            stem_relu=stem_relu,
-            weights=weights,
-            image_size=parse_size(size),
-            device=device,
-        )
+        trained = load_trained(model, **loading.arguments)
         dataset = dataset or trained.test_data(data)
         if adabn:
             trained = trained.with_batch_norms_of(dataset if len(dataset.train) else None)
@@ -162,6 +144,7 @@ def evaluate(
         show(format_evaluation(results[models[0]]) if len(models) == 1 else format_evaluations(results))
 
 
+@loads_model
 def extract(
     model: Model,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Image files, or one data set.")],
@@ -172,12 +155,7 @@ def extract(
     ] = None,
     flip: Annotated[bool, typer.Option("--flip", help="Average with the features of mirror images.")] = False,
     center_cameras: CenterCameras = False,
-    backbone: BackboneName = "resnet50",
-    last_stride: LastStride = 2,
-    stem_relu: StemReLU = True,
-    weights: Weights = "imagenet",
-    size: Size = None,
-    device: Device = "auto",
+    loading: Loading = DEFAULT_LOADING,
 ) -> None:
     """Write the features of images to a file.
 
@@ -192,15 +170,7 @@ def extract(
 
     show_log()
     check_output(output)
-    trained = load_trained(
-        model,
-        backbone=backbone,
-        last_stride=last_stride,
-        stem_relu=stem_relu,
-        weights=weights,
-        image_size=parse_size(size),
-        device=device,
-    )
+    trained = load_trained(model, **loading.arguments)
     text = extract_to_file(
         trained.network,
         images,
@@ -242,6 +212,7 @@ def angles(
         say(f"picture: {output}", error=True)
 
 
+@loads_model
 def verify(
     model: Model,
     pairs: Annotated[
@@ -255,12 +226,7 @@ def verify(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the pairs that are drawn.")] = 0,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="A PNG file: the ROC curve.")] = None,
-    backbone: BackboneName = "resnet50",
-    last_stride: LastStride = 2,
-    stem_relu: StemReLU = True,
-    weights: Weights = "imagenet",
-    size: Size = None,
-    device: Device = "auto",
+    loading: Loading = DEFAULT_LOADING,
     as_json: AsJson = False,
 ) -> None:
     """Verify pairs of images: accuracy over folds, TAR at FAR, and rank-1 among distractors.
@@ -292,15 +258,7 @@ def verify(
         assert pairs is not None
         listed = read_pairs(pairs, images)
     check_pairs(listed.same, listed.folds, name=listed.name)
-    trained = load_trained(
-        model,
-        backbone=backbone,
-        last_stride=last_stride,
-        stem_relu=stem_relu,
-        weights=weights,
-        image_size=parse_size(size),
-        device=device,
-    )
+    trained = load_trained(model, **loading.arguments)
     result = verify_pairs(trained, listed)
     rates = {} if dataset is None else identification(trained, dataset)
     if output is not None:

@@ -14,7 +14,9 @@ from reid_da.errors import InputError
 from reid_da.exporting import export, export_model
 from reid_da.exporting.formats import Exportable, open_torchscript
 from reid_da.images.augment import normalize
+from reid_da.models import create_backbone
 from reid_da.training.portable import read_portable
+from reid_da.training.trained import TrainedModel
 
 NAMES = {"onnx": "model.onnx", "torchscript": "model.pt", "safetensors": "model.safetensors"}
 
@@ -152,3 +154,19 @@ def test_command(trained_run, tmp_path, capsys):
             assert record["exported"]["mAP"] == pytest.approx(record["pytorch"]["mAP"], abs=1e-6)
         else:
             assert captured.err.endswith("none: no such folder\n")
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2", "resnet50_ibn_a", "osnet_ain_x1_0", "timm:vit_tiny_patch16_224"])
+def test_other_networks_are_the_same_in_onnx(name, tmp_path):
+    if name.startswith("timm:"):
+        pytest.importorskip("timm", reason="the extra timm is not installed")
+    torch.manual_seed(0)
+    width = {} if name.startswith("timm:") else {"width": 0.125}
+    network = create_backbone(name, weights="none", image_size=(32, 16), **width).eval()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):  # those of a new network change nothing
+            nn.init.normal_(module.running_mean, std=0.5)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+    found = export_model(TrainedModel(network=network, image_size=(32, 16)), tmp_path / "m.onnx", kind="onnx")
+    assert set(found.differences) == {1, 2, 5, 16}
+    assert max(found.differences.values()) < 1e-5
