@@ -73,7 +73,8 @@ class Loading:
             InputError: the size is none.
         """
         values = dict(vars(self))
-        return {**values, "image_size": parse_size(values.pop("size"))}
+        size = parse_size(values.pop("size"))
+        return {**values, "image_size": size}
 
 
 DEFAULT_LOADING = Loading()

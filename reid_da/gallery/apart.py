@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reid_da.errors import unknown_name
-from reid_da.gallery.provenance import CALENDAR_FROM
 from reid_da.gallery.store import Snapshot
+from reid_da.gallery.threshold import is_coarse
 from reid_da.gallery.vectors import Vectors
 
 SameTime = Literal["auto", "apart", "ignore"]
@@ -33,8 +33,7 @@ def moments(snapshot: Snapshot, same_time: str = "auto") -> NDArray[np.int64]:
     found = np.full(len(snapshot), -1, dtype=np.int64)
     rows = np.flatnonzero(np.isfinite(snapshot.times) & (snapshot.camids >= 0))
     times = snapshot.times[rows]
-    is_coarse = len(rows) > 0 and bool((times >= CALENDAR_FROM).all() and (times == np.floor(times)).all())
-    if same_time == "ignore" or (same_time == "auto" and is_coarse):
+    if same_time == "ignore" or (same_time == "auto" and is_coarse(times)):
         return found
     keys = np.stack([snapshot.camids[rows].astype(np.float64), times])
     _, number, counts = np.unique(keys, axis=1, return_inverse=True, return_counts=True)
@@ -151,7 +150,8 @@ def _edges(vectors: Vectors) -> NDArray[np.int64]:
         pairs.append(np.stack([np.repeat(rows, count), columns.ravel()], axis=1))
     edges = np.concatenate(pairs)
     order = np.lexsort((edges[:, 1], edges[:, 0], -np.concatenate(similarities)))
-    return edges[order]
+    ordered: NDArray[np.int64] = edges[order]
+    return ordered
 
 
 def num_pairs(moment: NDArray[np.int64], tracks: NDArray[np.int64]) -> int:

@@ -147,7 +147,7 @@ def fingerprint(model: Model, *, flip: bool, means: IndexMeans | None = None) ->
     """Of all that the features of a model depend on: weights, size of the images, mirror images, means of cameras."""
     digest = hashlib.blake2b(digest_size=16)
     digest.update(repr((tuple(model.image_size), flip, "bicubic", type(model.network).__name__)).encode())
-    hash_weights(digest, model.network)
+    hash_weights(digest.update, model.network)
     if means is not None:
         digest.update(means.to_text().encode())
     return digest.hexdigest()

@@ -135,7 +135,7 @@ def answers_table(answers: Answers) -> Table:
     columns = [
         Column(heading="query", align="left"),
         Column(heading="rank"),
-        Column(heading="similarity", form="{:.3f}"),
+        Column(heading="cosine", form="{:.3f}"),
     ]
     columns += [Column(heading=name, align="left") for name in ("match", "camera", "time", "identity", "image")]
     columns += [Column(heading="id", align="left")]
@@ -163,6 +163,11 @@ def threshold_table(thresholds: Thresholds) -> Table:
         notes.append(f"same track: {thresholds.num_positives:,} pairs, all within a camera; across cameras fewer pass")
     if any(point.threshold is None for point in thresholds.points):
         notes.append("-: too few pairs to tell")
+    if thresholds.is_coarse:
+        notes.append(
+            "times are whole seconds: pictures of one person within a second count as two people, which makes the "
+            "thresholds too high; give tracks or finer times with reid-da index add --table"
+        )
     columns = [
         Column(heading="FPR", align="left"),
         Column(heading="threshold", form="{:.4f}"),

@@ -21,6 +21,7 @@ from reid_da.errors import InputError
 from reid_da.evaluation.operating_point import check_rates
 from reid_da.features import pieces
 from reid_da.gallery.protocol import ImageIndex
+from reid_da.gallery.provenance import CALENDAR_FROM
 from reid_da.gallery.store import Gallery, Snapshot
 
 FPRS = (1e-1, 1e-2, 1e-3)
@@ -68,6 +69,8 @@ class Thresholds:
         num_positives: pairs of one track that were compared.
         num_units: tracks or minutes that the pairs are from.
         unit: ``track`` or ``minute``: what is resampled as a whole.
+        is_coarse: whether times are whole seconds of the calendar and tracks are not known. Then pictures of one person
+            may count as those of two, and the thresholds are too high.
     """
 
     points: tuple[Point, ...]
@@ -76,6 +79,7 @@ class Thresholds:
     num_positives: int
     num_units: int
     unit: str
+    is_coarse: bool = False
 
     def at(self, fpr: float) -> float | None:
         """The threshold at a rate that was asked for; None where there is none."""
@@ -158,7 +162,13 @@ def estimate(
         num_positives=len(positives),
         num_units=num_units,
         unit=unit,
+        is_coarse=unit != "track" and is_coarse(snapshot.times[negatives.first]),
     )
+
+
+def is_coarse(times: NDArray[np.float64]) -> bool:
+    """Whether times are whole seconds of the calendar, in which a camera may take several pictures of a person."""
+    return len(times) > 0 and bool(((times >= CALENDAR_FROM) & (times == np.floor(times))).all())
 
 
 def save(gallery: Gallery, thresholds: Thresholds) -> None:

@@ -1,10 +1,9 @@
 """Fitting the weights of other toolkits to a network, by their names."""
 
-import hashlib
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -195,9 +194,9 @@ def _dtype(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-def hash_weights(digest: "hashlib._Hash", network: nn.Module) -> None:
-    """Feed names, shapes, types and values of all weights of a network to a hash."""
+def hash_weights(update: Callable[[bytes], object], network: nn.Module) -> None:
+    """Feed names, shapes, types and values of all weights of a network to a hash, by its ``update``."""
     for name, tensor in sorted(network.state_dict().items()):
         values = tensor.detach().cpu().contiguous()
-        digest.update(repr((name, tuple(values.shape), str(values.dtype))).encode())
-        digest.update(values.flatten().view(torch.uint8).numpy().tobytes())
+        update(repr((name, tuple(values.shape), str(values.dtype))).encode())
+        update(values.flatten().view(torch.uint8).numpy().tobytes())

@@ -75,7 +75,7 @@ def table_features(model: TrainedModel, table: SampleTable, *, name: str) -> NDA
 
 def _key(model: TrainedModel, table: SampleTable) -> str:
     digest = hashlib.blake2b(repr((tuple(model.image_size), str(table.root.resolve()))).encode(), digest_size=16)
-    hash_weights(digest, model.network)
+    hash_weights(digest.update, model.network)
     digest.update(str(getattr(model.network, "test_feature", "")).encode())
     digest.update(f"{table.fingerprint} {digest_of_files(table)}".encode())
     return digest.hexdigest()
