@@ -26,13 +26,13 @@ from reid_da.errors import InputError
 from reid_da.evaluation import RerankSettings, RetrievalResult, search
 from reid_da.evaluation.calibration import Calibration, load_calibration
 from reid_da.evaluation.centered import FILE_NAME, NamedMeans, load_means
-from reid_da.evaluation.extraction import WithMirrored
 from reid_da.evaluation.feature_evaluation import evaluate_feature_set
 from reid_da.evaluation.ranking import table_of_folder
 from reid_da.experiments import runs
 from reid_da.features import check_directions
 from reid_da.methods import load_settings
 from reid_da.models.extractor import ColorOrder, FeatureExtractor, ImageItem
+from reid_da.models.inference import WithMirrored
 from reid_da.training.run_folder import RunFolder
 from reid_da.training.trained import TrainedModel, load_trained
 

@@ -12,9 +12,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from reid_da.errors import InputError, unknown_name
 from reid_da.features import Array, feature_pair, native, native_library, pieces, row_squares
+from reid_da.shards import Shard
 
 Coordinates: TypeAlias = NDArray[np.float32 | np.float64]
 Indices: TypeAlias = NDArray[np.int64]
@@ -167,13 +169,19 @@ class RunningNeighbors:
     Args:
         num_neighbors: slots to keep per row.
         exclude: (B,) int64, a slot per row that is left out; None leaves out nothing.
+        shard: which slots this process sees, where several see their part of the slots each; None for all.
     """
 
-    def __init__(self, num_neighbors: int, *, exclude: Tensor | None = None) -> None:
+    def __init__(self, num_neighbors: int, *, exclude: Tensor | None = None, shard: Shard | None = None) -> None:
         self._num_neighbors = num_neighbors
         self._exclude = exclude
+        self._shard = None if shard is None or shard.is_whole else shard
         self._num_seen = 0
         self._best: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def _length(self) -> int:
+        return self._num_neighbors + (self._exclude is not None)
 
     def add(self, similarity: Tensor, *, empty: Tensor | None = None) -> None:
         """Take in the similarity (B, c), higher is nearer, of the c slots that follow those already seen.
@@ -182,16 +190,15 @@ class RunningNeighbors:
             similarity: (B, c).
             empty: (c,) bool, slots that are nobody's neighbours; None for none.
         """
-        length = self._num_neighbors + (self._exclude is not None)
         similarity = similarity.detach()
         if empty is not None:
             similarity = similarity.masked_fill(empty, -torch.inf)
-        values, columns = best_columns(similarity, length, largest=True)
+        values, columns = best_columns(similarity, self._length, largest=True)
         slots = columns + self._num_seen
         self._num_seen += similarity.shape[1]
         if self._best is not None:
             # the older list stands first, so that a lower column still means a lower slot
-            values, columns = best_columns(torch.cat([self._best[0], values], dim=1), length, largest=True)
+            values, columns = best_columns(torch.cat([self._best[0], values], dim=1), self._length, largest=True)
             slots = torch.cat([self._best[1], slots], dim=1).gather(1, columns)
         self._best = values, slots
 
@@ -201,11 +208,32 @@ class RunningNeighbors:
         Raises:
             InputError: there were too few slots.
         """
-        require_slots(self._num_seen, self._num_neighbors, self._exclude)
+        total = self._num_seen if self._shard is None else self._shard.total
+        require_slots(total, self._num_neighbors, self._exclude)
         if self._best is None:
             raise ValueError("no similarities were added")
         values, slots = self._best
+        if self._shard is not None:
+            values, slots = merged_lists(values, slots, self._length, shard=self._shard)
         return drop_excluded(slots.masked_fill(values == -torch.inf, NO_NEIGHBOR), self._exclude)
+
+
+def merged_lists(values: Tensor, slots: Tensor, count: int, *, shard: Shard) -> tuple[Tensor, Tensor]:
+    """The best of the lists of all processes: (B, count) similarities, best first, and numbers of slots.
+
+    Args:
+        values: (B, k) similarities to own slots, best first; equal ones in the order of the slots.
+        slots: (B, k) int64 places among the own slots.
+        count: length of the lists.
+        shard: the own slots.
+    """
+    short = (0, count - values.shape[1])
+    values = functional.pad(values, short, value=-torch.inf)
+    slots = functional.pad(slots + shard.rows.start, short, value=NO_NEIGHBOR)
+    # one after another in the order of the shards, so that a lower column still means a lower slot
+    values, slots = (torch.cat(shard.world.gather(part[None]).unbind(), dim=1) for part in (values, slots))
+    values, columns = best_columns(values, count, largest=True)
+    return values, slots.gather(1, columns)
 
 
 def empty_slots(memory: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor
 from reid_da.features import pieces
 from reid_da.nearest import Coordinates, Distances, FeatureBlocks, Indices, ordered, pair_distances, row_blocks
 from reid_da.progress import track
+from reid_da.world import ALONE, World
 
 Rows: TypeAlias = csr_array
 """(N, N) sparse matrix, one row per point."""
@@ -28,7 +29,9 @@ _OVERLAP_ELEMENTS = 2**22
 """Pairs of sparse entries compared at a time in :func:`minima` (16 bytes each)."""
 
 
-def nearest_neighbors(points: Tensor, num_neighbors: int, *, farthest: Distances | None = None) -> Indices:
+def nearest_neighbors(
+    points: Tensor, num_neighbors: int, *, farthest: Distances | None = None, world: World = ALONE
+) -> Indices:
     """(N, K) int64 nearest points of every point, itself first, equal distances in the order of the points.
 
     A matrix product finds the candidates, distances in float64 order them (:func:`reid_da.nearest.ordered`). A point
@@ -37,12 +40,13 @@ def nearest_neighbors(points: Tensor, num_neighbors: int, *, farthest: Distances
     Args:
         points: (N, D) float32 or float64, none of them zero.
         num_neighbors: length K of the lists, the point itself included; at most N.
-        farthest: (N,), receives the squared Euclidean distance to the point that is farthest away.
+        farthest: (N,), receives the squared Euclidean distance to the point that is farthest away; of one process.
+        world: processes that have all points and look up a part of them each.
     """
     num_points, coordinates = len(points), points.cpu().numpy()
     blocks = FeatureBlocks(points, points, distance="euclidean")
-    neighbors = np.empty((num_points, num_neighbors), dtype=np.int64)
-    for block in track(row_blocks(num_points, num_points), "k-reciprocal neighbours"):
+    neighbors = np.zeros((num_points, num_neighbors), dtype=np.int64)
+    for block in track(row_blocks(num_points, num_points)[world.rank :: world.size], "k-reciprocal neighbours"):
         rows = np.arange(block.start, block.stop)
         values = blocks.block(block, slice(None))
         if farthest is not None:
@@ -50,7 +54,8 @@ def nearest_neighbors(points: Tensor, num_neighbors: int, *, farthest: Distances
         values[:, block].fill_diagonal_(-torch.inf)
         candidates = smallest(values, num_neighbors)
         neighbors[block] = ordered(coordinates, rows, candidates)[:, :num_neighbors]
-    return neighbors
+    merged: Indices = world.sum(torch.from_numpy(neighbors)).numpy()
+    return merged
 
 
 def smallest(values: Tensor, count: int, *, available: int | None = None) -> Indices:

@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
             with naming("standard output"):
                 sys.stdout.flush()
     except InputError as error:
-        _fail(str(error))
+        _fail_once(error)
     except KeyboardInterrupt:  # before a command has begun; what commands say is in cli.output.stoppable
         sys.exit(130)
     except BrokenPipeError:
@@ -60,6 +60,15 @@ def _reason(error: OSError) -> str:
         named = f"{error.filename} -> {error.filename2}" if error.filename2 else f"{error.filename}"
         return f"{named}: {error.strerror}"
     return error.strerror or str(error)
+
+
+def _fail_once(error: InputError) -> NoReturn:
+    """End with the line of a mistake, unless another of several processes has said it or knows the cause."""
+    from reid_da.processes import ProcessLostError, may_speak
+
+    if not may_speak(patience=3.0 if isinstance(error, ProcessLostError) else 0.0):
+        sys.exit(2)
+    _fail(str(error))
 
 
 def _fail(message: str) -> NoReturn:

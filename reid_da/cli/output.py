@@ -58,7 +58,8 @@ def show_log() -> None:
     for handler in logging.getLogger().handlers:
         if type(handler) is logging.StreamHandler:
             handler.setFormatter(_PlainFormatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
-    logging.getLogger("reid_da").setLevel(logging.INFO)
+    # of several processes the first one tells what all of them do
+    logging.getLogger("reid_da").setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
 
 
 def check_output(path: Path | None) -> None:

@@ -48,10 +48,15 @@ def train(
 
     Example: reid-da train experiments/rendered/site-a2site-b.yaml memory.temperature=0.1 -o runs/warm
 
+    Several processes train together where torchrun starts them, with the numbers of one; see docs/scaling.md.
+
     Example: reid-da train --resume runs/warm epochs=60 data.target=/mnt/site-b
+
+    Example: torchrun --nproc-per-node 8 -m reid_da train experiments/duke2market/e_c_n.yaml
     """
     from reid_da.experiments import runs
     from reid_da.methods import load_settings
+    from reid_da.processes import joined
 
     show_log()
     if resume is not None:
@@ -59,16 +64,18 @@ def train(
         changes = [*([] if config is None else [str(config)]), *(overrides or ())]
         if config is not None and "=" not in str(config):
             raise InputError("give either CONFIG or --resume RUN")
-        with stoppable("reid-da train", resume):
-            run = runs.resume(resume, changes, skip_damaged=skip_damaged)
+        with stoppable("reid-da train", resume), joined(_device(resume, changes)) as world:
+            run = runs.resume(resume, changes, skip_damaged=skip_damaged, world=world)
     elif config is None:
         raise InputError("give either CONFIG or --resume RUN")
     else:
         assert config is not None
         settings = load_settings(config, overrides or ())
         folder = output or _folder(settings)
-        with stoppable("reid-da train", folder):
-            run = runs.train(settings, folder)
+        with stoppable("reid-da train", folder), joined(settings.device) as world:
+            run = runs.train(settings, folder, world=world)
+    if not world.is_main:
+        return
     result = runs.final_result(run) if run.records("evaluation") else {}
     if as_json:
         print_json({"run": str(run.path), **result})
@@ -79,6 +86,14 @@ def train(
     before = f"{run.path / 'pretrain'} " if (run.path / "pretrain").is_dir() else ""
     ranked = f"`reid-da ranked-lists {before}{run.path} -o lists.png`, " if result else ""
     say(f"next: {ranked}`reid-da curves {run.path}`, or in Python reid_da.load({str(run.path)!r})", error=True)
+
+
+def _device(run: Path, changes: Sequence[str]) -> str:
+    """The device on which a run goes on."""
+    from reid_da.training.run_folder import RunFolder
+
+    given = [text.partition("=")[2] for text in changes if text.startswith("device=")]
+    return given[-1] if given else RunFolder.open(run).settings().device
 
 
 def _print_result(run: "RunFolder", result: Mapping[str, float]) -> None:

@@ -14,9 +14,10 @@ from torch import Tensor
 from reid_da.clustering.neighbors import Search, camera_neighbor_lists, neighbor_lists
 from reid_da.errors import InputError
 from reid_da.features import Labels, pieces
-from reid_da.nearest import FeatureBlocks, row_blocks
+from reid_da.nearest import FeatureBlocks, Indices, row_blocks
 from reid_da.progress import track
 from reid_da.reciprocal import Rows, encoding, expanded_sets, local_query_expansion, minima, mutual_neighbors
+from reid_da.world import ALONE, World
 
 Convention = Literal["clustering", "reranking"]
 
@@ -30,7 +31,13 @@ _MOST_NEIGHBORS = 1000
 
 
 def jaccard_encoding(
-    points: Tensor, *, k1: int = 30, k2: int = 6, convention: Convention = "clustering", search: Search = "exact"
+    points: Tensor,
+    *,
+    k1: int = 30,
+    k2: int = 6,
+    convention: Convention = "clustering",
+    search: Search = "exact",
+    neighbors: Indices | None = None,
 ) -> Rows:
     """(N, N) float32 rows that sum to 1: the expanded k-reciprocal neighbours of every point, weighted by nearness.
 
@@ -45,21 +52,37 @@ def jaccard_encoding(
         k2: nearest points, the point itself included, whose rows are averaged (local query expansion).
         convention: the lists hold k1 points, itself included (``clustering``), or k1 + 1 (``reranking``).
         search: how neighbours are found; see :func:`~reid_da.clustering.neighbors.neighbor_lists`.
+        neighbors: (N, K) lists found before, of :func:`jaccard_neighbors`.
 
     Raises:
         InputError: k2 is larger than k1.
     """
     if k2 > k1:
         raise InputError(f"k2: expected 1 to k1 = {k1}, got {k2}")
-    length = min(k1 + (convention == "reranking"), len(points))
-    neighbors = neighbor_lists(points, length, search=search)
+    if neighbors is None:
+        neighbors = jaccard_neighbors(points, k1=k1, convention=convention, search=search)
     # round() and numpy.around, which the authors' code calls, both take a half to the even neighbour
     sets = expanded_sets(neighbors, neighbors[:, : round(k1 / 2) + 1])
     return _sorted(local_query_expansion(encoding(points, sets), neighbors[:, :k2]))
 
 
+def jaccard_neighbors(
+    points: Tensor, *, k1: int, convention: Convention = "clustering", search: Search = "exact", world: World = ALONE
+) -> Indices:
+    """(N, K) int64 lists that :func:`jaccard_encoding` takes, found by all processes."""
+    length = min(k1 + (convention == "reranking"), len(points))
+    return neighbor_lists(points, length, search=search, world=world)
+
+
 def camera_jaccard_encoding(
-    points: Tensor, camids: Labels, *, k1_intra: int = 5, k1_inter: int = 20, k2_intra: int = 3, k2_inter: int = 3
+    points: Tensor,
+    camids: Labels,
+    *,
+    k1_intra: int = 5,
+    k1_inter: int = 20,
+    k2_intra: int = 3,
+    k2_inter: int = 3,
+    neighbors: tuple[Indices, Indices] | None = None,
 ) -> Rows:
     """The same with neighbours found within and across cameras apart (Chen et al., CVPR 2024, arXiv 2311.10605v2).
 
@@ -77,6 +100,7 @@ def camera_jaccard_encoding(
         k1_inter: neighbours in other cameras, one more is taken.
         k2_intra: points of the list within the camera, the point itself included, whose rows are averaged.
         k2_inter: points of the list across cameras whose rows are averaged.
+        neighbors: lists found before, with one more than ``k1_intra`` and ``k1_inter``.
 
     Raises:
         InputError: all images are from one camera, or a k2 is larger than its list.
@@ -86,7 +110,9 @@ def camera_jaccard_encoding(
             raise InputError(f"{name}: expected 1 to {length}, the neighbours that are looked for, got {value}")
     if (camids == camids[:1]).all():
         raise InputError("camera_jaccard needs images of two cameras at least, these are of one; use jaccard")
-    intra, inter = camera_neighbor_lists(points, camids, num_intra=k1_intra + 1, num_inter=k1_inter + 1)
+    if neighbors is None:
+        neighbors = camera_neighbor_lists(points, camids, num_intra=k1_intra + 1, num_inter=k1_inter + 1)
+    intra, inter = neighbors
     rows = encoding(points, mutual_neighbors(intra) + mutual_neighbors(inter))
     return _sorted(local_query_expansion(rows, np.concatenate([intra[:, :k2_intra], inter[:, :k2_inter]], axis=1)))
 

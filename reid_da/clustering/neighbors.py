@@ -12,6 +12,7 @@ from reid_da.memory.neighbors import FaissKind, FaissNeighbors
 from reid_da.nearest import FeatureBlocks, Indices, ordered, row_blocks
 from reid_da.progress import track
 from reid_da.reciprocal import SPARE_CANDIDATES, nearest_neighbors, smallest
+from reid_da.world import ALONE, World
 
 Search = Literal["exact", "faiss", "faiss_ivf", "faiss_hnsw"]
 
@@ -20,33 +21,37 @@ _QUERIES = 4096
 """Points that FAISS looks up at a time."""
 
 
-def neighbor_lists(points: Tensor, num_neighbors: int, *, search: Search = "exact") -> Indices:
+def neighbor_lists(points: Tensor, num_neighbors: int, *, search: Search = "exact", world: World = ALONE) -> Indices:
     """(N, K) int64 nearest points of every point, itself first, equally near ones in the order of the points.
 
     Args:
         points: (N, D) float32 or float64 unit vectors.
         num_neighbors: length K of the lists, the point itself included; at most N.
         search: ``exact`` or ``faiss`` (all points are compared), ``faiss_ivf`` or ``faiss_hnsw`` (approximate: some
-            true neighbours are missing). Exact lists do not depend on blocks or threads.
+            true neighbours are missing). Exact lists do not depend on blocks, threads or processes.
+        world: processes that have all points and look up a part of them each.
 
     Raises:
         InputError: FAISS is not installed.
     """
     if search == "exact" or num_neighbors == 1:
-        return nearest_neighbors(points, num_neighbors)
+        return nearest_neighbors(points, num_neighbors, world=world)
     index = FaissNeighbors(kind=_KINDS[search])
     index.rebuild(points)
-    coordinates, neighbors = points.cpu().numpy(), np.empty((len(points), num_neighbors), dtype=np.int64)
+    coordinates, neighbors = points.cpu().numpy(), np.zeros((len(points), num_neighbors), dtype=np.int64)
     num_others = min(num_neighbors - 1 + SPARE_CANDIDATES, len(points) - 1)
-    for start in track(range(0, len(points), _QUERIES), "neighbours"):
+    for start in track(range(0, len(points), _QUERIES)[world.rank :: world.size], "neighbours"):
         rows = torch.arange(start, min(start + _QUERIES, len(points)))
         others = index.search(points[start : start + _QUERIES], points, num_others, exclude=rows.to(points.device))
         candidates = torch.cat([rows[:, None], others.cpu()], dim=1).numpy()
         neighbors[rows] = ordered(coordinates, rows.numpy(), candidates)[:, :num_neighbors]
-    return neighbors
+    merged: Indices = world.sum(torch.from_numpy(neighbors)).numpy()
+    return merged
 
 
-def camera_neighbor_lists(points: Tensor, camids: Labels, *, num_intra: int, num_inter: int) -> tuple[Indices, Indices]:
+def camera_neighbor_lists(
+    points: Tensor, camids: Labels, *, num_intra: int, num_inter: int, world: World = ALONE
+) -> tuple[Indices, Indices]:
     """Nearest points of every point in its own camera, and in the other cameras; -1 fills lists that are short.
 
     Args:
@@ -54,6 +59,7 @@ def camera_neighbor_lists(points: Tensor, camids: Labels, *, num_intra: int, num
         camids: (N,) int64 cameras.
         num_intra: length of the lists within the camera, the point itself included and first.
         num_inter: length of the lists across cameras.
+        world: processes that have all points and look up a part of them each.
 
     Returns:
         (N, num_intra) and (N, num_inter) int64.
@@ -69,7 +75,7 @@ def camera_neighbor_lists(points: Tensor, camids: Labels, *, num_intra: int, num
         for first, last in pairwise(starts)
         for rows in row_blocks(last - first, len(points))
     ]
-    for camera, rows in track(spans, "neighbours by camera"):
+    for camera, rows in track(spans[world.rank :: world.size], "neighbours by camera"):
         values = blocks.block(rows, slice(None))
         values[:, rows].fill_diagonal_(-torch.inf)
         own = order[smallest(values[:, camera], num_intra) + camera.start]
@@ -79,4 +85,6 @@ def camera_neighbor_lists(points: Tensor, camids: Labels, *, num_intra: int, num
         for lists, candidates in ((intra, own), (inter, others)):
             found = ordered(coordinates, order[rows], candidates)[:, : lists.shape[1]]
             lists[order[rows], : found.shape[1]] = found
+    # lists of others hold -1 here, which is less than any image
+    intra, inter = (world.max(torch.from_numpy(lists)).numpy() for lists in (intra, inter))
     return intra, inter

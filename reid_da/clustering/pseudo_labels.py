@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
+import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
@@ -16,16 +17,19 @@ from reid_da.clustering.distances import (
     distance_quantile_mean,
     jaccard_distances,
     jaccard_encoding,
+    jaccard_neighbors,
 )
 from reid_da.clustering.infomap import infomap_communities
 from reid_da.clustering.kmeans import kmeans
 from reid_da.clustering.labels import cluster_sizes, without_small_clusters
-from reid_da.clustering.neighbors import neighbor_lists
+from reid_da.clustering.neighbors import camera_neighbor_lists, neighbor_lists
 from reid_da.clustering.settings import ClusteringSettings
 from reid_da.errors import InputError
 from reid_da.features import Array, Labels, feature_tensor, label_array, row_squares, working_dtype
-from reid_da.nearest import pair_distances
+from reid_da.nearest import Indices, pair_distances
+from reid_da.processes import agreed
 from reid_da.reciprocal import Rows
+from reid_da.world import ALONE, World
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -103,8 +107,11 @@ def cluster_at_eps(
     settings: ClusteringSettings,
     eps: Sequence[float | None],
     seed: int = 0,
+    world: World = ALONE,
 ) -> tuple[ClusterResult, ...]:
     """Clusters at several values of eps, whose distances are computed once; SpCL compares three.
+
+    Several processes look up neighbours together; the first one does the rest, in its memory, and tells the others.
 
     Args:
         features: (N, D) array or tensor.
@@ -112,11 +119,53 @@ def cluster_at_eps(
         settings: as for :func:`cluster`.
         eps: one value for each result in place of ``settings.eps``, None for that.
         seed: of InfoMap.
+        world: processes that have the same features.
 
     Raises:
         InputError: as :func:`cluster`.
     """
     points = unit_points(features)
+    if world.size == 1:
+        return _clusters(points, camids, settings=settings, eps=eps, seed=seed)
+    neighbors = agreed(world, lambda: _neighbors(points, camids, settings=settings, world=world))
+    found = agreed(
+        world,
+        lambda: (
+            _clusters(points, camids, settings=settings, eps=eps, seed=seed, neighbors=neighbors)
+            if world.is_main
+            else ()
+        ),
+    )
+    limits = world.tell([result.eps for result in found])[0]
+    shape = (len(limits), len(points))
+    labels = np.stack([result.labels for result in found]) if found else np.zeros(shape, dtype=np.int64)
+    labels = world.broadcast(torch.from_numpy(labels)).numpy()
+    return tuple(ClusterResult(labels=row, eps=limit) for row, limit in zip(labels, limits, strict=True))
+
+
+def _neighbors(
+    points: Tensor, camids: Array | None, *, settings: ClusteringSettings, world: World
+) -> tuple[Indices, ...] | None:
+    """Lists of neighbours that the distances are made of, found by all processes; None where there are none."""
+    if settings.algorithm == "kmeans" or settings.metric == "cosine":
+        return None
+    if settings.metric == "camera_jaccard":
+        camids = _known_cameras(camids, len(points))
+        num_intra, num_inter = settings.k1_intra + 1, settings.k1_inter + 1
+        return camera_neighbor_lists(points, camids, num_intra=num_intra, num_inter=num_inter, world=world)
+    convention, search = settings.convention, settings.search
+    return (jaccard_neighbors(points, k1=settings.k1, convention=convention, search=search, world=world),)
+
+
+def _clusters(
+    points: Tensor,
+    camids: Array | None,
+    *,
+    settings: ClusteringSettings,
+    eps: Sequence[float | None],
+    seed: int,
+    neighbors: tuple[Indices, ...] | None = None,
+) -> tuple[ClusterResult, ...]:
     if settings.algorithm == "kmeans":
         labels = _kmeans_labels(points, settings, seed)
         return (ClusterResult(labels=without_small_clusters(labels, settings.min_cluster_size)),) * len(eps)
@@ -125,7 +174,7 @@ def cluster_at_eps(
         raise InputError(
             f"eps: images without a neighbour in common are at Jaccard distance 1; choose less, got {max(limits):g}"
         )
-    distances = image_distances(points, camids, settings=settings, max_distance=max(limits))
+    distances = image_distances(points, camids, settings=settings, max_distance=max(limits), neighbors=neighbors)
     if settings.eps_share is not None:
         taken = distance_quantile_mean(distances, settings.eps_share)
         limits = [taken if limit is None else limit for limit in eps]
@@ -144,7 +193,12 @@ def unit_points(features: Array) -> Tensor:
 
 
 def image_distances(
-    points: Tensor, camids: Array | None = None, *, settings: ClusteringSettings, max_distance: float | None = None
+    points: Tensor,
+    camids: Array | None = None,
+    *,
+    settings: ClusteringSettings,
+    max_distance: float | None = None,
+    neighbors: tuple[Indices, ...] | None = None,
 ) -> Rows:
     """(N, N) sparse distances by ``settings.metric``; pairs that are not stored are at distance 1, or beyond the limit.
 
@@ -153,6 +207,7 @@ def image_distances(
         camids: (N,) whole numbers from 0.
         settings: metric, neighbours and algorithm.
         max_distance: pairs farther apart may be left out, where the algorithm has no use for them.
+        neighbors: lists of neighbours that were found before: one, or those within and across cameras.
 
     Raises:
         InputError: as :func:`cluster`.
@@ -167,10 +222,16 @@ def image_distances(
             k1_inter=settings.k1_inter,
             k2_intra=settings.k2_intra,
             k2_inter=settings.k2_inter,
+            neighbors=None if neighbors is None else (neighbors[0], neighbors[1]),
         )
     else:
         rows = jaccard_encoding(
-            points, k1=settings.k1, k2=settings.k2, convention=settings.convention, search=settings.search
+            points,
+            k1=settings.k1,
+            k2=settings.k2,
+            convention=settings.convention,
+            search=settings.search,
+            neighbors=None if neighbors is None else neighbors[0],
         )
     # average linkage and a share of the smallest distances need the pairs beyond eps too
     if max_distance is None or settings.algorithm == "agglomerative" or settings.eps_share is not None:

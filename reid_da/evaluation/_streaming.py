@@ -13,12 +13,13 @@ from reid_da.evaluation.blocks import DistanceBlocks
 from reid_da.features import native_library
 from reid_da.nearest import FeatureBlocks, row_blocks
 from reid_da.progress import track
+from reid_da.world import ALONE, World
 
 _SORTED_BYTES = 2**20
 """Part of a block that one thread sorts at a time; it fits in the cache."""
 
 
-def whole_rows(blocks: DistanceBlocks, description: str) -> Iterator[tuple[slice, Tensor]]:
+def whole_rows(blocks: DistanceBlocks, description: str, *, world: World = ALONE) -> Iterator[tuple[slice, Tensor]]:
     """Slices of rows and their (q, G) distances, under a progress bar.
 
     All go to the same memory: the caller may write to the distances, and must be done with them when it asks for
@@ -27,10 +28,12 @@ def whole_rows(blocks: DistanceBlocks, description: str) -> Iterator[tuple[slice
     Args:
         blocks: where the distances come from; what it returns is not written to.
         description: what is being done, for the progress bar.
+        world: processes that have all features; each gets a part of the slices.
     """
     everything = slice(0, blocks.num_gallery)
     buffer: Tensor | None = None
-    for rows in track(row_blocks(blocks.num_queries, blocks.num_gallery), description):
+    slices = row_blocks(blocks.num_queries, blocks.num_gallery)[world.rank :: world.size]
+    for rows in track(slices, description):
         if isinstance(blocks, FeatureBlocks):
             distances = blocks.block(rows, everything, out=buffer)
             buffer = distances if buffer is None else buffer

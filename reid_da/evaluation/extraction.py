@@ -21,7 +21,8 @@ from reid_da.evaluation.feature_files import FeatureSet, check_npz, save_arrays
 from reid_da.features import check_directions
 from reid_da.images import FailedImage, ImageSource, augment, open_images, usable_rows
 from reid_da.images.decode import OnError, decode_row
-from reid_da.models.inference import device_of, infer_in_batches
+from reid_da.models.inference import WithMirrored, device_of, infer_in_batches
+from reid_da.world import ALONE, World
 
 
 def extract_features(
@@ -35,6 +36,7 @@ def extract_features(
     device: str | torch.device | None = None,
     autocast: bool = False,
     label: Callable[[int], object] | None = None,
+    world: World = ALONE,
 ) -> Tensor:
     """(N, D) float32 features on the CPU of the N images of ``source``, in their order.
 
@@ -53,22 +55,31 @@ def extract_features(
         device: where ``model`` is and computes; by default where its parameters are.
         autocast: compute in bfloat16 where torch holds that to be safe and, on a CPU, where it agrees with float32.
         label: what to call the image of a row in a message; its number if None.
+        world: the processes that share the batches; all of them get all features.
 
     Raises:
         InputError: ``source`` has no images, ``batch_size`` is below 1, features are NaN or infinite, or zero where
             they are to have unit length; the message tells whether the weights or certain images are to blame.
     """
-    features = infer_in_batches(
-        WithMirrored(model) if flip else model,
-        lambda rows: source.gather(torch.arange(rows.start, rows.stop)),
-        len(source),
-        prepare=transform or augment.normalize,
-        batch_size=batch_size,
-        device=device_of(model) if device is None else torch.device(device),
-        autocast=autocast,
-        store_on=torch.device("cpu"),
-        label=label,
-    )
+    # whole batches, so that each is what it is with one process
+    batches = world.span(-(-len(source) // max(batch_size, 1)))
+    first, last = (min(number * batch_size, len(source)) for number in (batches.start, batches.stop))
+    features = torch.empty(0, 0)
+    if world.size == 1 or first < last:
+        features = infer_in_batches(
+            WithMirrored(model) if flip else model,
+            lambda rows: source.gather(torch.arange(first + rows.start, first + rows.stop)),
+            last - first,
+            prepare=transform or augment.normalize,
+            batch_size=batch_size,
+            device=device_of(model) if device is None else torch.device(device),
+            autocast=autocast,
+            store_on=torch.device("cpu"),
+            label=None if label is None else (lambda row: label(first + row)),
+        )
+    if world.size > 1:
+        dim = max(world.tell(features.shape[1]))
+        features = world.gather(features if len(features) else torch.empty(0, dim))
     if not normalize:
         return features
     rows = usable_rows(source)
@@ -99,6 +110,7 @@ class OpenTable:
         flip: bool = False,
         autocast: bool = False,
         transform: Callable[[Tensor], Tensor] | None = None,
+        world: World = ALONE,
     ) -> Tensor:
         """(N, D) float32 features of unit length; see :func:`extract_features`."""
         path_of = dict(zip(self.rows.tolist(), self.table.paths, strict=True))
@@ -109,6 +121,7 @@ class OpenTable:
             flip=flip,
             autocast=autocast,
             label=lambda row: path_of.get(row, f"undecodable image {row}"),
+            world=world,
         )
         return features[self.rows]
 
@@ -134,6 +147,7 @@ class TestImages:
         flip: bool = False,
         autocast: bool = False,
         transform: Callable[[Tensor], Tensor] | None = None,
+        world: World = ALONE,
     ) -> FeatureSet:
         """Features of unit length with their identities and cameras.
 
@@ -142,9 +156,10 @@ class TestImages:
             flip: average with the features of the mirror images.
             autocast: compute in bfloat16 where torch holds that to be safe and, on a CPU, where it agrees with float32.
             transform: pixels to the input of ``model``; see :func:`extract_features`.
+            world: the processes that share the images.
         """
         query, gallery = (
-            side.features(model, flip=flip, autocast=autocast, transform=transform).numpy()
+            side.features(model, flip=flip, autocast=autocast, transform=transform, world=world).numpy()
             for side in (self.query, self.gallery)
         )
         return FeatureSet(
@@ -380,16 +395,3 @@ def _chosen_splits(dataset: Dataset, wanted: Sequence[str]) -> dict[str, SampleT
     if not chosen:
         raise InputError(f"{dataset.root}: has no images to extract features of")
     return chosen
-
-
-class WithMirrored(nn.Module):
-    """Mean of a model's features for images and for their mirror images."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(B, D) features of (B, 3, H, W) images."""
-        features: Tensor = (self.model(images) + self.model(images.flip(3))) / 2
-        return features

@@ -15,6 +15,7 @@ from reid_da.evaluation._streaming import sort_rows, whole_rows
 from reid_da.evaluation.blocks import DistanceBlocks
 from reid_da.features import Array
 from reid_da.nearest import FeatureBlocks
+from reid_da.world import ALONE, World
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -91,6 +92,7 @@ def evaluate_retrieval(
     max_rank: int = 50,
     distance: str = "cosine",
     same_camera: str = "exclude",
+    world: World = ALONE,
 ) -> RetrievalResult:
     """CMC, mAP and mINP of a search for every query among the gallery.
 
@@ -114,6 +116,7 @@ def evaluate_retrieval(
         max_rank: length of the CMC curve.
         distance: ``cosine`` or ``euclidean``.
         same_camera: ``exclude`` or ``include`` gallery images of the query's identity from the query's camera.
+        world: processes that have all features; each ranks the gallery for a part of the queries, and all get the result.
 
     Raises:
         InputError: arrays that do not fit together, features that are NaN, infinite or all zero, an unknown option,
@@ -130,6 +133,7 @@ def evaluate_retrieval(
         max_rank=max_rank,
         same_camera=same_camera,
         distance_name=distance,
+        world=world,
     )
 
 
@@ -144,6 +148,7 @@ def evaluate_distances(
     max_rank: int = 50,
     same_camera: str = "exclude",
     distance_name: str = "as given",
+    world: World = ALONE,
 ) -> RetrievalResult:
     """CMC, mAP and mINP of any distances that come block by block; see :func:`evaluate_retrieval`.
 
@@ -157,6 +162,7 @@ def evaluate_distances(
         max_rank: length of the CMC curve.
         same_camera: ``exclude`` or ``include`` gallery images of the query's identity from the query's camera.
         distance_name: what to call the distance in the description of the result.
+        world: processes that share the queries.
 
     Raises:
         InputError: as :func:`evaluate_retrieval`.
@@ -165,11 +171,12 @@ def evaluate_distances(
     _check_ranks(ranks, max_rank)
     shape = (blocks.num_queries, blocks.num_gallery)
     relevance = Relevance(query_pids, query_camids, gallery_pids, gallery_camids, shape=shape, same_camera=same_camera)
-    scores = []
-    for rows, distances in whole_rows(blocks, "ranking the gallery"):
+    # zeros where another process fills in the figures, so that their sum is exact
+    scores = torch.zeros(4, blocks.num_queries, dtype=torch.float64)
+    for rows, distances in whole_rows(blocks, "ranking the gallery", world=world):
         of_block = relevance.block(rows, distances.device)
-        scores.append(_scores(_match_ranks(distances, of_block), of_block))
-    ap, ap_trapezoid, inp, first = torch.cat(scores, dim=1).cpu().numpy()
+        scores[:, rows] = _scores(_match_ranks(distances, of_block), of_block).cpu()
+    ap, ap_trapezoid, inp, first = world.sum(scores).numpy()
     if np.isnan(first).any():
         raise ValueError("the distance blocks hold NaN, or an infinite distance to a true match")
     per_query = QueryScores(ap=ap, ap_trapezoid=ap_trapezoid, inp=inp, first_match_rank=first.astype(np.int64))

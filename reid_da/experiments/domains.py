@@ -18,10 +18,11 @@ from reid_da.methods.protocol import Domain, Role, Shared
 from reid_da.models.building import build_network
 from reid_da.models.reid_net import ReIDNetwork
 from reid_da.models.weights import match_state_dict, read_state_dict
+from reid_da.processes import main_first
 from reid_da.seeds import derived_seed
 from reid_da.styles.open import open_foreign_style, open_style
 from reid_da.training.run_folder import RunFolder
-from reid_da.world import World
+from reid_da.world import ALONE, World
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,7 @@ class ExperimentContext(Shared):
     Args:
         settings: settings of the experiment.
         bare: whether networks get random weights, which is enough to see whether a training is possible.
+        world: the processes that train together.
 
     Attributes:
         settings: settings of the experiment.
@@ -42,10 +44,10 @@ class ExperimentContext(Shared):
         InputError: there is no such device.
     """
 
-    def __init__(self, settings: ExperimentSettings, *, bare: bool = False) -> None:
+    def __init__(self, settings: ExperimentSettings, *, bare: bool = False, world: World = ALONE) -> None:
         self.settings = settings
         self.device = torch.device(choose_device(settings.device))
-        self.world = World()
+        self.world = world
         self._bare = bare
         self._domains: dict[str, Domain] = {}
         self._datasets: dict[str, Dataset] = {}
@@ -80,12 +82,16 @@ class ExperimentContext(Shared):
         dataset, data = self.dataset(role), self.settings.data
         if not len(dataset.train):
             raise InputError(f"{dataset.root}: has no training images")
-        images = open_images(
-            dataset.train,
-            size=data.image_size,
-            cache=data.cache,
-            cache_dir=data.cache_dir,
-            on_error=data.on_error,
+        # one process packs the images, and the others open what it has packed
+        images = main_first(
+            self.world,
+            lambda: open_images(
+                dataset.train,
+                size=data.image_size,
+                cache=data.cache,
+                cache_dir=data.cache_dir,
+                on_error=data.on_error,
+            ),
         )
         return Domain(name=role, table=dataset.train, images=images, num_cameras=dataset.num_cameras)
 
@@ -97,29 +103,35 @@ class ExperimentContext(Shared):
                 " or for method camstyle camstyle.cameras=target"
             )
         data = self.settings.data
-        styled = open_style(
-            views.style,
-            domain.images,
-            domain.table,
-            num_cameras=domain.num_cameras,
-            on_missing=views.on_missing,
-            cache=data.cache,
-            cache_dir=data.cache_dir,
-            on_error=data.on_error,
-            device=str(self.device),
+        styled = main_first(
+            self.world,
+            lambda: open_style(
+                views.style,
+                domain.images,
+                domain.table,
+                num_cameras=domain.num_cameras,
+                on_missing=views.on_missing,
+                cache=data.cache,
+                cache_dir=data.cache_dir,
+                on_error=data.on_error,
+                device=str(self.device),
+            ),
         )
         return replace(domain, images=styled, num_views=domain.num_cameras)
 
     def restyled(self, domain: Domain, views: ViewSettings, *, cameras: Domain) -> Domain:
         """A domain in the styles of the cameras of another; see :class:`reid_da.methods.protocol.Context`."""
-        styled = open_foreign_style(
-            views.style,
-            domain.images,
-            domain.table,
-            target=cameras.images,
-            target_table=cameras.table,
-            num_target_cameras=cameras.num_cameras,
-            device=str(self.device),
+        styled = main_first(
+            self.world,
+            lambda: open_foreign_style(
+                views.style,
+                domain.images,
+                domain.table,
+                target=cameras.images,
+                target_table=cameras.table,
+                num_target_cameras=cameras.num_cameras,
+                device=str(self.device),
+            ),
         )
         return replace(domain, images=styled, num_views=cameras.num_cameras)
 
@@ -141,6 +153,7 @@ class ExperimentContext(Shared):
             head=head,
             weights="none" if self._bare or start else None,
             generator=torch.Generator().manual_seed(self.seed(purpose)),
+            world=self.world,
         )
         if start:
             start_from(network, start)
@@ -153,7 +166,8 @@ class ExperimentContext(Shared):
 
     def extract(self, model: nn.Module, domain: Domain) -> Tensor:
         """Features of all images of a domain; see :class:`reid_da.methods.protocol.Context`."""
-        return extract_features(model, domain.images, autocast=self.settings.precision.autocast == "bfloat16")
+        autocast = self.settings.precision.autocast == "bfloat16"
+        return extract_features(model, domain.images, autocast=autocast, world=self.world)
 
     def seed(self, purpose: str, *numbers: int) -> int:
         """Seed of the random numbers for one purpose."""
@@ -193,12 +207,15 @@ class ExperimentContext(Shared):
             )
             return None
         # opened before the training, so that a broken test image is not found hours later
-        return open_test_images(
-            dataset,
-            image_size=data.image_size,
-            cache=data.cache,
-            cache_dir=data.cache_dir,
-            on_error=data.on_error,
+        return main_first(
+            self.world,
+            lambda: open_test_images(
+                dataset,
+                image_size=data.image_size,
+                cache=data.cache,
+                cache_dir=data.cache_dir,
+                on_error=data.on_error,
+            ),
         )
 
 

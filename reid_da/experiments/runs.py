@@ -10,23 +10,28 @@ from reid_da.datasets.loading import split_path
 from reid_da.errors import InputError, first_few
 from reid_da.experiments.setup import build_trainer, check_possible, warn_if_slow
 from reid_da.methods import EXPERIMENTS
+from reid_da.processes import agreed, require_equal
 from reid_da.training.run_folder import RunFolder, shown
+from reid_da.training.versions import software_versions
+from reid_da.world import ALONE, World
 
 logger = logging.getLogger(__name__)
 
 
-def train(settings: ExperimentSettings, folder: Path, *, stages_after: int = 0) -> RunFolder:
+def train(settings: ExperimentSettings, folder: Path, *, stages_after: int = 0, world: World = ALONE) -> RunFolder:
     """Train in a new run folder.
 
     Args:
         settings: of the experiment; with a ``pretrain``, that stage comes first, in a folder of its own inside.
         folder: the run folder, which must not hold a run.
         stages_after: number of stages that will follow, for the log.
+        world: the processes that train together, all of which call this.
 
     Raises:
         InputError: settings, data or folder do not fit, or a loss is not finite.
     """
-    run = RunFolder.create(folder, settings)
+    require_equal(world, {"the versions": _versions(), "the settings": settings.model_dump(mode="json")})
+    run = RunFolder.create(folder, settings, world=world)
     try:
         return _train(run, skip_damaged=False, stages_after=stages_after)
     except BaseException:
@@ -35,7 +40,7 @@ def train(settings: ExperimentSettings, folder: Path, *, stages_after: int = 0) 
         raise
 
 
-def resume(folder: Path, overrides: Overrides = (), *, skip_damaged: bool = False) -> RunFolder:
+def resume(folder: Path, overrides: Overrides = (), *, skip_damaged: bool = False, world: World = ALONE) -> RunFolder:
     """Resume a run; one that is complete stays as it is.
 
     Args:
@@ -44,16 +49,17 @@ def resume(folder: Path, overrides: Overrides = (), *, skip_damaged: bool = Fals
             paths and device; the number of epochs; and, before the stage after pretraining has a checkpoint, those of
             that stage.
         skip_damaged: pass over damaged checkpoints, to the newest one that is intact.
+        world: the processes that train together, whatever the number of those that have begun the run.
 
     Raises:
         InputError: there is no run, its checkpoint is damaged, the data are not those that it was made with, or a
             change of settings would invalidate what is done.
     """
-    run = RunFolder.open(folder)
+    run = agreed(world, lambda: RunFolder.open(folder, world=world))
     with run.training():
         if overrides:
-            _change_settings(run, overrides)
-        _check_places(run)
+            agreed(world, lambda: _change_settings(run, overrides) if world.is_main else None)
+        agreed(world, lambda: _check_places(run))
         return _train(run, skip_damaged=skip_damaged)
 
 
@@ -95,7 +101,9 @@ def _change_settings(run: RunFolder, overrides: Overrides) -> None:
     write_text(run.config_file, dump_settings(new))
 
 
-def train_or_resume(settings: ExperimentSettings, folder: Path, *, stages_after: int = 0) -> RunFolder:
+def train_or_resume(
+    settings: ExperimentSettings, folder: Path, *, stages_after: int = 0, world: World = ALONE
+) -> RunFolder:
     """Train in a run folder, from the beginning or from where it was stopped.
 
     Settings that do not decide the numbers, such as the device, may differ from those that the run was begun with.
@@ -103,13 +111,14 @@ def train_or_resume(settings: ExperimentSettings, folder: Path, *, stages_after:
     Raises:
         InputError: the folder holds a run with other settings.
     """
-    run = RunFolder(folder)
-    if not run.config_file.exists():
-        return train(settings, folder, stages_after=stages_after)
-    require_same(settings, folder)
+    run = RunFolder(folder, world=world)
+    if not world.tell(run.config_file.exists())[0]:
+        return train(settings, folder, stages_after=stages_after, world=world)
+    agreed(world, lambda: require_same(settings, folder))
     with run.training():
-        if run.settings() != settings:
+        if world.is_main and run.settings() != settings:
             write_text(run.config_file, dump_settings(settings))
+        world.wait()
         return _train(run, skip_damaged=False, stages_after=stages_after)
 
 
@@ -177,27 +186,35 @@ def final_figures(run: RunFolder) -> dict[str, float]:
 
 
 def _train(run: RunFolder, *, skip_damaged: bool, stages_after: int = 0) -> RunFolder:
+    world = run.world
     with run.training():
         settings = run.settings()
-        checkpoint = run.last_checkpoint(skip_damaged=skip_damaged)
+        checkpoint = agreed(world, lambda: run.last_checkpoint(skip_damaged=skip_damaged))
         if checkpoint is None or int(checkpoint.description["epoch"]) < settings.epochs:
             warn_if_slow(settings)
         stage = EXPERIMENTS.stage(settings)
         if stage is not None and checkpoint is None:
             # a mistake in the last stage must not be found after hours in the first
-            check_possible(settings)
+            check_possible(settings, world=world)
             number = _num_stages(stage)
             total = number + 1 + stages_after
             if number == 1:
                 logger.info("stage 1 of %d: %s", total, _title(stage))
-            before = train_or_resume(stage, run.path / "pretrain", stages_after=stages_after + 1)
+            before = train_or_resume(stage, run.path / "pretrain", stages_after=stages_after + 1, world=world)
             settings = settings.model_copy(update={"init_from": before.path})
             logger.info("stage %d of %d: %s", number + 1, total, _title(settings))
-        trainer = build_trainer(settings, run, bare=checkpoint is not None)
+        trainer = build_trainer(settings, run, bare=checkpoint is not None, world=world)
         trainer.resume(checkpoint)
         trainer.fit()
         logger.info("%s: complete, %d of %d epochs", run.path, trainer.epoch, settings.epochs)
+        # not before the first process has written the last figures
+        world.wait()
     return run
+
+
+def _versions() -> dict[str, str | None]:
+    found = software_versions()
+    return {name: found[name] for name in ("reid_da", "git", "torch", "torchvision")}
 
 
 def _num_stages(settings: ExperimentSettings) -> int:

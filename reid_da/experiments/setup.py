@@ -16,8 +16,10 @@ from reid_da.experiments.domains import ExperimentContext
 from reid_da.images import Subset, augment
 from reid_da.methods import METHODS
 from reid_da.methods.protocol import Method
+from reid_da.processes import agreed, require_equal
 from reid_da.training.loop import Trainer
 from reid_da.training.run_folder import RunFolder
+from reid_da.world import ALONE, World
 
 _LARGE = ("resnet50", "resnet50_ibn_a", "resnet101")
 
@@ -27,21 +29,28 @@ MOST_IMAGES = 16384
 """Training images of the target that the label-free figures look at, evenly spaced; more would take too long."""
 
 
-def build_trainer(settings: ExperimentSettings, run: RunFolder, *, bare: bool = False) -> Trainer:
+def build_trainer(settings: ExperimentSettings, run: RunFolder, *, bare: bool = False, world: World = ALONE) -> Trainer:
     """Everything that the settings ask for, put together: data, method, evaluation.
 
     Args:
         settings: settings of the experiment.
         run: folder for metrics and checkpoints.
         bare: begin with random weights, which a checkpoint will replace.
+        world: the processes that train together, all of which call this.
 
     Raises:
-        InputError: the data, the weights or the settings do not fit.
+        InputError: the data, the weights or the settings do not fit, or differ between processes.
     """
     if settings.precision.threads:
         torch.set_num_threads(settings.precision.threads)
-    context = ExperimentContext(settings, bare=bare)
+    return agreed(world, lambda: _trainer(settings, run, bare=bare, world=world))
+
+
+def _trainer(settings: ExperimentSettings, run: RunFolder, *, bare: bool, world: World) -> Trainer:
+    context = ExperimentContext(settings, bare=bare, world=world)
     method = _method(settings, context)
+    facts = {f"the {role} images": fingerprint for role, fingerprint in context.fingerprints.items()}
+    require_equal(world, {"the settings": settings.model_dump(mode="json", exclude={"data"}), **facts})
     return Trainer(
         settings=settings,
         run=run,
@@ -70,14 +79,14 @@ def warn_if_slow(settings: ExperimentSettings) -> None:
         )
 
 
-def check_possible(settings: ExperimentSettings) -> None:
+def check_possible(settings: ExperimentSettings, *, world: World = ALONE) -> None:
     """See to it that a training can be begun and evaluated, without the weights that it starts from.
 
     Raises:
         InputError: data or settings do not fit.
     """
-    context = ExperimentContext(settings, bare=True)
-    _evaluator(_method(settings, context), settings, context)
+    context = ExperimentContext(settings, bare=True, world=world)
+    agreed(world, lambda: _evaluator(_method(settings, context), settings, context))
 
 
 def _method(settings: ExperimentSettings, context: ExperimentContext) -> Method:
@@ -107,8 +116,9 @@ def _evaluator(
     )
 
     def evaluate() -> Mapping[str, float]:
-        features = images.features(method.inference, autocast=settings.precision.autocast == "bfloat16")
-        return evaluate_retrieval(*features.arrays, same_camera=same_camera).to_json()
+        autocast = settings.precision.autocast == "bfloat16"
+        features = images.features(method.inference, autocast=autocast, world=context.world)
+        return evaluate_retrieval(*features.arrays, same_camera=same_camera, world=context.world).to_json()
 
     return evaluate
 
@@ -128,8 +138,8 @@ def _label_free(
 
     def compute() -> Mapping[str, float]:
         autocast = settings.precision.autocast == "bfloat16"
-        features = extract_features(method.inference, seen, autocast=autocast)
-        mirrored = extract_features(method.inference, seen, transform=_mirrored, autocast=autocast)
+        features = extract_features(method.inference, seen, autocast=autocast, world=context.world)
+        mirrored = extract_features(method.inference, seen, transform=_mirrored, autocast=autocast, world=context.world)
         return label_free_figures(features, mirrored, images.camids[rows])
 
     return compute

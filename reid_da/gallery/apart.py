@@ -104,7 +104,7 @@ def split_impossible(
 def _has_conflict(moment: NDArray[np.int64], tracks: NDArray[np.int64]) -> bool:
     known = moment >= 0
     pairs = np.stack([moment[known], np.where(tracks[known] < 0, -1 - np.arange(known.sum()), tracks[known])])
-    return len(np.unique(pairs, axis=1).T) > len(np.unique(pairs[0]))
+    return bool(np.unique(pairs, axis=1).shape[1] > len(np.unique(pairs[0])))
 
 
 def _groups(

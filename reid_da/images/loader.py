@@ -10,15 +10,18 @@ from reid_da.images.ahead import map_ahead
 from reid_da.images.samplers import Selection
 from reid_da.images.source import CutsFiles, ImageSource, sizes_of_files
 from reid_da.images.transforms import BatchChange, BatchTransform
+from reid_da.world import ALONE, World
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Batch:
     """Images and which they are, on one device.
 
+    Where several processes train together, the columns are those of the global batch, and the images this process's part.
+
     Attributes:
         rows: (B,) int64 rows of the domain that they are from.
-        images: (B, 3, h, w) float32 input of a network.
+        images: (b, 3, h, w) float32 input of a network; b is B where one process trains.
         labels: (B,) int64 class of each, or None where the stream has none.
         views: (B,) int64 camera in whose style each is, or None for the images as they are.
     """
@@ -37,6 +40,7 @@ def load_batches(
     device: torch.device | str = "cpu",
     prefetch: int = 2,
     num_workers: int = 1,
+    world: World = ALONE,
 ) -> Generator[Batch, None, None]:
     """Yield the selected images as batches, in their order; the same ones however far the threads work ahead.
 
@@ -51,6 +55,7 @@ def load_batches(
         device: where the transform computes and the batches are. On a GPU the threads work on the default stream.
         prefetch: number of batches prepared ahead by threads; 0: none, and no threads.
         num_workers: number of threads, of which each prepares a batch on one core.
+        world: the processes that share the batches; each prepares the images of its part.
 
     Raises:
         ValueError: ``prefetch`` is negative, or ``num_workers`` is below 1.
@@ -60,7 +65,12 @@ def load_batches(
 
     def prepare(plan: tuple[Selection, BatchChange]) -> Batch:
         selection, transform = plan
-        images = _gather(source, selection, transform.crops)
+        if world.size > 1:
+            part = world.span(len(selection.rows))
+            images = _gather(source, selection.part(part), None if transform.crops is None else transform.crops[part])
+            transform = transform.part(part)
+        else:
+            images = _gather(source, selection, transform.crops)
         rows, labels, views = (
             None if column is None else column.to(device)
             for column in (selection.rows, selection.labels, selection.views)

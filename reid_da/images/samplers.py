@@ -28,6 +28,11 @@ class Selection:
     views: Tensor | None = None
     labels: Tensor | None = None
 
+    def part(self, rows: slice) -> "Selection":
+        """Some of its images, one after another."""
+        views, labels = (None if column is None else column[rows] for column in (self.views, self.labels))
+        return Selection(rows=self.rows[rows], views=views, labels=labels)
+
 
 class Sampler(ABC):
     """An order of images, and the batches that it is cut into; it has no state of its own.

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import torch
@@ -36,6 +36,10 @@ class BatchChange(Protocol):
     @property
     def crops(self) -> Tensor | None:
         """(B, 4) boxes that the source shall cut out of its files before it resizes; None for images as they are."""
+        ...
+
+    def part(self, rows: slice) -> "BatchChange":
+        """The same for some images of the batch, one after another."""
         ...
 
     def __call__(self, images: Tensor, /) -> Tensor:
@@ -92,6 +96,16 @@ class _Augmentation:
     erased: Tensor
     memory: ReusedMemory
     crops: Tensor | None = None
+
+    def part(self, rows: slice) -> "_Augmentation":
+        return replace(
+            self,
+            boxes=self.boxes[rows],
+            mirrored=self.mirrored[rows],
+            colors={name: values[rows] for name, values in self.colors.items()},
+            erased=self.erased[rows],
+            crops=None if self.crops is None else self.crops[rows],
+        )
 
     def __call__(self, images: Tensor) -> Tensor:
         result = _by_parts(images, self._change_part, size=self.size, memory=self.memory, with_colors=bool(self.colors))
@@ -247,6 +261,10 @@ class TestTransform:
         by_source: bool = False,  # noqa: ARG002
     ) -> BatchChange:
         """The transform itself: nothing is random."""
+        return self
+
+    def part(self, rows: slice) -> BatchChange:  # noqa: ARG002
+        """The transform itself."""
         return self
 
     def _change_part(self, images: Tensor, rows: slice, out: Tensor) -> None:  # noqa: ARG002

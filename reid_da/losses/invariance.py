@@ -30,6 +30,7 @@ from reid_da.nearest import (
     empty_slots,
     similarity_blocks,
 )
+from reid_da.shards import Shard
 
 OwnSlot = Literal["overwrite", "exclude"]
 
@@ -101,15 +102,21 @@ def fused_invariance_loss(
     own_slot: OwnSlot = "overwrite",
     normalize: bool = False,
     chunk_size: int = DEFAULT_CHUNK_SIZE,
+    shard: Shard | None = None,
 ) -> InvarianceLoss:
     """The same as :func:`invariance_loss` on :func:`memory_logits`, without ever holding all (B, M) logits.
 
     One pass over the memory finds the neighbours, the softmax and its gradient, so that a step costs the two
     matrix products of the plain way and (B, chunk_size) floats, whatever the number of slots.
 
+    Several processes may hold the slots together. Each computes its share of the softmax, of the neighbours and of the
+    gradient; maxima, sums and lists of neighbours are exchanged, which takes bytes by B, D and K, not by M. The loss is
+    the same in all of them, and their gradients add up to that of the features.
+
     Args:
-        features: (B, D) float.
-        memory: (M, D) float or bfloat16, one slot per target image; widened to float32 block by block.
+        features: (B, D) float, the same in all processes.
+        memory: (M, D) float or bfloat16, one slot per target image, or the (m, D) own ones; widened to float32 block by
+            block.
         index: (B,) int64, slot of each sample.
         temperature: beta, divides the inner products; 0.05 in the paper.
         num_neighbors: K, slots to take as neighbours; 6 in the paper.
@@ -118,6 +125,7 @@ def fused_invariance_loss(
             weight 1 (authors' code); ``exclude`` looks among the other slots.
         normalize: divide the weights of a sample by their sum (not in the paper).
         chunk_size: slots per block.
+        shard: which slots ``memory`` has, where several processes hold them; None for all.
 
     Raises:
         InputError: an unknown ``own_slot``, or more neighbours than slots.
@@ -132,10 +140,11 @@ def fused_invariance_loss(
         raise unknown_name("own_slot", own_slot, get_args(OwnSlot))
     exclude = index if num_neighbors and own_slot == "exclude" else None
     with torch.autocast(features.device.type, enabled=False):
+        shard = Shard(len(memory)) if shard is None else shard
         scaled = features.to(working_dtype(features, memory)) / temperature
-        log_sum, found = _MemorySoftmax.apply(scaled, memory, num_neighbors, exclude, chunk_size)
+        log_sum, found = _MemorySoftmax.apply(scaled, memory, num_neighbors, exclude, chunk_size, shard)
         neighbors = found if neighbors is None else neighbors
-        logits = torch.einsum("bd,bkd->bk", scaled, memory[_targets(index, neighbors)].to(scaled.dtype))
+        logits = _logits_of(scaled, memory, _targets(index, neighbors), shard)
         return _weigh(log_sum - logits, index, neighbors, normalize=normalize)
 
 
@@ -149,9 +158,15 @@ class _MemorySoftmax(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, features: Tensor, memory: Tensor, num_neighbors: int, exclude: Tensor | None, chunk_size: int
+        ctx: Any,
+        features: Tensor,
+        memory: Tensor,
+        num_neighbors: int,
+        exclude: Tensor | None,
+        chunk_size: int,
+        shard: Shard,
     ) -> tuple[Tensor, Tensor]:
-        nearest = RunningNeighbors(num_neighbors, exclude=exclude)
+        nearest = RunningNeighbors(num_neighbors, exclude=exclude, shard=shard)
         peak = features.new_full((len(features), 1), -torch.inf)
         total = torch.zeros_like(peak)
         mean = torch.zeros_like(features)
@@ -163,16 +178,35 @@ class _MemorySoftmax(torch.autograd.Function):
             total = total * shrink + weights.sum(dim=1, keepdim=True)
             if ctx.needs_input_grad[0]:
                 mean.mul_(shrink).addmm_(weights, rows)
+        if not shard.is_whole:
+            if not len(memory):
+                nearest.add(features.new_empty(len(features), 0))
+            # to the highest logit of all processes; the mean stays the own slots' part of it
+            own, peak = peak, shard.world.max(peak)
+            shrink = (own - peak).exp()
+            mean.mul_(shrink)
+            total = shard.world.sum(total * shrink)
         slots = nearest.slots().masked_fill(empty_slots(features)[:, None], NO_NEIGHBOR)
         ctx.save_for_backward(mean.div_(total))
+        ctx.world = shard.world
         ctx.mark_non_differentiable(slots)
         return peak + total.log(), slots
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor, _: None) -> tuple[Tensor, None, None, None, None]:
+    def backward(ctx: Any, grad: Tensor, _: None) -> tuple[Tensor, None, None, None, None, None]:
         (mean,) = ctx.saved_tensors
-        return grad * mean, None, None, None, None
+        return ctx.world.sum(grad) * mean, None, None, None, None, None
+
+
+def _logits_of(features: Tensor, memory: Tensor, slots: Tensor, shard: Shard) -> Tensor:
+    """(B, K) logits of the slots that are listed for each feature, from the processes that hold them."""
+    if shard.is_whole:
+        return torch.einsum("bd,bkd->bk", features, memory[slots].to(features.dtype))
+    place, is_own = shard.find(slots)
+    rows = features.new_zeros(*slots.shape, features.shape[1])
+    rows[is_own] = memory[place[is_own]].to(features.dtype)
+    return shard.world.sum(torch.einsum("bd,bkd->bk", features, rows))
 
 
 def _no_neighbors(index: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """The exemplar memory: one slot per target training image, updated explicitly after each step."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from reid_da.errors import InputError
+from reid_da.shards import Shard, ShardedTensor, StoredTensor
+from reid_da.world import ALONE, World
 
 PUBLISHED_EPOCHS = 60
 """Length of the published training, to which the rate of the momentum belongs."""
@@ -21,28 +23,41 @@ class ExemplarMemory(nn.Module):
     ``state_dict``. Nothing writes to them but :meth:`update`, which belongs after the backward pass, since the
     gradients of a step come from the memory before that step.
 
+    Several processes may hold the slots together, each the rows of its shard; all of them are told of every update.
+
     Attributes:
-        slots: (M, D) unit vectors; zeros until a slot is first written, which gives logits of zero.
-        last_update: (M,) int32, the update that last wrote a slot, counted from 0; -1 for none.
+        slots: (m, D) unit vectors, the own ones of M; zeros until a slot is first written, which gives logits of zero.
+        last_update: (m,) int32, the update that last wrote a slot, counted from 0; -1 for none.
         num_updates: () int32, number of calls of :meth:`update`.
         fingerprint: names the images and their order; see ``SampleTable.fingerprint``.
+        shard: which of the M slots are the own ones.
 
     Args:
         num_slots: M, number of target training images.
         dim: D, length of a feature; 4096 in the paper.
         fingerprint: a saved memory with another one is refused.
         dtype: of the storage; updates are computed in float32 at least and rounded when stored.
+        world: the processes that hold the slots together.
     """
 
     slots: Tensor
     last_update: Tensor
     num_updates: Tensor
 
-    def __init__(self, num_slots: int, dim: int, *, fingerprint: str = "", dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        num_slots: int,
+        dim: int,
+        *,
+        fingerprint: str = "",
+        dtype: torch.dtype = torch.float32,
+        world: World = ALONE,
+    ) -> None:
         super().__init__()
         self.fingerprint = fingerprint
-        self.register_buffer("slots", torch.zeros(num_slots, dim, dtype=dtype))
-        self.register_buffer("last_update", torch.full((num_slots,), -1, dtype=torch.int32))
+        self.shard = Shard(num_slots, world)
+        self.register_buffer("slots", torch.zeros(len(self.shard), dim, dtype=dtype))
+        self.register_buffer("last_update", torch.full((len(self.shard),), -1, dtype=torch.int32))
         self.register_buffer("num_updates", torch.zeros((), dtype=torch.int32))
         self.register_load_state_dict_pre_hook(_check_saved_state)  # type: ignore[no-untyped-call]
 
@@ -54,7 +69,7 @@ class ExemplarMemory(nn.Module):
         vector of length zero stays as it is.
 
         Args:
-            index: (B,) int64, slot of each feature.
+            index: (B,) int64, slot of each feature, in 0..M-1.
             features: (B, D) float, of any length; the authors' have dropout applied.
             momentum: a, share in 0..1 of the old value that is kept; see :func:`momentum_schedule`.
             repeats: how often every slot of the batch occurs in it, where the caller knows; it is not checked. None
@@ -71,6 +86,10 @@ class ExemplarMemory(nn.Module):
         if not 0 <= momentum <= 1:
             raise ValueError(f"momentum is a share in 0..1, got {momentum}")
         features = features.to(torch.promote_types(self.slots.dtype, torch.float32))
+        if not self.shard.is_whole:
+            # all occurrences of an image lie in one shard, so that its number of repeats stays what it is
+            place, is_own = self.shard.find(index)
+            index, features = place[is_own], features[is_own]
         for chosen in _rounds(index, repeats):
             self._move(index[chosen], features[chosen], momentum)
         self.last_update[index] = self.num_updates
@@ -82,14 +101,63 @@ class ExemplarMemory(nn.Module):
 
     def ages(self) -> Tensor:
         """Updates since each slot was last written, (M,) int32: 0 for the latest, -1 for a slot never written."""
-        ages: Tensor = torch.where(self.last_update < 0, -1, self.num_updates - 1 - self.last_update)
+        last = self.shard.world.gather(self.last_update)
+        ages: Tensor = torch.where(last < 0, -1, self.num_updates - 1 - last)
         return ages
 
     def norms(self) -> Tensor:
         """Length of each slot, (M,) float32: 1 up to rounding, or 0 for a slot never written."""
         # block by block: a norm in float32 would first widen the whole of a bfloat16 memory
         starts = range(0, len(self.slots), _ROWS_PER_BLOCK)
-        return torch.cat([self.slots[i : i + _ROWS_PER_BLOCK].float().norm(dim=1) for i in starts])
+        norms = [self.slots[i : i + _ROWS_PER_BLOCK].float().norm(dim=1) for i in starts]
+        return self.shard.world.gather(torch.cat([*norms, torch.empty(0, device=self.slots.device)]))
+
+    @torch.no_grad()
+    def fill(self, write: Callable[[Tensor], Any]) -> None:
+        """Let a function write the slots, block by block in their order: it may draw random numbers.
+
+        Args:
+            write: called with (b, D) slots of all processes, to be written in place.
+        """
+        own = self.shard.rows
+        for start in range(0, self.shard.total, _ROWS_PER_BLOCK):
+            rows = range(start, min(start + _ROWS_PER_BLOCK, self.shard.total))
+            block = self.slots.new_empty(len(rows), self.slots.shape[1])
+            write(block)
+            first, last = max(rows.start, own.start), min(rows.stop, own.stop)
+            if first < last:
+                self.slots[first - own.start : last - own.start] = block[first - start : last - start]
+
+    def read(self, index: Tensor) -> Tensor:
+        """(..., D) slots by their numbers, on every process.
+
+        Args:
+            index: int64 of any shape, in 0..M-1.
+        """
+        return self.shard.collect(self.slots, index)
+
+    def saved_state(self) -> dict[str, Any]:
+        """What :meth:`restore` takes, with the own rows of a memory that several processes hold."""
+        state: dict[str, Any] = dict(self.state_dict())
+        if not self.shard.is_whole:
+            state |= {name: ShardedTensor(state[name], self.shard) for name in ("slots", "last_update")}
+        return state
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take over a saved memory of all slots, whatever the number of processes that saved it.
+
+        Raises:
+            InputError: it is of other images or of another size.
+        """
+        own: dict[str, Any] = {}
+        for name, value in state.items():
+            if name in ("slots", "last_update"):
+                if value.shape[0] != self.shard.total:
+                    raise _wrong_size((value.shape[0], value.shape[-1] if name == "slots" else 1), self)
+                own[name] = value.read(self.shard.rows) if isinstance(value, StoredTensor) else value[self.shard.rows]
+            else:
+                own[name] = value.read() if isinstance(value, StoredTensor) else value
+        self.load_state_dict(own)
 
     def get_extra_state(self) -> Tensor:
         """The fingerprint as bytes in a uint8 tensor, which every checkpoint format can hold."""
@@ -142,10 +210,7 @@ def _check_saved_state(module: nn.Module, state: dict[str, Any], prefix: str, *_
     assert isinstance(module, ExemplarMemory)
     saved = state.get(f"{prefix}slots")
     if saved is not None and saved.shape != module.slots.shape:
-        raise InputError(
-            f"the saved memory has {_size(saved)} but this data and model need {_size(module.slots)}; "
-            "use the data set and settings that it was saved with"
-        )
+        raise _wrong_size(saved.shape, module)
     extra = state.get(f"{prefix}_extra_state")
     fingerprint = module.fingerprint if extra is None else bytes(extra.tolist()).decode()
     if fingerprint != module.fingerprint:
@@ -155,5 +220,8 @@ def _check_saved_state(module: nn.Module, state: dict[str, Any], prefix: str, *_
         )
 
 
-def _size(slots: Tensor) -> str:
-    return f"{slots.shape[0]} slots of {slots.shape[1]} values"
+def _wrong_size(saved: Sequence[int], memory: ExemplarMemory) -> InputError:
+    return InputError(
+        f"the saved memory has {saved[0]} slots of {saved[1]} values but this data and model need "
+        f"{memory.shard.total} slots of {memory.slots.shape[1]} values; use the data set and settings that it was saved with"
+    )

@@ -18,9 +18,11 @@ from reid_da.nearest import (
     drop_excluded,
     empty_in_block,
     empty_slots,
+    merged_lists,
     require_slots,
     similarity_blocks,
 )
+from reid_da.shards import Shard
 
 logger = logging.getLogger(__name__)
 
@@ -66,12 +68,15 @@ class ExactNeighbors:
 
     Args:
         chunk_size: slots per block.
+        shard: which slots a memory has, where several processes hold them together: each searches its own, and the best
+            of all are found; None for all.
     """
 
     is_exact = True
 
-    def __init__(self, *, chunk_size: int = DEFAULT_CHUNK_SIZE) -> None:
+    def __init__(self, *, chunk_size: int = DEFAULT_CHUNK_SIZE, shard: Shard | None = None) -> None:
         self.chunk_size = chunk_size
+        self.shard = shard
 
     def rebuild(self, memory: Tensor) -> None:
         """Nothing to take over: every search reads the memory as it is."""
@@ -79,11 +84,13 @@ class ExactNeighbors:
     @torch.no_grad()
     def search(self, features: Tensor, memory: Tensor, num_neighbors: int, *, exclude: Tensor | None = None) -> Tensor:
         """Slots nearest to each feature; see :meth:`NeighborIndex.search`."""
-        nearest = RunningNeighbors(num_neighbors, exclude=exclude)
+        nearest = RunningNeighbors(num_neighbors, exclude=exclude, shard=self.shard)
         with torch.autocast(features.device.type, enabled=False):
             features = features.to(working_dtype(features, memory))
             for rows, similarity in similarity_blocks(features, memory, chunk_size=self.chunk_size):
                 nearest.add(similarity, empty=empty_in_block(rows, similarity))
+            if not len(memory):
+                nearest.add(features.new_empty(len(features), 0))
         return nearest.slots().masked_fill(empty_slots(features)[:, None], NO_NEIGHBOR)
 
 
@@ -184,6 +191,64 @@ class FaissNeighbors:
             resources = self._faiss.StandardGpuResources()
             index = self._faiss.index_cpu_to_gpu(resources, memory.device.index, index)
         return index
+
+
+class ShardedNeighbors:
+    """Search where several processes hold the slots together: each in its own, and the best of all are found.
+
+    Args:
+        index: of the own slots.
+        shard: which they are.
+    """
+
+    def __init__(self, index: NeighborIndex, shard: Shard) -> None:
+        self._index = index
+        self._shard = shard
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the search in the own slots is."""
+        return self._index.is_exact
+
+    def rebuild(self, memory: Tensor) -> None:
+        """Take over the own slots (m, D)."""
+        if len(memory):
+            self._index.rebuild(memory)
+
+    def search(self, features: Tensor, memory: Tensor, num_neighbors: int, *, exclude: Tensor | None = None) -> Tensor:
+        """Slots nearest to each feature; see :meth:`NeighborIndex.search`. ``exclude`` numbers slots of all processes."""
+        require_slots(self._shard.total, num_neighbors, exclude)
+        length = num_neighbors + (exclude is not None)
+        slots = features.new_zeros(len(features), 0, dtype=torch.int64)
+        values = features.new_zeros(len(features), 0)
+        if len(memory):
+            slots = self._index.search(features, memory, min(length, len(memory)))
+            values = _similarity_of(slots.clamp_min(0), features, memory).masked_fill(slots < 0, -torch.inf)
+            values, slots = values.to(features.dtype), slots.clamp_min(0)
+        values, slots = merged_lists(values, slots, length, shard=self._shard)
+        return drop_excluded(slots.masked_fill(values == -torch.inf, NO_NEIGHBOR), exclude)
+
+
+def open_index(
+    index: NeighborIndex, sample: Tensor, memory: Tensor, num_neighbors: int, *, shard: Shard
+) -> NeighborIndex:
+    """An index of a memory, checked by :func:`check_neighbors`; an exact search if that of any process is replaced.
+
+    Args:
+        index: of the own slots.
+        sample: (S, D) float features to search with.
+        memory: (m, D) the own slots.
+        num_neighbors: slots per feature.
+        shard: which the own slots are.
+    """
+    if shard.is_whole:
+        return check_neighbors(index, sample, memory, num_neighbors)
+    is_replaced = (
+        len(memory) > 0 and check_neighbors(index, sample, memory, min(num_neighbors, len(memory))) is not index
+    )
+    if any(shard.world.tell(is_replaced)):
+        return ExactNeighbors(shard=shard)
+    return ShardedNeighbors(index, shard)
 
 
 def check_neighbors(

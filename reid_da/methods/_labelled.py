@@ -52,7 +52,7 @@ class LabelledLosses:
         """
         settings, label = self.settings, batch.labels
         assert label is not None
-        pooled = self.network.backbone(batch.images)
+        pooled = self.network.pooled(batch.images)
         embeddings = self.network.embed(pooled)
         losses: dict[str, Tensor] = {}
         if settings.classification_weight:

@@ -125,6 +125,7 @@ class PseudoLabels:
             settings=self.settings,
             eps=eps,
             seed=self._context.seed("clustering", epoch),
+            world=self._context.world,
         )
 
     def accept(self, found: ClusterResult, *, epoch: int) -> dict[str, float]:

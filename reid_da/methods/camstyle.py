@@ -88,7 +88,7 @@ class CamStyle(Method):
         losses = self.labelled.losses(batches["source"])
         restyled = batches["restyled"]
         assert restyled.labels is not None
-        embeddings = self.network.embed(self.network.backbone(restyled.images))
+        embeddings = self.network.embed(self.network.pooled(restyled.images))
         logits = self.network.source_logits(embeddings, restyled.labels).float()
         smoothing = self.settings.camstyle.label_smoothing
         losses["restyled"] = functional.cross_entropy(logits, restyled.labels, label_smoothing=smoothing)

@@ -22,10 +22,12 @@ from reid_da.config import (
     Share,
 )
 from reid_da.images import Batch
+from reid_da.losses.invariance import fused_invariance_loss
 from reid_da.memory.exemplar import ExemplarMemory
 from reid_da.methods._pseudo_labels import PseudoLabels, PseudoLabelSettings, check_instances, require_embedding
 from reid_da.methods._streams import labelled_stream
 from reid_da.methods.protocol import Context, EpochPlan, Method, Rows
+from reid_da.world import ALONE, World
 
 
 class BatchSettings(Settings):
@@ -118,7 +120,7 @@ class ClusterContrast(Method):
         if self._source is not None:
             streams["source"] = self._source_stream
             vectors.append(self._source_means())
-        self.memory = memory_of(torch.cat(vectors))
+        self.memory = memory_of(torch.cat(vectors), world=self.context.world)
         steps = settings.steps_per_epoch or streams["target"].num_batches(self.context.seed("target order", epoch))
         return EpochPlan(streams=streams, steps=steps, figures=figures)
 
@@ -156,7 +158,11 @@ class ClusterContrast(Method):
         assert self.memory is not None
         features = self.network(batch.images, "target")
         self._seen.append((labels, features.detach()))
-        return cluster_loss(features, self.memory.slots, labels, temperature=self.settings.clusters.temperature)
+        temperature, memory = self.settings.clusters.temperature, self.memory
+        if memory.shard.is_whole:
+            return cluster_loss(features, memory.slots, labels, temperature=temperature)
+        loss = fused_invariance_loss(features, memory.slots, labels, temperature=temperature, shard=memory.shard)
+        return loss.exemplar.mean()
 
     def _source_means(self) -> Tensor:
         assert self._source is not None
@@ -180,10 +186,10 @@ def cluster_loss(features: Tensor, vectors: Tensor, labels: Tensor, *, temperatu
     return functional.cross_entropy(logits, labels)
 
 
-def memory_of(vectors: Tensor) -> ExemplarMemory:
-    """A memory that holds (C, D) vectors."""
-    memory = ExemplarMemory(*vectors.shape, dtype=vectors.dtype).to(vectors.device)
-    memory.slots.copy_(vectors)
+def memory_of(vectors: Tensor, *, world: World = ALONE) -> ExemplarMemory:
+    """A memory that holds (C, D) vectors, or the own ones of them where several processes share it."""
+    memory = ExemplarMemory(*vectors.shape, dtype=vectors.dtype, world=world).to(vectors.device)
+    memory.slots.copy_(vectors[memory.shard.rows])
     return memory
 
 
@@ -207,7 +213,7 @@ def update_clusters(
         sums = wide.new_zeros(len(present), wide.shape[1]).index_add_(0, inverse, wide)
         memory.update(present, sums / torch.bincount(inverse)[:, None], momentum=settings.momentum)
         return
-    similarity = (wide * memory.slots[labels]).sum(dim=1)
+    similarity = (wide * memory.read(labels).to(wide)).sum(dim=1)
     # by cluster, and within a cluster the least similar first
     order = similarity.argsort(stable=True)
     order = order[inverse[order].argsort(stable=True)]

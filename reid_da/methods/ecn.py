@@ -33,7 +33,7 @@ from reid_da.memory.diagnostics import (
     summarize_slots,
 )
 from reid_da.memory.exemplar import ExemplarMemory, momentum_schedule
-from reid_da.memory.neighbors import ExactNeighbors, FaissNeighbors, NeighborIndex, check_neighbors
+from reid_da.memory.neighbors import ExactNeighbors, FaissNeighbors, NeighborIndex, open_index
 from reid_da.methods._labelled import LabelledLosses
 from reid_da.methods._streams import labelled_stream, styled_stream
 from reid_da.methods.protocol import Context, Domain, EpochPlan, Method, Rows
@@ -131,6 +131,7 @@ class ECN(Method):
         if (switches.camera or switches.neighborhood) and not switches.exemplar:
             raise InputError("invariance.exemplar: camera and neighborhood build on it; switch it on, or all three off")
         self.settings = settings
+        self._world = context.world
         if switches.neighborhood and settings.memory.neighbors_from_epoch >= settings.epochs:
             logger.warning(
                 "the neighbourhood term never starts: memory.neighbors_from_epoch is %d, and there are %d epochs",
@@ -162,7 +163,10 @@ class ECN(Method):
         self._target = target
         dtype = getattr(torch, self.settings.memory.dtype)
         fingerprint = target.table.fingerprint
-        return ExemplarMemory(len(target), self.network.embedding_dim, fingerprint=fingerprint, dtype=dtype).to(device)
+        memory = ExemplarMemory(
+            len(target), self.network.embedding_dim, fingerprint=fingerprint, dtype=dtype, world=self._world
+        )
+        return memory.to(device)
 
     def begin_epoch(self, epoch: int) -> EpochPlan:
         """One pass over the source; the epoch sets the momentum and the start of the neighbourhood term."""
@@ -171,8 +175,9 @@ class ECN(Method):
         if self.memory is not None and self.num_neighbors and settings.neighbor_search != "exact":
             if self._index is None:
                 index = FaissNeighbors(kind=settings.neighbor_search, refresh=settings.neighbor_refresh)
-                slots, written = self.memory.slots, self.memory.slots[self.memory.ages() >= 0]
-                self._index = check_neighbors(index, written[:CHECKED_SLOTS].float(), slots, self.num_neighbors)
+                slots = self.memory.slots
+                written = slots[self.memory.last_update >= 0][:CHECKED_SLOTS].float()
+                self._index = open_index(index, written, slots, self.num_neighbors, shard=self.memory.shard)
             else:
                 self._index.rebuild(self.memory.slots)
         return self._plan
@@ -216,6 +221,7 @@ class ECN(Method):
             neighbors=neighbors,
             own_slot=settings.own_slot,
             normalize=settings.normalize_weights,
+            shard=self.memory.shard,
         )
         losses["exemplar"] = weight * loss.exemplar.mean()
         if self.num_neighbors:
@@ -235,15 +241,15 @@ class ECN(Method):
 
     def end_epoch(self) -> dict[str, float]:
         """Diagnostics of the memory; all but ``neighbor_precision`` need no labels."""
-        if self.memory is None or not len(self.memory.slots):
+        if self.memory is None or not self.memory.shard.total:
             return {}
         summary = summarize_slots(self.memory.ages(), self.memory.norms())
         figures = {f"slots_{name}": value for name, value in asdict(summary).items()}
-        step = max(len(self.memory.slots) // MOST_ANCHORS, 1)
-        anchors = torch.arange(0, len(self.memory.slots), step, device=self.memory.slots.device)
-        count = min(max(self.settings.memory.num_neighbors, 1), len(self.memory.slots) - 1)
-        slots = self.memory.slots
-        neighbors = ExactNeighbors().search(slots[anchors], slots, count, exclude=anchors)
+        slots, num_slots = self.memory.slots, self.memory.shard.total
+        anchors = torch.arange(0, num_slots, max(num_slots // MOST_ANCHORS, 1), device=slots.device)
+        count = min(max(self.settings.memory.num_neighbors, 1), num_slots - 1)
+        search = ExactNeighbors(shard=self.memory.shard)
+        neighbors = search.search(self.memory.read(anchors), slots, count, exclude=anchors)
         camids, pids = self._target.camids, self._target.pids
         num_cameras = int(camids.max()) + 1
         camids = camids.to(anchors.device)
@@ -260,7 +266,7 @@ class ECN(Method):
         """What a resumed run needs beside the network."""
         state: dict[str, Any] = {"labelled": self.labelled.state_dict()}
         if self.memory is not None:
-            state["memory"] = self.memory.state_dict()
+            state["memory"] = self.memory.saved_state()
         if self._anchor_neighbors is not None:
             state["anchor_neighbors"] = self._anchor_neighbors
         return state
@@ -269,7 +275,7 @@ class ECN(Method):
         """Go on from a saved state."""
         self.labelled.load_state_dict(state["labelled"])
         if self.memory is not None:
-            self.memory.load_state_dict(state["memory"])
+            self.memory.restore(state["memory"])
             neighbors = state.get("anchor_neighbors")
             self._anchor_neighbors = None if neighbors is None else neighbors.to(self.memory.slots.device)
 

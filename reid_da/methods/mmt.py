@@ -209,7 +209,7 @@ class MMT(Method):
 
 
 def _outputs(network: ReIDNetwork, batch: Batch) -> _Outputs:
-    pooled = network.backbone(batch.images)
+    pooled = network.pooled(batch.images)
     return _Outputs(pooled, network.source_logits(network.embed(pooled)).to(pooled.dtype))
 
 

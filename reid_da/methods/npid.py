@@ -44,9 +44,12 @@ class NPID(Method):
         stream = styled_stream(target, size=settings.batch.target, views=0, augment=settings.augment)
         steps = settings.steps_per_epoch or stream.num_batches(context.seed("target order", 0))
         self._plan = EpochPlan(streams={"target": stream}, steps=steps)
-        memory = ExemplarMemory(len(target), self.network.embedding_dim, fingerprint=target.table.fingerprint)
+        memory = ExemplarMemory(
+            len(target), self.network.embedding_dim, fingerprint=target.table.fingerprint, world=context.world
+        )
         bound = (3 / self.network.embedding_dim) ** 0.5  # random slots are about as long as features
-        memory.slots.uniform_(-bound, bound, generator=Generator().manual_seed(context.seed("memory")))
+        generator = Generator().manual_seed(context.seed("memory"))
+        memory.fill(lambda rows: rows.uniform_(-bound, bound, generator=generator))
         self.memory = memory.to(context.device)
 
     def begin_epoch(self, epoch: int) -> EpochPlan:  # noqa: ARG002
@@ -57,7 +60,8 @@ class NPID(Method):
         """``-log P(i|v)`` of equation 2, over all slots."""
         batch = batches["target"]
         features = self.network(batch.images, "target")
-        loss = fused_invariance_loss(features, self.memory.slots, batch.rows, temperature=self.settings.temperature)
+        memory, temperature = self.memory, self.settings.temperature
+        loss = fused_invariance_loss(features, memory.slots, batch.rows, temperature=temperature, shard=memory.shard)
         self._seen = batch.rows, features.detach()
         return {"exemplar": loss.exemplar.mean()}
 
@@ -67,8 +71,8 @@ class NPID(Method):
 
     def state_dict(self) -> dict[str, Any]:
         """The memory."""
-        return {"memory": self.memory.state_dict()}
+        return {"memory": self.memory.saved_state()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a saved state."""
-        self.memory.load_state_dict(state["memory"])
+        self.memory.restore(state["memory"])

@@ -10,6 +10,8 @@ from reid_da.losses.margin import MARGINS, Margin
 from reid_da.models.backbones import create_backbone
 from reid_da.models.grouped_norm import group_batch_norms
 from reid_da.models.reid_net import ReIDNetwork
+from reid_da.models.shared_norm import share_batch_norms
+from reid_da.world import ALONE, World
 
 
 def build_network(
@@ -20,6 +22,7 @@ def build_network(
     head: HeadSettings | None = None,
     weights: str | None = None,
     generator: torch.Generator | None = None,
+    world: World = ALONE,
 ) -> ReIDNetwork:
     """A network on the CPU, with the weights that it starts from.
 
@@ -30,6 +33,7 @@ def build_network(
         head: kind of its classifier; a linear one if None.
         weights: of the backbone instead of those of the settings.
         generator: source of random weights, torch's own if None.
+        world: the processes that train it together.
 
     Raises:
         InputError: the weights cannot be read or do not fit.
@@ -59,8 +63,12 @@ def build_network(
         freeze=model.freeze,
         bn_mode=model.bn_mode,
         generator=generator,
+        world=world,
     )
-    return group_batch_norms(network, model.samples_per_norm)
+    group_batch_norms(network, model.samples_per_norm)
+    # what comes behind the backbone sees the global batch in each process
+    share_batch_norms(network.backbone, world)
+    return network
 
 
 def head_margin(head: HeadSettings) -> Margin | None:

@@ -95,3 +95,16 @@ def _not_finite(model: nn.Module, features: Tensor, rows: slice, label: Callable
         f"the model gives NaN or infinite values, though its weights are finite, for {len(faulty)} images ({names}); "
         "compute in float32 (no autocast), or check the statistics of its batch normalisation"
     )
+
+
+class WithMirrored(nn.Module):
+    """Mean of a model's features for images and for their mirror images."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, D) features of (B, 3, H, W) images."""
+        features: Tensor = (self.model(images) + self.model(images.flip(3))) / 2
+        return features

@@ -11,6 +11,7 @@ from reid_da.errors import InputError, unknown_name
 from reid_da.losses.margin import CenterInit, Margin, MarginHead
 from reid_da.models.heads import Embedding, NormLinear, neck_of
 from reid_da.models.protocol import Backbone
+from reid_da.world import ALONE, World
 
 Branch = Literal["test", "source", "target"]
 """What a forward pass is for: test features, source logits or target features."""
@@ -61,6 +62,7 @@ class ReIDNetwork(nn.Module):
         freeze: Freeze = "official",
         bn_mode: BatchNormMode = "official",
         generator: torch.Generator | None = None,
+        world: World = ALONE,
     ) -> None:
         """Put an embedding and a classifier with random weights on ``backbone``, which is taken over, not copied.
 
@@ -87,6 +89,7 @@ class ReIDNetwork(nn.Module):
                 the shortcuts, which go on adapting. ``frozen`` holds all layers of the frozen stages, or of the
                 official part where ``freeze`` is no number; ``train`` holds none.
             generator: source of the initial weights, torch's own if None.
+            world: the processes that train it together, each with its part of a batch.
 
         Raises:
             InputError: an option has a value that is not among the valid ones.
@@ -100,6 +103,7 @@ class ReIDNetwork(nn.Module):
         if not 0 <= dropout < 1:
             raise InputError(f"dropout: expected a rate of at least 0 and below 1, got {dropout}")
         self.backbone = backbone
+        self.world = world
         self.embedding_dim = embedding_dim if embedding in ("linear", "norm_linear") else backbone.feature_dim
         self.embedding, self.embedding_norm = neck_of(
             embedding, feature_dim=backbone.feature_dim, embedding_dim=embedding_dim
@@ -140,7 +144,7 @@ class ReIDNetwork(nn.Module):
         Raises:
             ValueError: ``branch`` is none of the three.
         """
-        pooled: Tensor = self.backbone(images)
+        pooled = self.pooled(images)
         if branch == "test":
             return F.normalize(self._test_features(pooled))
         if branch == "source":
@@ -148,6 +152,15 @@ class ReIDNetwork(nn.Module):
         if branch == "target":
             return self.target_features(self.embed(pooled, generator=generator), generator=generator)
         raise ValueError(f"branch: expected test, source or target, got {branch!r}")
+
+    def pooled(self, images: Tensor) -> Tensor:
+        """(B, F) pooled features of (b, 3, H, W) normalised images.
+
+        In training those of the global batch, of which each process gives its part: whatever comes behind the backbone
+        is computed alike by all of them.
+        """
+        pooled: Tensor = self.backbone(images)
+        return self.world.gather(pooled) if self.training else pooled
 
     def unscaled_test_features(self, images: Tensor) -> Tensor:
         """(B, F) or (B, D) features of the ``test`` branch before they are scaled to unit length."""

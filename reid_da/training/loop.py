@@ -1,34 +1,41 @@
 """The training loop: feeds a method its batches, and keeps time, order and accounts."""
 
 import logging
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from reid_da.config import TrainingSettings
 from reid_da.device import peak_memory, reset_peak_memory
 from reid_da.errors import InputError
 from reid_da.images import Batch
 from reid_da.methods.protocol import EpochPlan, Method
+from reid_da.processes import agreed
 from reid_da.progress import EpochProgress
 from reid_da.seeds import derived_seed
+from reid_da.training.accounts import CHECK_EVERY, LossRecord, Pace, kept, spell_time
 from reid_da.training.checkpoint import Checkpoint
 from reid_da.training.events import TensorBoardEvents
 from reid_da.training.precision import Autocast, usable_autocast
 from reid_da.training.run_folder import RunFolder
 from reid_da.training.schedule import learning_rate_factor, optimizer_of
 from reid_da.training.streams import epoch_batches
+from reid_da.training.together import (
+    clip_gradients,
+    own_optimizer,
+    own_weights,
+    saved_optimizer,
+    saved_weights,
+    sum_gradients,
+)
 from reid_da.world import World
 
 logger = logging.getLogger(__name__)
 
-CHECK_EVERY = 10
-"""Steps between two looks at the losses; each look waits for the device."""
 HEADLINES = ("clusters", "neighbors_agreement", "classification_accuracy")
 """Figures of an epoch of which the log shows the first that a method has; all of them go into the metrics."""
 
@@ -78,7 +85,7 @@ class Trainer:
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=half)
         self.begin_optimizer()
 
-        self._pace = _Pace()
+        self._pace = Pace()
 
     def begin_optimizer(self) -> None:
         """Begin with a new optimiser of the parameters that the method has now."""
@@ -97,7 +104,7 @@ class Trainer:
             self._fit()
 
     def _fit(self) -> None:
-        if self.settings.tensorboard:
+        if self.settings.tensorboard and self.world.is_main:
             events = TensorBoardEvents(self.run.events_folder, self.run.records(), pictures=self.run.path)
             self.run.listeners.append(events.add)
         reset_peak_memory(self.device)
@@ -122,7 +129,7 @@ class Trainer:
         if not self._evaluation_is_due():
             return
         for kind, compute in (("label_free", self.label_free), ("evaluation", self.evaluate)):
-            if compute is None or any(record["epoch"] == self.epoch for record in self.run.records(kind)):
+            if compute is None or self._is_done(kind):
                 continue
             result = compute()
             if not result:
@@ -130,6 +137,11 @@ class Trainer:
             self.run.log({"kind": kind, "epoch": self.epoch, **result})
             if kind == "evaluation":
                 logger.info("epoch %d: mAP %.1f %%, rank-1 %.1f %%", self.epoch, *_percent(result, "mAP", "rank1"))
+
+    def _is_done(self, kind: str) -> bool:
+        # one process looks: it is the one that writes
+        looked = self.world.is_main and any(record["epoch"] == self.epoch for record in self.run.records(kind))
+        return bool(self.world.tell(looked)[0])
 
     def resume(self, checkpoint: Checkpoint | None) -> None:
         """Go on from a checkpoint of the same run, or from the beginning if there is none yet.
@@ -141,7 +153,7 @@ class Trainer:
             self.run.check_settings(checkpoint, self.settings)
             self._check_data(checkpoint)
         with self.run.training():
-            self.run.forget_metrics_after(checkpoint)
+            agreed(self.world, lambda: self.run.forget_metrics_after(checkpoint))
         if checkpoint is None:
             return
         noted = checkpoint.description
@@ -154,9 +166,9 @@ class Trainer:
                 torch.get_num_threads(),
             )
         self.method.load_state_dict(checkpoint.state["method"])
-        self.method.trained.load_state_dict(dict(checkpoint.weights))
+        self.method.trained.load_state_dict(own_weights(checkpoint.weights, self.method.trained))
         self.begin_optimizer()
-        self.optimizer.load_state_dict(checkpoint.state["optimizer"])
+        self.optimizer.load_state_dict(own_optimizer(checkpoint.state["optimizer"], self.optimizer))
         self._scaler.load_state_dict(checkpoint.state["scaler"])
         self.epoch = int(noted["epoch"])
 
@@ -220,13 +232,15 @@ class Trainer:
             image_size=self.image_size,
             device=self.device,
             memory_format=torch.channels_last if channels_last else torch.contiguous_format,
+            world=self.world,
         )
 
     def train_step(self, step: int, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
         """Train on the batches of step ``step`` of the epoch; () losses by name, on the device."""
         if self.used_autocast is None:
             asked = self.settings.precision.autocast
-            self.used_autocast = usable_autocast(asked, self.method, batches, device=self.device)
+            usable = usable_autocast(asked, self.method, batches, device=self.device)
+            self.used_autocast = usable if all(told == usable for told in self.world.tell(usable)) else "none"
         settings = self.settings.optimizer
         factor = learning_rate_factor(self.epoch + step / self.steps, settings, epochs=self.settings.epochs)
         for group in self.optimizer.param_groups:
@@ -234,7 +248,8 @@ class Trainer:
         with self.autocast():
             losses = self.method.step(batches)
         total = torch.stack([loss.float() for loss in losses.values()]).sum()
-        torch.autograd.backward(self._scaler.scale(total / settings.accumulate))
+        # every process computes the loss of the global batch, and their gradients are added up
+        torch.autograd.backward(self._scaler.scale(total / (settings.accumulate * self.world.size)))
         self.method.after_backward()
         if (step + 1) % settings.accumulate == 0 or step + 1 == self.steps:
             self._update_weights()
@@ -246,9 +261,10 @@ class Trainer:
         return nullcontext() if kind == "none" else torch.autocast(self.device.type, dtype=getattr(torch, kind))
 
     def _update_weights(self) -> None:
+        sum_gradients(self.method.trained.parameters(), self.world)
         if self.settings.optimizer.clip_norm:
             self._scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.method.trained.parameters(), self.settings.optimizer.clip_norm)
+            clip_gradients(self.method.trained.parameters(), self.settings.optimizer.clip_norm, self.world)
         self._scaler.step(self.optimizer)
         self._scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
@@ -259,7 +275,7 @@ class Trainer:
         for name, value in self.method.trained.state_dict().items():
             if value.is_floating_point() and not bool(torch.isfinite(value).all()):
                 raise InputError(
-                    f"epoch {self.epoch + 1} left nan in {name}; {_kept(self.epoch)}; lower optimizer.lr, set "
+                    f"epoch {self.epoch + 1} left nan in {name}; {kept(self.epoch)}; lower optimizer.lr, set "
                     "optimizer.clip_norm, or try precision.autocast=none"
                 )
 
@@ -272,7 +288,7 @@ class Trainer:
     def _checkpoint(self) -> Checkpoint:
         state = {
             "method": self.method.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": saved_optimizer(self.optimizer),
             "scaler": self._scaler.state_dict(),
         }
         description = {
@@ -280,7 +296,7 @@ class Trainer:
             "fingerprints": dict(self.fingerprints),
             "threads": torch.get_num_threads(),
         }
-        return Checkpoint(weights=self.method.trained.state_dict(), state=state, description=description)
+        return Checkpoint(weights=saved_weights(self.method.trained), state=state, description=description)
 
     def _say_time_left(self, step: int, steps: int) -> None:
         """Tell once, after the first steps, how long the training will take, without preparing and evaluating."""
@@ -306,93 +322,6 @@ class Trainer:
     def _describe(self, epoch: int) -> str:
         text = f"epoch {epoch}/{self.settings.epochs}"
         return f"{self.title}, {text}" if self.title else text
-
-
-@dataclass(kw_only=True)
-class _Pace:
-    """How fast a training goes in this process."""
-
-    epoch_seconds: float = 0.0
-    step_seconds: float = 0.0
-    _first: float = 0.0
-    _is_told: bool = False
-
-    def step(self, step: int) -> None:
-        """Note the end of a step; the first one is no measure, as it builds what later ones use."""
-        if step == 0:
-            self._first = time.perf_counter()
-        elif not self._is_told:
-            self.step_seconds = (time.perf_counter() - self._first) / step
-
-    def is_news(self, step: int, steps: int) -> bool:
-        """Whether there is something to tell for the first time: after ten steps, or at the end of a short epoch."""
-        if self._is_told or step == 0 or not (step + 1 >= CHECK_EVERY or step + 1 == steps):
-            return False
-        self._is_told = True
-        return True
-
-
-def spell_time(seconds: float) -> str:
-    """A duration in words, to two units: ``2 h 05 min``, ``3 min 20 s``, ``40 s``."""
-    whole = max(round(seconds), 0)
-    if whole >= 3600:
-        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-    return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"
-
-
-@dataclass(kw_only=True)
-class LossRecord:
-    """Losses of an epoch, kept on the device until somebody looks.
-
-    Attributes:
-        epoch: for messages, from 0.
-    """
-
-    epoch: int
-    _pending: list[dict[str, Tensor]] = field(default_factory=list)
-    _sums: dict[str, float] = field(default_factory=dict)
-    _counts: dict[str, int] = field(default_factory=dict)
-    _checked: int = 0
-
-    def add(self, losses: dict[str, Tensor]) -> None:
-        """Note the losses of one step."""
-        self._pending.append(losses)
-
-    def check(self) -> None:
-        """Take over the noted losses.
-
-        Raises:
-            InputError: one of them is not finite; names the step and the term.
-        """
-        for losses in self._pending:
-            values = torch.stack([loss.float() for loss in losses.values()]).tolist()
-            for name, value in zip(losses, values, strict=True):
-                if not math.isfinite(value):
-                    # before the first update of the weights no rate can be blamed
-                    is_first = self.epoch == self._checked == 0
-                    advice = (
-                        "no weight was updated yet: look at the settings of this loss, such as a temperature, scale "
-                        "or margin, and of precision"
-                        if is_first
-                        else "lower optimizer.lr, or set optimizer.clip_norm"
-                    )
-                    raise InputError(
-                        f"the loss {name} became {value} in step {self._checked + 1} of epoch {self.epoch + 1}; "
-                        f"{_kept(self.epoch)}; {advice}"
-                    )
-                self._sums[name] = self._sums.get(name, 0.0) + value
-                self._counts[name] = self._counts.get(name, 0) + 1
-            self._checked += 1
-        self._pending.clear()
-
-    def means(self) -> dict[str, float]:
-        """Mean of each loss over the steps looked at so far that had it, as ``loss_NAME``."""
-        return {f"loss_{name}": value / self._counts[name] for name, value in self._sums.items()}
-
-
-def _kept(epoch: int) -> str:
-    """What there is to go on from when a training stops after ``epoch`` epochs."""
-    return "the last checkpoint is kept" if epoch else "there is no checkpoint yet"
 
 
 def _percent(result: Mapping[str, float], *names: str) -> list[float]:

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from reid_da.atomic import (
 from reid_da.config import ExperimentSettings, TrainingSettings, differences, dump_settings
 from reid_da.errors import InputError, first_few
 from reid_da.methods import load_settings
+from reid_da.processes import agreed
 from reid_da.training.checkpoint import (
     DESCRIPTION,
     Checkpoint,
@@ -32,6 +34,7 @@ from reid_da.training.checkpoint import (
 )
 from reid_da.training.metrics_lines import finite_or_none, is_report, metrics_line, parse_line
 from reid_da.training.versions import software_versions
+from reid_da.world import ALONE, World
 from reid_da.yaml_files import read_yaml
 
 logger = logging.getLogger(__name__)
@@ -43,45 +46,52 @@ _NOTED: dict[str, Any] = {"epoch": int, "settings": (str, dict), "fingerprints":
 class RunFolder:
     """A folder with ``config.yaml``, ``versions.json``, ``metrics.jsonl`` and ``checkpoints/``.
 
+    Several processes may train in it together; the first of them locks it and writes to it.
+
     Attributes:
         path: the folder.
+        world: the processes that train in it.
         listeners: called with each record that is logged.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, world: World = ALONE) -> None:
         self.path = path
+        self.world = world
         self.listeners: list[Callable[[Mapping[str, Any]], None]] = []
         self._made = [path]
         self._is_training = False
 
     @classmethod
-    def create(cls, path: Path, settings: TrainingSettings) -> "RunFolder":
+    def create(cls, path: Path, settings: TrainingSettings, *, world: World = ALONE) -> "RunFolder":
         """A new run folder with the resolved settings and the versions of the software.
 
         Raises:
             InputError: there is a run already.
         """
-        run = cls(path)
-        run._made = missing_folders(path) or [path]
-        with run.training():
-            if run.config_file.exists():
-                raise InputError(f"{path}: {run._found()}, or name another folder")
-            if foreign := run._foreign_files():
-                raise InputError(
-                    f"{path}: is not empty and holds no run (found {first_few(foreign)}); name a new folder"
-                )
-            write_text(path / "versions.json", json.dumps(software_versions(), indent=2) + "\n")
-            write_text(run.config_file, dump_settings(settings))
+        run = cls(path, world=world)
+        agreed(world, lambda: run._begin(settings) if world.is_main else None)
         return run
 
+    def _begin(self, settings: TrainingSettings) -> None:
+        self._made = missing_folders(self.path) or [self.path]
+        with self.training():
+            if self.config_file.exists():
+                raise InputError(f"{self.path}: {self._found()}, or name another folder")
+            if foreign := self._foreign_files():
+                raise InputError(
+                    f"{self.path}: is not empty and holds no run (found {first_few(foreign)}); name a new folder"
+                )
+            write_text(self.path / "versions.json", json.dumps(software_versions(), indent=2) + "\n")
+            write_text(self.config_file, dump_settings(settings))
+
     @classmethod
-    def open(cls, path: Path) -> "RunFolder":
+    def open(cls, path: Path, *, world: World = ALONE) -> "RunFolder":
         """An existing run folder, to read it; who goes on with the training opens :meth:`training` too.
 
         Raises:
             InputError: the folder holds no run.
         """
-        run = cls(path)
+        run = cls(path, world=world)
         if not run.config_file.is_file():
             raise InputError(f"{path}: not a run folder: it has no {run.config_file.name}")
         return run
@@ -96,7 +106,7 @@ class RunFolder:
         Raises:
             InputError: another process trains the run.
         """
-        if self._is_training:
+        if self._is_training or not self.world.is_main:
             yield
             return
         with only_training(self.path):
@@ -125,7 +135,7 @@ class RunFolder:
 
     def discard_if_unused(self) -> None:
         """Remove what :meth:`create` wrote, unless something was trained: a mistake must not block a second try."""
-        if self.metrics_file.exists() or self.checkpoint_folder.exists() or self.runs_inside:
+        if self.metrics_file.exists() or self.checkpoint_folder.exists() or self.runs_inside or not self.world.is_main:
             return
         for file in (self.config_file, self.path / "versions.json"):
             file.unlink(missing_ok=True)
@@ -187,6 +197,8 @@ class RunFolder:
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Append a record with its checksum to the metrics; a value that is not finite becomes null, as JSON has it."""
+        if not self.world.is_main:
+            return
         record = {key: finite_or_none(value) for key, value in record.items()}
         with naming(self.metrics_file), open_own(self.metrics_file, "a", encoding="utf-8") as stream:
             stream.write(metrics_line(record))
@@ -215,8 +227,13 @@ class RunFolder:
         """Write the checkpoint after ``epoch`` epochs and remove all but the newest ``keep``.
 
         Length and checksum of the metrics go with it, so that a resumed run forgets what was logged after it. A
-        checkpoint of that epoch that could not be read when the run was resumed is set aside under another name.
+        checkpoint of that epoch that could not be read when the run was resumed is set aside under another name. Every
+        process calls this.
         """
+        folder = self.checkpoint_folder / checkpoint_name(epoch)
+        if not self.world.is_main:
+            save_checkpoint(folder, checkpoint, world=self.world)
+            return folder
         metrics = self.metrics_file.read_bytes() if self.metrics_file.exists() else b""
         description = {
             **checkpoint.description,
@@ -224,10 +241,9 @@ class RunFolder:
             "metrics_bytes": len(metrics),
             "metrics_sha256": hashlib.sha256(metrics).hexdigest(),
         }
-        folder = self.checkpoint_folder / checkpoint_name(epoch)
         if folder.exists():
             _set_aside(folder)
-        save_checkpoint(folder, Checkpoint(weights=checkpoint.weights, state=checkpoint.state, description=description))
+        save_checkpoint(folder, replace(checkpoint, description=description), world=self.world)
         for old in list_checkpoints(self.checkpoint_folder, until=epoch)[:-keep]:
             _remove(old)
         return folder
@@ -295,7 +311,7 @@ class RunFolder:
             InputError: the metrics are not those that were logged before the checkpoint, or the run has metrics of
                 several epochs and no checkpoint.
         """
-        if not self.metrics_file.exists():
+        if not self.world.is_main or not self.metrics_file.exists():
             return
         if checkpoint is None:
             # the first checkpoint is written between the figures of its epoch and their evaluation

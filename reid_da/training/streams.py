@@ -6,9 +6,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from reid_da.errors import InputError
 from reid_da.images import Batch, Selection, TrainTransform, load_batches
 from reid_da.images.samplers import sample_views
 from reid_da.methods.protocol import EpochPlan, StreamPlan
+from reid_da.world import ALONE, World
 
 
 def epoch_batches(
@@ -18,6 +20,7 @@ def epoch_batches(
     image_size: tuple[int, int],
     device: torch.device,
     memory_format: torch.memory_format = torch.contiguous_format,
+    world: World = ALONE,
 ) -> Iterator[dict[str, Batch]]:
     """The batches of one epoch by the name of their stream, prepared ahead by threads.
 
@@ -29,19 +32,25 @@ def epoch_batches(
         image_size: height and width.
         device: where the batches go; they are augmented there.
         memory_format: of the images.
+        world: the processes that share the batches. Which images make a batch, and how they are changed, does not
+            depend on their number.
 
     Raises:
-        InputError: a stream has too few images for a batch.
+        InputError: a stream has too few images for a batch, or a batch too few for the processes.
     """
     streams = {}
     try:
         for name, stream in plan.streams.items():
             purpose = stream.purpose or name
+            size = stream.sampler.batch_size * max(stream.views, 1)
+            if size < world.size:
+                raise InputError(f"batch: {size} {name} images are too few for {world.size} processes; raise it")
             streams[name] = load_batches(
                 stream.domain.images,
                 _selections(stream, order=seed(f"{purpose} order"), styles=seed(f"{purpose} styles")),
                 TrainTransform(stream.augment, size=image_size, seed=seed(f"{stream.pixels or purpose} pixels")),
                 device=device,
+                world=world,
             )
         for _ in range(plan.steps):
             yield {

@@ -3,7 +3,7 @@
 The tests speak of settings, losses and tensors, so that another shape of trainer or method changes this file alone.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -92,20 +92,40 @@ def trainer_of(settings: TrainingSettings, folder: Path) -> Trainer:
 
 
 def loss_curve(settings: TrainingSettings, folder: Path, *, dtype: torch.dtype) -> list[Losses]:
-    """Losses of every step of a training, as the loop runs it, by name.
+    """Losses of every step of a training, as the loop runs it, by name; see :func:`trained`."""
+    return trained(settings, folder, dtype=dtype)[1]
+
+
+def trained(
+    settings: TrainingSettings,
+    folder: Path,
+    *,
+    dtype: torch.dtype,
+    build: Callable[[Any, RunFolder], Trainer] | None = None,
+    look: Callable[[Trainer], None] = lambda trainer: None,
+) -> tuple[Trainer, list[Losses]]:
+    """A training as the loop runs it, and the losses of its steps by name.
 
     In float64 whatever differs between processors in the float32 parts around the method is taken out: initial weights
     come from exact random numbers, batches hold the exact levels of the pixels, camera styles are trained on images
     that are not resized.
+
+    Args:
+        settings: of the training.
+        folder: of the run, in which nothing is written.
+        dtype: of network, images and memory.
+        build: makes the trainer; as a command would by default.
+        look: called with it before the first epoch.
     """
     with ExitStack() as stack:
         if dtype == torch.float64:
             for module in (stargan, cyclegan):
                 stack.enter_context(patch.object(module, "CROP_AREA", 1.0))
             stack.enter_context(_KeepFloat64())
-        trainer = trainer_of(settings, folder)
+        trainer = build(settings, RunFolder(folder)) if build else trainer_of(settings, folder)
         if dtype == torch.float64:
             _to_float64(trainer, is_style=isinstance(settings, StyleSettings))
+        look(trainer)
         curve: list[Losses] = []
         step = trainer.method.step
 
@@ -118,7 +138,7 @@ def loss_curve(settings: TrainingSettings, folder: Path, *, dtype: torch.dtype) 
         for _ in range(settings.epochs):
             trainer.train_epoch()
             trainer.epoch += 1
-    return curve
+    return trainer, curve
 
 
 def seen_by_method(trainer: Trainer, epoch: int) -> list[dict[str, tuple[Tensor, Tensor]]]:
@@ -174,7 +194,7 @@ def _draw_exact_weights(network: nn.Module) -> None:
     """Weights that are uniform, from random integers, with the standard deviation 1 / sqrt(inputs)."""
     generator = torch.Generator().manual_seed(0)
     for value in network.parameters():
-        if value.ndim > 1:
+        if value.ndim > 1 and len(value):
             draws = torch.randint(-(2**20), 2**20, value.shape, generator=generator).double() / 2**20
             value.copy_(draws * (3 / value[0].numel()) ** 0.5)
 

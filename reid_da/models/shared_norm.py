@@ -1,0 +1,182 @@
+"""Batch normalisation over the global batch, of which each process has a part.
+
+``torch.nn.SyncBatchNorm`` does so on GPUs alone, and over whole parts alone. Here the groups of
+:mod:`reid_da.models.grouped_norm` may span processes, and the statistics are those of one process with all images.
+"""
+
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from reid_da.errors import InputError
+from reid_da.models.grouped_norm import GroupedBatchNorm1d, GroupedBatchNorm2d
+from reid_da.world import World
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+class SharedBatchNorm1d(GroupedBatchNorm1d):
+    """Batch normalisation of a part of (B, C) features; see :func:`share_batch_norms`."""
+
+    world = World()
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(b, C) normalised features."""
+        return _normalized(self, input) if self.training else super().forward(input)
+
+
+class SharedBatchNorm2d(GroupedBatchNorm2d):
+    """Batch normalisation of a part of (B, C, H, W) maps; see :func:`share_batch_norms`."""
+
+    world = World()
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(b, C, H, W) normalised maps."""
+        return _normalized(self, input) if self.training else super().forward(input)
+
+
+def share_batch_norms(network: Network, world: World) -> Network:
+    """The network, whose batch normalisation in training takes the statistics of the global batch, or of its groups.
+
+    Args:
+        network: changed in place; names, weights and evaluation stay as they are.
+        world: the processes, each with :meth:`World.part` of a batch.
+
+    Raises:
+        InputError: there are several processes, and the network has batch normalisation of another kind than torch's
+            for features and maps, or drops values at random.
+    """
+    if world.size == 1:
+        return network
+    for name, module in network.named_modules():
+        rate = getattr(module, "drop_prob", getattr(module, "p", 0.0))
+        if ("Drop" in type(module).__name__ or type(module).__name__ == "StochasticDepth") and rate:
+            raise InputError(f"{name}: this network drops values at random, which one process can train alone")
+    for parent in list(network.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, _BatchNorm):
+                setattr(parent, name, _shared(child, world))
+    return network
+
+
+def _shared(norm: _BatchNorm, world: World) -> _BatchNorm:
+    kinds: dict[type[nn.Module], type[SharedBatchNorm1d | SharedBatchNorm2d]] = {
+        nn.BatchNorm1d: SharedBatchNorm1d,
+        nn.BatchNorm2d: SharedBatchNorm2d,
+        GroupedBatchNorm1d: SharedBatchNorm1d,
+        GroupedBatchNorm2d: SharedBatchNorm2d,
+    }
+    kind = kinds.get(type(norm))
+    if kind is None:
+        raise InputError(f"{type(norm).__name__}: is not normalised over several processes; choose another backbone")
+    shared = kind(norm.num_features, affine=False, eps=norm.eps, momentum=norm.momentum)
+    # the very parameters and buffers, whether trained or frozen, of whichever type
+    shared.__dict__.update(norm.__dict__)
+    shared.world = world
+    return shared
+
+
+def _normalized(norm: SharedBatchNorm1d | SharedBatchNorm2d, values: Tensor) -> Tensor:
+    world = norm.world
+    if norm.samples:
+        sizes = world.sizes(len(values), values.device)
+        groups = max(sum(sizes) // norm.samples, 1)
+        lengths = torch.tensor([len(part) for part in torch.empty(sum(sizes)).tensor_split(groups)])
+        owner = torch.arange(groups).repeat_interleave(lengths)[world.span(sum(sizes))].to(values.device)
+    else:
+        groups, owner = 1, torch.zeros(len(values), dtype=torch.int64, device=values.device)
+    result: Tensor
+    result, mean, variance, count = _SharedNorm.apply(
+        values, norm.weight, norm.bias, owner, groups, norm.eps, norm.world
+    )
+    if norm.track_running_stats and norm.running_mean is not None and norm.running_var is not None:
+        assert norm.num_batches_tracked is not None
+        norm.num_batches_tracked.add_(1)
+        share = 1 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
+        with torch.no_grad():
+            # of the first group, as the grouped layers have it; the variance without bias, as torch has it
+            unbiased = variance[0] * (count[0] / (count[0] - 1))
+            norm.running_mean.lerp_(mean[0].to(norm.running_mean), share)
+            norm.running_var.lerp_(unbiased.to(norm.running_var), share)
+    return result
+
+
+class _SharedNorm(torch.autograd.Function):
+    """Normalise rows by the mean and variance of their group, whose rows may be those of several processes.
+
+    Sums are taken in float64: they are small, and what they cost does not show.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        values: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        owner: Tensor,
+        groups: int,
+        eps: float,
+        world: World,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        wide = values.to(torch.promote_types(values.dtype, torch.float32))
+        pixels = wide[:1, 0].numel()
+        per_row = wide.new_full((len(values), 1), pixels, dtype=torch.float64)
+        sums = world.sum(_by_group(torch.cat([_over_pixels(wide), per_row], dim=1), owner, groups))
+        count = sums[:, -1:]
+        mean = sums[:, :-1] / count
+        centered = wide - _to_rows(mean, owner, wide)
+        variance = world.sum(_by_group(_over_pixels(centered.square()), owner, groups)) / count
+        inverse = (variance + eps).rsqrt()
+        normal = centered.mul_(_to_rows(inverse, owner, wide))
+        ctx.save_for_backward(normal, weight, inverse, count, owner)
+        ctx.groups, ctx.world, ctx.has_bias, ctx.dtype = groups, world, bias is not None, values.dtype
+        result = normal if weight is None else normal * _to_channels(weight, wide)
+        result = result.clone() if weight is None and bias is None else result
+        if bias is not None:
+            result = result + _to_channels(bias, wide)
+        ctx.mark_non_differentiable(mean, variance, count)
+        return result.to(values.dtype).contiguous(memory_format=_format(values)), mean, variance, count
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any, grad: Tensor, *_: None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, None, None, None, None]:
+        normal, weight, inverse, count, owner = ctx.saved_tensors
+        grad = grad.to(normal.dtype)
+        sums, products = _over_pixels(grad), _over_pixels(grad * normal)
+        of_weight = products.sum(dim=0).to(normal.dtype) if weight is not None else None
+        of_bias = sums.sum(dim=0).to(normal.dtype) if ctx.has_bias else None
+        both = ctx.world.sum(_by_group(torch.cat([sums, products], dim=1), owner, ctx.groups)) / count
+        mean_sum, mean_product = both.chunk(2, dim=1)
+        scale = inverse if weight is None else inverse * weight
+        result = grad - _to_rows(mean_sum, owner, normal) - normal * _to_rows(mean_product, owner, normal)
+        result = result.mul_(_to_rows(scale, owner, normal))
+        return result.to(ctx.dtype), of_weight, of_bias, None, None, None, None
+
+
+def _over_pixels(values: Tensor) -> Tensor:
+    """(b, C) float64 sums over whatever follows the channels."""
+    return values.double() if values.ndim == 2 else values.flatten(2).sum(dim=2, dtype=torch.float64)
+
+
+def _by_group(rows: Tensor, owner: Tensor, groups: int) -> Tensor:
+    return rows.new_zeros(groups, rows.shape[1]).index_add_(0, owner, rows)
+
+
+def _to_rows(values: Tensor, owner: Tensor, like: Tensor) -> Tensor:
+    """(b, C, 1, ...) of the groups of the rows."""
+    rows = values.to(like.dtype)[owner]
+    return rows.view(*rows.shape, *(1,) * (like.ndim - 2))
+
+
+def _to_channels(values: Tensor, like: Tensor) -> Tensor:
+    return values.to(like.dtype).view(-1, *(1,) * (like.ndim - 2))
+
+
+def _format(values: Tensor) -> torch.memory_format:
+    is_last = values.ndim == 4 and values.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if is_last and not values.is_contiguous() else torch.contiguous_format
