@@ -86,7 +86,8 @@ def split_impossible(
         known: (N,) identities that were decided, which are together whatever their moments are; -1 for none.
     """
     known = np.full(len(labels), -1) if known is None else known
-    found, last = labels.copy(), int(labels.max(initial=-1))
+    found: NDArray[np.int64] = labels.copy()
+    last = int(labels.max(initial=-1))
     order = np.argsort(labels, kind="stable")
     for members in np.split(order, np.flatnonzero(np.diff(labels[order])) + 1):
         if not len(members) or labels[members[0]] < 0 or not _has_conflict(moment[members], tracks[members]):

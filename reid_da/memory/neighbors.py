@@ -243,9 +243,7 @@ def open_index(
     """
     if shard.is_whole:
         return check_neighbors(index, sample, memory, num_neighbors)
-    is_replaced = (
-        len(memory) > 0 and check_neighbors(index, sample, memory, min(num_neighbors, len(memory))) is not index
-    )
+    is_replaced = len(memory) > 0 and check_neighbors(index, sample, memory, min(num_neighbors, len(memory))) is not index
     if any(shard.world.tell(is_replaced)):
         return ExactNeighbors(shard=shard)
     return ShardedNeighbors(index, shard)

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import cases
 import loss_curves
@@ -172,9 +173,7 @@ def config(sites, tmp_path):
 
 
 def test_a_mistake_is_one_line_of_one_process(config, tmp_path, free_port):
-    statuses, errors, outputs = ends(
-        start(2, free_port, config, tmp_path / "run", "batch.target=1", "views.per_image=1")
-    )
+    statuses, errors, outputs = ends(start(2, free_port, config, tmp_path / "run", "batch.target=1", "views.per_image=1"))
     assert statuses == [2, 2]
     assert len(lines_of_errors(errors)) == 1
     assert "Traceback" not in "".join(errors)
