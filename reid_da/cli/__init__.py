@@ -38,6 +38,8 @@ def main(arguments: list[str] | None = None) -> None:
                 sys.stdout.flush()
     except InputError as error:
         _fail_once(error)
+    except KeyboardInterrupt:  # before a command has begun; what commands say is in cli.output.stoppable
+        sys.exit(130)
     except BrokenPipeError:
         _end_of_pipe()
     except OSError as error:

@@ -8,17 +8,19 @@ import typer
 
 from reid_da.atomic import atomic_paths
 from reid_da.cli.arguments import (
+    DEFAULT_LOADING,
     K1,
     K2,
     CenterCameras,
+    Device,
     Distance,
     Feature,
     Lambda,
+    Loading,
     Rerank,
     SameCamera,
-    Size,
     check_data_given,
-    parse_size,
+    loads_model,
     rerank_settings,
 )
 from reid_da.cli.output import check_output, check_picture, print_json, say, show, show_log
@@ -28,14 +30,6 @@ OperatingPoint = Annotated[
     float | None, typer.Option(help="False positive rate, e.g. 1e-3: also thresholds and true positive rates.")
 ]
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="Run folder, checkpoint, file of weights, or backbone.")]
-BackboneName = Annotated[str, typer.Option(help="Network that a file of weights belongs to.")]
-LastStride = Annotated[int, typer.Option(help="Stride of layer4, for a file of weights or a backbone.")]
-StemReLU = Annotated[
-    bool,
-    typer.Option(help="Whether a ResNet has a ReLU after its first convolution; those of the strong baseline do not."),
-]
-Weights = Annotated[str, typer.Option(help="Weights of a backbone: 'imagenet', or 'none' (random).")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
@@ -80,6 +74,7 @@ def evaluate_features(
         show(format_evaluation(result))
 
 
+@loads_model
 def evaluate(
     models: Annotated[
         list[str],
@@ -102,13 +97,7 @@ def evaluate(
         bool,
         typer.Option("--adabn", help="Take batch-norm statistics from the data set's training images first (AdaBN)."),
     ] = False,
-    backbone: BackboneName = "resnet50",
-    last_stride: LastStride = 2,
-    stem_relu: StemReLU = True,
-    weights: Weights = "imagenet",
-    size: Size = None,
-    feature: Feature = None,
-    device: Device = "auto",
+    loading: Loading = DEFAULT_LOADING,
     as_json: AsJson = False,
 ) -> None:
     """CMC, mAP and mINP of models on the query and gallery of a data set.
@@ -133,16 +122,7 @@ def evaluate(
         check_rates([operating_point], name="--operating-point")
     results, dataset = {}, None
     for model in models:
-        trained = load_trained(
-            model,
-            backbone=backbone,
-            last_stride=last_stride,
-            stem_relu=stem_relu,
-            weights=weights,
-            image_size=parse_size(size),
-            feature=feature,
-            device=device,
-        )
+        trained = load_trained(model, **loading.arguments)
         dataset = dataset or trained.test_data(data)
         if adabn:
             trained = trained.with_batch_norms_of(dataset if len(dataset.train) else None)
@@ -165,6 +145,7 @@ def evaluate(
         show(format_evaluation(results[models[0]]) if len(models) == 1 else format_evaluations(results))
 
 
+@loads_model
 def extract(
     model: Model,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Image files, or one data set.")],
@@ -175,13 +156,7 @@ def extract(
     ] = None,
     flip: Annotated[bool, typer.Option("--flip", help="Average features with those of the mirrored images.")] = False,
     center_cameras: CenterCameras = False,
-    backbone: BackboneName = "resnet50",
-    last_stride: LastStride = 2,
-    stem_relu: StemReLU = True,
-    weights: Weights = "imagenet",
-    size: Size = None,
-    feature: Feature = None,
-    device: Device = "auto",
+    loading: Loading = DEFAULT_LOADING,
 ) -> None:
     """Write the features of images to a file.
 
@@ -196,16 +171,7 @@ def extract(
 
     show_log()
     check_output(output)
-    trained = load_trained(
-        model,
-        backbone=backbone,
-        last_stride=last_stride,
-        stem_relu=stem_relu,
-        weights=weights,
-        image_size=parse_size(size),
-        feature=feature,
-        device=device,
-    )
+    trained = load_trained(model, **loading.arguments)
     text = extract_to_file(
         trained.network,
         images,
@@ -252,6 +218,7 @@ def angles(
         say(f"picture: {output}", error=True)
 
 
+@loads_model
 def verify(
     model: Model,
     pairs: Annotated[
@@ -270,13 +237,7 @@ def verify(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Picture of the ROC curve: .png, .svg, .pdf or .jpg.")
     ] = None,
-    backbone: BackboneName = "resnet50",
-    last_stride: LastStride = 2,
-    stem_relu: StemReLU = True,
-    weights: Weights = "imagenet",
-    size: Size = None,
-    feature: Feature = None,
-    device: Device = "auto",
+    loading: Loading = DEFAULT_LOADING,
     as_json: AsJson = False,
 ) -> None:
     """Verify pairs of images: accuracy over folds, TAR at FAR, and rank-1 among distractors.
@@ -308,16 +269,7 @@ def verify(
         assert pairs is not None
         listed = read_pairs(pairs, images)
     check_pairs(listed.same, listed.folds, name=listed.name)
-    trained = load_trained(
-        model,
-        backbone=backbone,
-        last_stride=last_stride,
-        stem_relu=stem_relu,
-        weights=weights,
-        image_size=parse_size(size),
-        feature=feature,
-        device=device,
-    )
+    trained = load_trained(model, **loading.arguments)
     result = verify_pairs(trained, listed)
     rates = {} if dataset is None else identification(trained, dataset)
     if output is not None:

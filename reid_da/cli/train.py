@@ -207,10 +207,10 @@ def compare(
     Example: reid-da compare experiments/supervised/rendered/{softmax,arcface}.yaml --seeds 3
     """
     from reid_da.methods import load_settings
-    from reid_da.reporting.published_results import published_pair, published_rows, quoted_rows
     from reid_da.reporting.result_tables import ResultRow, ablation_table
     from reid_da.reporting.training_curves import draw_sweep
     from reid_da.studies.ablation import compare as train_experiments
+    from reid_da.studies.collecting import published_beside
 
     show_log()
     overrides = [text for text in configs if "=" in text and not Path(text).exists()]
@@ -218,15 +218,12 @@ def compare(
     if not experiments:
         raise InputError("give the YAML files of the experiments to compare")
     folder = output or Path("runs") / "comparison"
-    pairs = {published_pair(settings.data) for settings in experiments}
-    # figures of one pair mean nothing beside those of another
-    pair = pairs.pop() if len(pairs) == 1 else (None, None)
     with stoppable():
         results = train_experiments(experiments, folder, seeds=seeds)
     rows = [ResultRow(name=name, results=figures) for name, figures in results.items()]
     draw_sweep(list(results), {"": list(results.values())}, folder / "comparison.png", xlabel="")
-    quoted = quoted_rows(*pair, beside=list(results))
-    table = ablation_table(rows, published=published_rows(*pair), quoted=quoted, heading="experiment")
+    published, quoted = published_beside(experiments)
+    table = ablation_table(rows, published=published, quoted=quoted, heading="experiment")
     _save_and_print(folder, table, rows, as_json=as_json)
 
 

@@ -20,7 +20,7 @@ from reid_da.reciprocal import Rows, encoding, expanded_sets, local_query_expans
 from reid_da.world import ALONE, World
 
 Convention = Literal["clustering", "reranking"]
-"""Whose k-reciprocal neighbours: those of SpCL and OpenUnReID, or of re-ranking (Zhong et al., CVPR 2017)."""
+"""Whose k-reciprocal neighbours: those of the clustering codes (SpCL, OpenUnReID), or of re-ranking (Zhong et al.)."""
 
 _DECIMALS = 6
 _DENSE_COLUMNS = 2**17

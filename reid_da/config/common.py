@@ -159,6 +159,12 @@ class HeadSettings(Settings):
     straight_through: bool = Field(
         default=False, description="ignore the margin in the gradient, as a widely used implementation does"
     )
+    sample_rate: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="share of the other classes that each step compares with, drawn at random (Partial FC); 1: all",
+    )
 
 
 class SourceLossSettings(Settings):

@@ -3,10 +3,11 @@
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from reid_da.errors import InputError, first_few
@@ -206,3 +207,11 @@ def _shape(tensor: Tensor) -> str:
 
 def _dtype(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
+
+
+def hash_weights(update: Callable[[bytes], object], network: nn.Module) -> None:
+    """Feed names, shapes, types and values of all weights of a network to a hash, by its ``update``."""
+    for name, tensor in sorted(network.state_dict().items()):
+        values = tensor.detach().cpu().contiguous()
+        update(repr((name, tuple(values.shape), str(values.dtype))).encode())
+        update(values.flatten().view(torch.uint8).numpy().tobytes())

@@ -20,6 +20,23 @@ ROWS: Mapping[str, Mapping[str, Any]] = {
 }
 """The rows of tables of results, as changes of the settings; each method brings its own."""
 
+
+def row_of(settings: ExperimentSettings) -> str | None:
+    """Name of the row of :data:`ROWS` that an experiment is, by the settings that the row changes; None if it is none.
+
+    Of several rows it is the one with the most changes: ``o2cap`` rather than ``cap``.
+    """
+    rows = METHODS[settings.method].rows
+    tree = settings.model_dump(mode="json")
+    fitting = [name for name, changes in rows.items() if merge(tree, changes) == tree]
+    return max(fitting, key=lambda name: len(_leaves(rows[name])), default=None)
+
+
+def _leaves(changes: Mapping[str, Any]) -> list[Any]:
+    """Values of nested mappings."""
+    return [leaf for value in changes.values() for leaf in (_leaves(value) if isinstance(value, Mapping) else [value])]
+
+
 NOT_SWEPT = {
     "seed": "--seeds repeats every value with several seeds",
     "name": "it only names the run",

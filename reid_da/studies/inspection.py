@@ -27,7 +27,7 @@ from reid_da.finite import check_rows
 from reid_da.images import open_images
 from reid_da.images.augment import normalize
 from reid_da.images.decode import OnError
-from reid_da.losses.margin import MarginHead
+from reid_da.losses.margin_head import MarginHead
 from reid_da.methods.ecn import ECNSettings
 from reid_da.models.reid_net import ReIDNetwork, Unscaled
 from reid_da.styles.check import StyleCheck, check_styles
