@@ -22,6 +22,9 @@ class LabelledLosses:
         settings: weights and constants of the terms.
         seed: of class centres that begin at random, and of classes that are sampled.
 
+    Attributes:
+        embeddings: (B, D) of the last batch, without gradients.
+
     Raises:
         InputError: no term is left.
     """
@@ -42,6 +45,7 @@ class LabelledLosses:
                 generator=Generator().manual_seed(seed),
             )
             self.centers.to(network.classifier.weight.device)
+        self.embeddings: Tensor | None = None
         self._seen: tuple[Tensor, Tensor] | None = None
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
@@ -58,6 +62,7 @@ class LabelledLosses:
         if settings.classification_weight:
             losses["cross_entropy"] = settings.classification_weight * self._cross_entropy(embeddings, label)
         losses |= self._on_pairs(pooled, label) | self._on_centers(pooled, embeddings, label)
+        self.embeddings = embeddings.detach()
         self._seen = pooled.detach(), label
         return losses
 

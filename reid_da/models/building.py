@@ -73,7 +73,7 @@ def build_network(
 
 
 def head_margin(head: HeadSettings) -> Margin | None:
-    """The margin that the settings of a classifier come to, None for a linear one.
+    """The margin of a classifier by its settings; None for a linear one.
 
     Raises:
         InputError: a linear classifier has no margin.

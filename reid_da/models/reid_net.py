@@ -290,6 +290,9 @@ class Unscaled(nn.Module):
     """A network whose test features keep the length that they have before any scaling to unit length.
 
     That of a bare backbone, or of any other model, is what it gives.
+
+    Args:
+        network: whose features; a :class:`ReIDNetwork`, or any other.
     """
 
     def __init__(self, network: nn.Module) -> None:

@@ -83,7 +83,9 @@ def memory(world: World, num_slots: int, dtype: torch.dtype) -> Found:
     index = torch.tensor([0, 1, 0, 2, 1, 0, 2, 2, 1, 0]) % num_slots
     held = ExemplarMemory(num_slots, 6, world=world, dtype=dtype)
     held.fill(lambda rows: rows.copy_(functional.normalize(_random(num_slots, 6, seed=7)).to(rows)))
-    held.update(torch.arange(num_slots), functional.normalize(_random(num_slots, 6, seed=8)).to(held.slots), momentum=0.5)
+    held.update(
+        torch.arange(num_slots), functional.normalize(_random(num_slots, 6, seed=8)).to(held.slots), momentum=0.5
+    )
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     for name, options in {
         "plain": {},
@@ -155,6 +157,11 @@ TRAININGS: dict[str, dict[str, Any]] = {
     # 7 images in two views: parts differ in length, and views of one image lie in different processes
     "ecn": {"method": "ecn", "batch": {"target": 7}, "views": {"per_image": 2}, "model": {"dropout": 0.3}},
     "ecn in groups": {"method": "ecn", "model": {"samples_per_norm": 4}, "optimizer": {"clip_norm": 0.5}},
+    "ecn-gpp": {
+        "method": "ecn-gpp",
+        "memory": {"num_neighbors": 8, "neighbors_from_epoch": 1},
+        "positives": {"widths": [8, 6], "threshold": 0.5},
+    },
     "supervised": {
         "method": "supervised",
         "head": {"kind": "cosface", "scale": 8.0},
@@ -197,6 +204,14 @@ TRAININGS: dict[str, dict[str, Any]] = {
         "model": _NECK,
         "optimizer": {"lr": 2e-4, "clip_norm": 0.5},
     },
+    "o2cap": {
+        "method": "cap",
+        "proxies": {"intra_weight": 0.0, "inter_weight": 1.0, "inter_from_epoch": 0},
+        "online": {"weight": 1.0},
+        "batch": {"instances": 2},
+        "clustering": {"k1": 4, "k2": 2, "min_samples": 2, "eps": 0.7},
+        "model": _NECK,
+    },
 }
 
 
@@ -225,9 +240,10 @@ def training(world: World, sites: Path, name: str, dtype: torch.dtype, folder: P
     found |= {f"weight {key}": _all_rows(value) for key, value in saved_weights(trainer.method.trained).items()}
     for key, value in saved_optimizer(trainer.optimizer)["state"].items():
         found |= {f"optimizer {key} {kind}": _all_rows(part) for kind, part in value.items() if part is not None}
-    held = getattr(trainer.method, "memory", None)
-    if held is not None:
-        found["slots"] = held.shard.world.gather(held.slots.double())
+    for part in ("memory", "source_memory"):
+        held = getattr(trainer.method, part, None)
+        if held is not None:
+            found[f"slots of {part}"] = held.shard.world.gather(held.slots.double())
     return found
 
 

@@ -206,16 +206,20 @@ def test_experiments_are_compared_by_their_names(small_settings, tmp_path):
 def test_angles_of_a_run(small_settings, small_sites, tmp_path, caplog):
     model = {"embedding": "none"}
     run = train(supervised(small_settings, epochs=1, head={"kind": "arcface"}, model=model), tmp_path / "run")
-    found = angles_of_run(run.path)
+    found = angles_of_run(run.path, feature="embedding")
+    # pooled features, which this run compares, have nothing to do with the centres
+    plain = angles_of_run(run.path)["train"]
+    assert (plain.feature, plain.w_inter) == ("pooled", None)
+    assert plain.intra != found["train"].intra
     assert list(found) == ["train", "site-b (market1501) gallery"]
     assert found["train"].num_classes == 5
     assert found["train"].w_inter is not None
     assert found["site-b (market1501) gallery"].w_inter is None
-    other = angles_of_run(run.path, data=small_sites / "site-a")
+    other = angles_of_run(run.path, data=small_sites / "site-a", feature="embedding")
     assert list(other) == ["train", "site-a (dukemtmcreid) gallery"]
     assert other["train"].intra == found["train"].intra
     linear = train(supervised(small_settings, epochs=1), tmp_path / "linear")
-    assert angles_of_run(linear.path)["train"].w_ec is None
+    assert angles_of_run(linear.path, feature="embedding")["train"].w_ec is None
     shutil.copytree(small_sites / "site-a" / "bounding_box_train", tmp_path / "crops" / "c1")
     with pytest.raises(InputError, match="crops: has no gallery images of known people; give a data set that has"):
         angles_of_run(run.path, data=tmp_path / "crops")

@@ -26,7 +26,7 @@ from reid_da.experiments import domains
 from reid_da.experiments.setup import build_trainer
 from reid_da.images import Batch, load_batches
 from reid_da.images.augment import IMAGENET_MEAN, IMAGENET_STD
-from reid_da.methods import settings_of
+from reid_da.methods import METHODS, settings_of
 from reid_da.methods.ecn import ECN
 from reid_da.methods.protocol import Domain, Role, RunContext
 from reid_da.models.building import build_network
@@ -186,7 +186,12 @@ def _to_float64(trainer: Trainer, *, is_style: bool) -> None:
 
     trainer.batches = exact
     _draw_exact_weights(method.trained.double())
-    for part in (getattr(method, "memory", None), getattr(getattr(method, "labelled", None), "centers", None)):
+    _memories_to_float64(method)
+
+
+def _memories_to_float64(method: Any) -> None:
+    parts = [getattr(method, name, None) for name in ("memory", "source_memory")]
+    for part in (*parts, getattr(getattr(method, "labelled", None), "centers", None)):
         if part is not None:
             part.double()
 
@@ -227,9 +232,10 @@ class EcnSteps:
         sizes = {"batch": {"source": 4, "target": 4}}
         settings = settings_of(merge(merge(TINY, sizes), changes or {}), where="test")
         context = _TensorContext(settings, labels=labels, num_slots=num_slots)
-        method = ECN(settings, context)
-        if method.memory is not None:
-            method.memory.double()
+        method = METHODS[settings.method](settings, context)
+        assert isinstance(method, ECN)
+        method.trained.double()
+        _memories_to_float64(method)
         return cls(method.network, method, labels)
 
     def begin_epoch(self, epoch: int) -> None:
