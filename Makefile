@@ -18,14 +18,17 @@ $(STAMP): setup.cfg pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[cpu,dev,docs]'
 	touch $@
 
-demo: $(STAMP)  ## adapt a model from one rendered site to the other: a table, ranked lists, curves, a report
+demo: $(STAMP)  ## adapt a model from one rendered site to the other, by ECN and then by clusters: a table, ranked lists, curves, a report
 	$(BIN)/reid-da data check data/rendered/site-a
 	$(BIN)/reid-da data check data/rendered/site-b
 	if test -f $(DEMO)/config.yaml; then $(BIN)/reid-da train --resume $(DEMO); \
 	else $(BIN)/reid-da train experiments/rendered/demo.yaml -o $(DEMO); fi
+	if test -f $(DEMO)-clusters/config.yaml; then $(BIN)/reid-da train --resume $(DEMO)-clusters; \
+	else $(BIN)/reid-da train experiments/rendered/demo_clusters.yaml init_from=$(DEMO) -o $(DEMO)-clusters; fi
 	$(BIN)/reid-da curves $(DEMO)
-	$(BIN)/reid-da ranked-lists $(DEMO)/pretrain $(DEMO) -o $(DEMO)/ranked-lists.png
-	$(BIN)/reid-da report $(DEMO) -o $(DEMO)/report.html
+	$(BIN)/reid-da results $(DEMO)/pretrain $(DEMO) $(DEMO)-clusters -o $(DEMO)/table.md
+	$(BIN)/reid-da ranked-lists $(DEMO)/pretrain $(DEMO) $(DEMO)-clusters -o $(DEMO)/ranked-lists.png
+	$(BIN)/reid-da report $(DEMO) $(DEMO)-clusters -o $(DEMO)/report.html
 
 test: lint types unit dist docs  ## ruff, mypy --strict, pytest, sdist and wheel, documentation
 

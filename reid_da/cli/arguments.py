@@ -15,12 +15,12 @@ from reid_da.errors import InputError
 if TYPE_CHECKING:
     from reid_da.evaluation.reranking import RerankSettings
 
-Rerank = Annotated[bool, typer.Option("--rerank", help="Also after k-reciprocal re-ranking.")]
-K1 = Annotated[int, typer.Option("--k1", help="Of re-ranking: neighbours; fewer than there are images.")]
-K2 = Annotated[int, typer.Option("--k2", help="Of re-ranking: neighbours of its query expansion, at most k1.")]
-Lambda = Annotated[float, typer.Option("--lambda", help="Of re-ranking: share of the original distance, 0 to 1.")]
+Rerank = Annotated[bool, typer.Option("--rerank", help="Also report results after k-reciprocal re-ranking.")]
+K1 = Annotated[int, typer.Option("--k1", help="Re-ranking: number of neighbours, less than the number of images.")]
+K2 = Annotated[int, typer.Option("--k2", help="Re-ranking: neighbours for query expansion, at most k1.")]
+Lambda = Annotated[float, typer.Option("--lambda", help="Re-ranking: weight of the original distance, 0 to 1.")]
 CenterCameras = Annotated[
-    bool, typer.Option("--center-cameras", help="Take the mean of each camera's features out of them; needs no labels.")
+    bool, typer.Option("--center-cameras", help="Subtract from each feature the mean of its camera; needs no labels.")
 ]
 Distance = Annotated[str, typer.Option(help="'cosine' or 'euclidean'.")]
 SameCamera = Annotated[
@@ -30,6 +30,13 @@ SameCamera = Annotated[
         "exclude, unless all images are by one camera or cameras are not known."
     ),
 ]
+Feature = Annotated[
+    str | None,
+    typer.Option(help="What of a run's network is compared: 'pooled' or 'embedding'. Default: as in its settings."),
+]
+PICTURE = "Picture to write; the suffix decides the format: .png, .svg, .pdf or .jpg."
+Title = Annotated[str | None, typer.Option(metavar="TEXT", help="Title of the picture.")]
+Slide = Annotated[bool, typer.Option("--slide", help="Lay the picture out for a slide, 16 to 9.")]
 Size = Annotated[str | None, typer.Option(help="Height and width of the images, e.g. 256x128.")]
 
 
@@ -59,10 +66,13 @@ class Loading:
     last_stride: Annotated[int, typer.Option(help="Stride of layer4, for a file of weights or a backbone.")] = 2
     stem_relu: Annotated[
         bool,
-        typer.Option(help="Whether a ResNet has the ReLU after its first convolution; the strong baseline's have not."),
+        typer.Option(
+            help="Whether a ResNet has a ReLU after its first convolution; those of the strong baseline do not."
+        ),
     ] = True
-    weights: Annotated[str, typer.Option(help="For a backbone: 'imagenet', or 'none' for random ones.")] = "imagenet"
+    weights: Annotated[str, typer.Option(help="Weights of a backbone: 'imagenet', or 'none' (random).")] = "imagenet"
     size: Size = None
+    feature: Feature = None
     device: Device = "auto"
 
     @property

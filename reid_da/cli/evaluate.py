@@ -14,6 +14,7 @@ from reid_da.cli.arguments import (
     CenterCameras,
     Device,
     Distance,
+    Feature,
     Lambda,
     Loading,
     Rerank,
@@ -22,7 +23,7 @@ from reid_da.cli.arguments import (
     loads_model,
     rerank_settings,
 )
-from reid_da.cli.output import check_output, print_json, say, show, show_log
+from reid_da.cli.output import check_output, check_picture, print_json, say, show, show_log
 from reid_da.errors import InputError
 
 OperatingPoint = Annotated[
@@ -90,7 +91,7 @@ def evaluate(
     lambda_value: Lambda = 0.3,
     operating_point: OperatingPoint = None,
     same_camera: SameCamera = None,
-    flip: Annotated[bool, typer.Option("--flip", help="Average with the features of mirror images.")] = False,
+    flip: Annotated[bool, typer.Option("--flip", help="Average features with those of the mirrored images.")] = False,
     center_cameras: CenterCameras = False,
     adabn: Annotated[
         bool,
@@ -133,7 +134,7 @@ def evaluate(
             center_cameras=center_cameras,
         )
         options = {"flip": flip, "rerank": rerank, "center_cameras": center_cameras, "adabn": adabn}
-        keep_evaluation(trained, dataset, {**options, **results[model].to_json()})
+        keep_evaluation(trained, dataset, {**options, "feature": trained.feature, **results[model].to_json()})
     if as_json:
         print_json(
             results[models[0]].to_json()
@@ -153,7 +154,7 @@ def extract(
         list[str] | None,
         typer.Option(help="Of a data set: query, gallery, train; may be given several times. Default: the test split."),
     ] = None,
-    flip: Annotated[bool, typer.Option("--flip", help="Average with the features of mirror images.")] = False,
+    flip: Annotated[bool, typer.Option("--flip", help="Average features with those of the mirrored images.")] = False,
     center_cameras: CenterCameras = False,
     loading: Loading = DEFAULT_LOADING,
 ) -> None:
@@ -185,14 +186,18 @@ def extract(
 
 def angles(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, or one of its checkpoints.")],
-    data: Annotated[Path | None, typer.Option(help="Data set whose gallery to look at too; the run's target.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Data set with a gallery. Default: the run's target.")] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="A PNG file: histograms of the angles of pairs.")
+        Path | None,
+        typer.Option("--output", "-o", help="Picture of the angles of pairs: .png, .svg, .pdf or .jpg."),
     ] = None,
+    feature: Feature = None,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Angles between embeddings, identities and class centres, as in ArcFace's Table 3.
+    """Angles between features, identities and class centres, as in ArcFace's Table 3.
+
+    The features are those that the run compares; class centres count where these are the embeddings.
 
     Example: reid-da angles runs/arcface --data data/rendered/site-b -o angles.png
     """
@@ -200,14 +205,15 @@ def angles(
     from reid_da.studies.inspection import angles_of_run
 
     show_log()
-    check_output(output)
-    statistics = angles_of_run(run, data=data, device=device)
+    check_picture(output)
+    statistics = angles_of_run(run, data=data, feature=feature, device=device)
     if output is not None:
         draw_angle_histograms(statistics, output)
     if as_json:
         print_json({name: entry.to_json() for name, entry in statistics.items()})
         return
-    show(angle_table(statistics, title=str(run)))
+    (used, *_) = (entry.feature for entry in statistics.values())
+    show(angle_table(statistics, title=f"{run}, {used} features"))
     if output is not None:
         say(f"picture: {output}", error=True)
 
@@ -218,14 +224,19 @@ def verify(
     pairs: Annotated[
         Path | None, typer.Argument(metavar="[PAIRS]", help="Pairs as LFW lists them, or a CSV file.")
     ] = None,
-    images: Annotated[Path | None, typer.Option(help="Folder of the images; that of PAIRS.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of the images. Default: that of PAIRS.")] = None,
     source: Annotated[Path | None, typer.Option("--from", help="Draw pairs from this data set's test images.")] = None,
     count: Annotated[
         int | None,
-        typer.Option("--pairs", help="Number of pairs to draw, half of one person; as many as there are, up to 6000."),
+        typer.Option(
+            "--pairs",
+            help="Pairs to draw, half of them same-person. Default: all, at most 6000.",
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the pairs that are drawn.")] = 0,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="A PNG file: the ROC curve.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random pairs.")] = 0,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Picture of the ROC curve: .png, .svg, .pdf or .jpg.")
+    ] = None,
     loading: Loading = DEFAULT_LOADING,
     as_json: AsJson = False,
 ) -> None:
@@ -250,7 +261,7 @@ def verify(
         raise InputError(f"--pairs is the number of pairs to draw with --from; {pairs} lists all that count")
     if source is not None and images is not None:
         raise InputError("--images belongs to PAIRS, a file; the images of --from are those of the data set")
-    check_output(output)
+    check_picture(output)
     dataset = load_datasets(source) if source is not None else None
     if dataset is not None:
         listed = draw_pairs(dataset, count, seed=seed)
@@ -264,9 +275,15 @@ def verify(
     if output is not None:
         draw_roc(result, output)
     if as_json:
-        print_json({**result.to_json(), "identification": {str(number): rate for number, rate in rates.items()}})
+        print_json(
+            {
+                "feature": trained.feature,
+                **result.to_json(),
+                "identification": {str(number): rate for number, rate in rates.items()},
+            }
+        )
         return
-    show(verification_table(result, rates))
+    show(verification_table(result, rates, feature=trained.feature))
     if output is not None:
         say(f"picture: {output}", error=True)
 
@@ -274,7 +291,11 @@ def verify(
 def calibrate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")],
     fpr: Annotated[list[float] | None, typer.Option(help="False positive rate; may be given several times.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Labelled test images of the cameras; the run's target.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Labelled test images. Default: test data of the run."),
+    ] = None,
+    feature: Feature = None,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
@@ -292,42 +313,13 @@ def calibrate(
     show_log()
     for name in ("calibration.json", "calibration.png"):
         check_output(run / name)
-    calibration, notes = calibrate_run(run, fprs=fpr or (1e-2, 1e-3, 1e-4), data=data, device=device)
+    calibration, notes = calibrate_run(run, fprs=fpr or (1e-2, 1e-3, 1e-4), data=data, feature=feature, device=device)
     # on a full disk, new thresholds beside an old picture would be read as one result
     with atomic_paths(run / "calibration.json", run / "calibration.png") as (record, picture):
         save_calibration(record, calibration, notes=notes)
-        draw_calibration(calibration, picture, title=str(notes["data"]))
+        draw_calibration(calibration, picture, title=f"{notes['data']}, {calibration.feature} features")
     if as_json:
-        print_json({**notes, "points": [asdict(point) for point in calibration.points]})
+        print_json({**notes, "feature": calibration.feature, "points": [asdict(point) for point in calibration.points]})
         return
-    show(calibration_table(calibration, title=f"{run} on {notes['data']}, {notes['feature']} features"))
+    show(calibration_table(calibration, title=f"{run} on {notes['data']}, {calibration.feature} features"))
     say(f"stored: {run / 'calibration.json'}", error=True)
-
-
-def center(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")],
-    data: Annotated[Path | None, typer.Option(help="Images of the cameras, labelled or not; the run's target.")] = None,
-    device: Device = "auto",
-    as_json: AsJson = False,
-) -> None:
-    """Store the mean feature of each camera with a run, so that single new images can be centred.
-
-    The means are those of the training images, or of query and gallery where there are none; no label is read. Writes
-    RUN/camera_means.safetensors.
-
-    Example: reid-da center runs/demo
-    """
-    from reid_da.evaluation.centered import FILE_NAME, save_means
-    from reid_da.training.run_folder import RunFolder
-    from reid_da.training.trained import load_trained
-
-    show_log()
-    file = RunFolder.open(run).path / FILE_NAME
-    check_output(file)
-    named = load_trained(run, device=device).camera_means(data)
-    save_means(file, named)
-    counts = dict(zip(named.names, named.means.counts.tolist(), strict=True))
-    if as_json:
-        print_json({"data": named.data, "epoch": named.epoch, "images": counts})
-        return
-    say(f"{file}: {len(counts)} cameras of {named.data} ({sum(counts.values()):,} images)")

@@ -38,13 +38,13 @@ def add(
     ] = None,
     table: Annotated[Path | None, typer.Option(help="CSV with the columns path,camera,time,track.")] = None,
     fps: Annotated[float, typer.Option(help="Times that are numbers are divided by this: frames per second.")] = 1.0,
-    flip: Annotated[bool, typer.Option("--flip", help="Average with the features of mirror images.")] = False,
+    flip: Annotated[bool, typer.Option("--flip", help="Average features with those of the mirrored images.")] = False,
     center_cameras: Annotated[
         bool, typer.Option("--center-cameras", help="Take out the camera means that `reid-da center RUN` stored.")
     ] = False,
     backbone: Annotated[str, typer.Option(help="Network that a file of weights belongs to.")] = "resnet50",
     last_stride: Annotated[int, typer.Option(help="Stride of its last stage.")] = 2,
-    weights: Annotated[str, typer.Option(help="For a backbone: 'imagenet', or 'none' for random ones.")] = "imagenet",
+    weights: Annotated[str, typer.Option(help="Weights of a backbone: 'imagenet', or 'none' (random).")] = "imagenet",
     size: Size = None,
     device: Device = "auto",
     as_json: AsJson = False,

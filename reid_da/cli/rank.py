@@ -34,20 +34,21 @@ def rank(
     ] = None,
     query: Annotated[Path | None, typer.Option(help="Folder of query images, whatever their names.")] = None,
     gallery: Annotated[Path | None, typer.Option(help="Folder of gallery images, whatever their names.")] = None,
-    data: Annotated[Path | None, typer.Option(help="A data set instead, for its query and gallery.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Use the query and gallery of a data set instead.")] = None,
     features: Annotated[
-        Path | None, typer.Option(help="Features instead: .npz or .mat with query_features and gallery_features.")
+        Path | None,
+        typer.Option(help="Use features instead of images: an .npz or .mat file."),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="A .csv or .json file to write; else CSV is printed.")
+        Path | None, typer.Option("--output", "-o", help="A .csv or .json file to write. Default: CSV is printed.")
     ] = None,
-    top: Annotated[int, typer.Option(min=1, help="Gallery images per query; all of a smaller gallery.")] = 10,
+    top: Annotated[int, typer.Option(min=1, help="Gallery images per query, at most the size of the gallery.")] = 10,
     distance: Distance = "cosine",
     rerank: Rerank = False,
     k1: K1 = 20,
     k2: K2 = 6,
     lambda_value: Lambda = 0.3,
-    flip: Annotated[bool, typer.Option("--flip", help="Average with the features of mirror images.")] = False,
+    flip: Annotated[bool, typer.Option("--flip", help="Average features with those of the mirrored images.")] = False,
     loading: Loading = DEFAULT_LOADING,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of CSV.")] = False,
 ) -> None:

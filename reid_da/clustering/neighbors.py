@@ -15,6 +15,7 @@ from reid_da.reciprocal import SPARE_CANDIDATES, nearest_neighbors, smallest
 from reid_da.world import ALONE, World
 
 Search = Literal["exact", "faiss", "faiss_ivf", "faiss_hnsw"]
+"""How neighbours are searched: exactly, or by a FAISS index."""
 
 _KINDS: dict[Search, FaissKind] = {"faiss": "flat", "faiss_ivf": "ivf", "faiss_hnsw": "hnsw"}
 _QUERIES = 4096

@@ -123,7 +123,7 @@ def train_or_resume(
 
 
 def require_same(settings: ExperimentSettings, folder: Path) -> None:
-    """See to it that a training with these settings may go on in a folder, or begin in it.
+    """Make sure that a training with these settings may resume, or begin, in a folder.
 
     Raises:
         InputError: the folder holds a run with other settings; names the first of them.

@@ -33,6 +33,8 @@ from reid_da.nearest import (
 from reid_da.shards import Shard
 
 OwnSlot = Literal["overwrite", "exclude"]
+NeighborShare = Literal["asked", "found"]
+"""What the weight of a neighbour is a share of: of the K that were asked for, or of those that there are."""
 
 
 class InvarianceLoss(NamedTuple):
@@ -69,7 +71,12 @@ def memory_logits(features: Tensor, memory: Tensor, *, temperature: float) -> Te
 
 
 def invariance_loss(
-    logits: Tensor, index: Tensor, *, neighbors: Tensor | None = None, normalize: bool = False
+    logits: Tensor,
+    index: Tensor,
+    *,
+    neighbors: Tensor | None = None,
+    normalize: bool = False,
+    share: NeighborShare = "asked",
 ) -> InvarianceLoss:
     """Invariance loss by sample and term, -sum_j w_j log p(j|x) in all.
 
@@ -81,14 +88,16 @@ def invariance_loss(
     Args:
         logits: (B, M) float, from :func:`memory_logits`.
         index: (B,) int64, slot of each sample.
-        neighbors: (B, K) int64, slots near to each sample, -1 where there are fewer than K, which then have 1/K each
-            all the same; None for exemplar and camera invariance alone.
+        neighbors: (B, K) int64, slots near to each sample, -1 where there are fewer than K; None for exemplar and
+            camera invariance alone.
         normalize: divide the weights of a sample by their sum (not in the paper).
+        share: ``asked`` gives each neighbour 1/K even where there are fewer than K; ``found`` lets the weights of the
+            neighbours that there are, without the own slot, sum to 1.
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     neighbors = _no_neighbors(index) if neighbors is None else neighbors
     cost = logits.logsumexp(dim=1, keepdim=True) - logits.gather(1, _targets(index, neighbors))
-    return _weigh(cost, index, neighbors, normalize=normalize)
+    return _weigh(cost, index, neighbors, normalize=normalize, share=share)
 
 
 def fused_invariance_loss(
@@ -101,6 +110,7 @@ def fused_invariance_loss(
     neighbors: Tensor | None = None,
     own_slot: OwnSlot = "overwrite",
     normalize: bool = False,
+    share: NeighborShare = "asked",
     chunk_size: int = DEFAULT_CHUNK_SIZE,
     shard: Shard | None = None,
 ) -> InvarianceLoss:
@@ -124,6 +134,7 @@ def fused_invariance_loss(
         own_slot: ``overwrite`` looks for neighbours among all slots and gives the own slot, if it is one, the
             weight 1 (authors' code); ``exclude`` looks among the other slots.
         normalize: divide the weights of a sample by their sum (not in the paper).
+        share: as in :func:`invariance_loss`.
         chunk_size: slots per block.
         shard: which slots ``memory`` has, where several processes hold them; None for all.
 
@@ -145,7 +156,7 @@ def fused_invariance_loss(
         log_sum, found = _MemorySoftmax.apply(scaled, memory, num_neighbors, exclude, chunk_size, shard)
         neighbors = found if neighbors is None else neighbors
         logits = _logits_of(scaled, memory, _targets(index, neighbors), shard)
-        return _weigh(log_sum - logits, index, neighbors, normalize=normalize)
+        return _weigh(log_sum - logits, index, neighbors, normalize=normalize, share=share)
 
 
 class _MemorySoftmax(torch.autograd.Function):
@@ -219,11 +230,12 @@ def _targets(index: Tensor, neighbors: Tensor) -> Tensor:
     return torch.cat([own, torch.where(neighbors < 0, own, neighbors)], dim=1)
 
 
-def _weigh(cost: Tensor, index: Tensor, neighbors: Tensor, *, normalize: bool) -> InvarianceLoss:
+def _weigh(cost: Tensor, index: Tensor, neighbors: Tensor, *, normalize: bool, share: NeighborShare) -> InvarianceLoss:
     """Terms from ``cost`` (B, K + 1), minus the log probability of each of the :func:`_targets`."""
     # a neighbour that is the own slot has its weight of 1 in the exemplar term already
     counts = (neighbors != index[:, None]) & (neighbors >= 0)
-    weights = counts.to(cost.dtype) / max(neighbors.shape[1], 1)
+    whole = counts.sum(dim=1, keepdim=True).clamp(min=1) if share == "found" else max(neighbors.shape[1], 1)
+    weights = counts.to(cost.dtype) / whole
     exemplar = cost[:, 0]
     neighborhood = (weights * cost[:, 1:]).sum(dim=1)
     if normalize:

@@ -1,11 +1,13 @@
 """CAP: a vector of a memory for the part of a cluster that each camera saw (Wang et al., AAAI 2021).
 
-Read beside the authors' code, Terminator8758/CAP-master@4a04fef.
+Read beside the authors' code, Terminator8758/CAP-master@4a04fef. The online association is that of O2CAP (Wang et al.,
+TIP 2022), read beside Terminator8758/O2CAP@a893b7a.
 """
 
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -20,6 +22,7 @@ from reid_da.config import (
     Settings,
     Share,
 )
+from reid_da.errors import InputError
 from reid_da.images import Batch
 from reid_da.memory.exemplar import ExemplarMemory
 from reid_da.methods._pseudo_labels import (
@@ -45,9 +48,22 @@ class ProxySettings(Settings):
 
     temperature: Positive = Field(default=0.07, description="divides the cosines; tau of the paper")
     momentum: Share = Field(default=0.2, description="share of its old value that a vector keeps; mu of the paper")
+    intra_weight: float = Field(default=1.0, ge=0, description="weight of the loss within cameras; 0 in O2CAP")
     inter_weight: float = Field(default=0.5, ge=0, description="weight of the loss across cameras; lambda of the paper")
     inter_from_epoch: int = Field(default=5, ge=0, description="epoch, from 0, with which that loss begins")
     num_negatives: Count = Field(default=50, description="hardest proxies of other clusters that it has an image avoid")
+
+
+class OnlineSettings(Settings):
+    """The online association of O2CAP: positives of an image across cameras, found anew in each step."""
+
+    weight: float = Field(default=0.0, ge=0, description="weight of its loss, 1 in O2CAP; 0: CAP")
+    from_epoch: int = Field(default=0, ge=0, description="epoch, from 0, with which it begins")
+    num_positives: Count = Field(default=3, description="proxies that are positives, at most one of each camera")
+    num_negatives: Count = Field(default=50, description="most similar of all other proxies, which an image avoids")
+    balance: Share = Field(
+        default=0.15, description="share of the image's own similarity; that of the vector of its proxy has the rest"
+    )
 
 
 class CAPSettings(PseudoLabelSettings):
@@ -59,6 +75,7 @@ class CAPSettings(PseudoLabelSettings):
     epochs: Count = 50
     batch: BatchSettings = BatchSettings()
     proxies: ProxySettings = ProxySettings()
+    online: OnlineSettings = OnlineSettings()
     clustering: ClusteringSettings = ClusteringSettings(eps=0.5, k1=20)
     model: ModelSettings = STRONG_MODEL.model_copy(update={"pooling": "avg"})
     augment: AugmentSettings = AugmentSettings(crop="pad", crop_pad=10)
@@ -69,16 +86,28 @@ class CAP(Method):
     """Each epoch: features, clusters, their parts by camera and the means of these as a memory.
 
     Each step: a softmax over the proxies of the own camera and, from an epoch on, one over the proxies of the own
-    cluster and the hardest of other clusters.
+    cluster and the hardest of other clusters. With the online association one more, over proxies that are alike.
+
+    Args:
+        settings: of the experiment.
+        context: seeds and device of the run, and what it may ask for.
     """
 
     Settings = CAPSettings
-    rows: ClassVar[Rows] = {"cap": {"method": "cap"}}
-    table = ("cap", "supervised")
+    rows: ClassVar[Rows] = {
+        "cap": {"method": "cap"},
+        "o2cap": {
+            "method": "cap",
+            "proxies": {"intra_weight": 0.0, "inter_weight": 1.0, "inter_from_epoch": 0},
+            "online": {"weight": 1.0},
+        },
+    }
+    table = ("cap", "o2cap", "supervised")
 
     def __init__(self, settings: CAPSettings, context: Context) -> None:
         check_instances(size=settings.batch.target, instances=settings.batch.instances)
         require_embedding(settings.model)
+        _check_weights(settings)
         self.settings = settings
         self.context = context
         domain = context.domain("target")
@@ -99,6 +128,7 @@ class CAP(Method):
         proxies = camera_proxies(self.target.labels[domain.rows].numpy(), domain.camids[domain.rows].numpy())
         self.memory = memory_of(cluster_means(features, proxies.labels).to(self.context.device))
         self._clusters, self._camids = _columns(proxies, device=self.context.device)
+        self._num_cameras = len(np.unique(proxies.camids))
         labels = torch.full((len(domain),), NO_LABEL)
         labels[domain.rows] = torch.from_numpy(proxies.labels)
         stream = self.target.stream(
@@ -111,19 +141,36 @@ class CAP(Method):
         )
 
     def step(self, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
-        """Weighted losses by name: ``intra`` and, from its epoch on, ``inter``; equations 5 and 6 of the paper."""
+        """Weighted losses by name: ``intra`` and, from its epoch on, ``inter``; equations 5 and 6 of the paper.
+
+        ``online`` is that of O2CAP.
+        """
         assert self.memory is not None
         batch, settings = batches["target"], self.settings.proxies
         assert batch.labels is not None
         features = self.network(batch.images, "target")
         self._seen = batch.labels, features.detach()
         logits = proxy_logits(features, self.memory.slots, temperature=settings.temperature)
-        losses = {"intra": intra_camera_loss(logits, batch.labels, self._camids)}
+        losses = {}
+        if settings.intra_weight:
+            losses["intra"] = settings.intra_weight * intra_camera_loss(logits, batch.labels, self._camids)
         if self.epoch >= settings.inter_from_epoch and settings.inter_weight:
             loss = inter_camera_loss(
                 logits, batch.labels, self._camids, self._clusters, num_negatives=settings.num_negatives
             )
             losses["inter"] = settings.inter_weight * loss
+        online = self.settings.online
+        if self.epoch >= online.from_epoch and online.weight:
+            similarity = online_similarity(
+                logits.detach() * settings.temperature, self.memory.slots, batch.labels, online
+            )
+            positives = online_positives(
+                similarity, self._camids, num_cameras=self._num_cameras, num_positives=online.num_positives
+            )
+            loss = online_loss(
+                logits, similarity, positives, self._camids[batch.labels], num_negatives=online.num_negatives
+            )
+            losses["online"] = online.weight * loss
         return losses
 
     def after_backward(self) -> None:
@@ -192,11 +239,87 @@ def inter_camera_loss(
     return _sum_of_camera_means(rivals.logsumexp(dim=1) - own, camids[proxies])
 
 
+def online_similarity(cosines: Tensor, vectors: Tensor, proxies: Tensor, settings: OnlineSettings) -> Tensor:
+    """(B, P) how alike images and proxies are: a mixture of what the image says and the vector of its proxy.
+
+    Args:
+        cosines: (B, P) of the images with the vectors, without gradients.
+        vectors: (P, D) of unit length.
+        proxies: (B,) int64 own proxy of each image.
+        settings: the share of the image.
+    """
+    wide = vectors.to(cosines.dtype)
+    with torch.autocast(cosines.device.type, enabled=False):
+        return settings.balance * cosines + (1 - settings.balance) * (wide[proxies] @ wide.T)
+
+
+def online_positives(similarity: Tensor, camids: Tensor, *, num_cameras: int, num_positives: int) -> Tensor:
+    """(B, K) the most similar proxies among the best one of each camera; with fewer cameras than K, all of them.
+
+    Departure: with fewer cameras the authors' code lets negatives be positives.
+
+    Args:
+        similarity: (B, P).
+        camids: (P,) int64 camera of each proxy, from 0 without gaps.
+        num_cameras: number of these.
+        num_positives: K.
+    """
+    # the first of equal ones, as argmax has it
+    best = torch.stack(
+        [similarity.masked_fill(camids != camid, -torch.inf).argmax(dim=1) for camid in range(num_cameras)], dim=1
+    )
+    chosen = similarity.gather(1, best).topk(min(num_positives, num_cameras), dim=1).indices
+    return best.gather(1, chosen)
+
+
+def online_loss(logits: Tensor, similarity: Tensor, positives: Tensor, camids: Tensor, *, num_negatives: int) -> Tensor:
+    """() mean of ``-log softmax`` at the positives, by camera and summed over cameras.
+
+    The softmax is over the positives and the most similar of all other proxies, whatever their cluster.
+
+    Args:
+        logits: (B, P).
+        similarity: (B, P), by which negatives are chosen.
+        positives: (B, K) int64.
+        camids: (B,) int64 camera of each image.
+        num_negatives: number of these, or all there are.
+    """
+    count = positives.shape[1]
+    others = similarity.scatter(1, positives, -torch.inf)
+    negatives = others.topk(min(num_negatives, logits.shape[1] - count), dim=1).indices
+    chosen = logits.gather(1, torch.cat([positives, negatives], dim=1))
+    return _sum_of_camera_means(chosen.logsumexp(dim=1) - chosen[:, :count].mean(dim=1), camids)
+
+
 def _sum_of_camera_means(losses: Tensor, camids: Tensor) -> Tensor:
     counts = (camids[:, None] == camids).sum(dim=1)
     return (losses / counts).sum()
 
 
 def _columns(proxies: Proxies, *, device: torch.device) -> tuple[Tensor, Tensor]:
-    """(P,) clusters and (P,) cameras of the proxies."""
-    return torch.from_numpy(proxies.clusters).to(device), torch.from_numpy(proxies.camids).to(device)
+    """(P,) clusters of the proxies, and their (P,) cameras, numbered from 0 without gaps."""
+    camids = np.unique(proxies.camids, return_inverse=True)[1]
+    return torch.from_numpy(proxies.clusters).to(device), torch.from_numpy(camids).to(device)
+
+
+def _check_weights(settings: CAPSettings) -> None:
+    """See to it that there is a loss from the first epoch on.
+
+    Raises:
+        InputError: there is none.
+    """
+    proxies, online = settings.proxies, settings.online
+    begins = [
+        epoch
+        for weight, epoch in (
+            (proxies.intra_weight, 0),
+            (proxies.inter_weight, proxies.inter_from_epoch),
+            (online.weight, online.from_epoch),
+        )
+        if weight
+    ]
+    if min(begins, default=1):
+        raise InputError(
+            "nothing is trained in the first epoch: set proxies.intra_weight above 0, or proxies.inter_weight or "
+            "online.weight with inter_from_epoch or from_epoch 0"
+        )

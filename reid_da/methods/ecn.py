@@ -24,7 +24,7 @@ from reid_da.config import (
 )
 from reid_da.errors import InputError
 from reid_da.images import Batch
-from reid_da.losses.invariance import fused_invariance_loss
+from reid_da.losses.invariance import NeighborShare, fused_invariance_loss
 from reid_da.memory.diagnostics import (
     camera_entropy,
     cross_camera_share,
@@ -112,19 +112,26 @@ def _row(*, exemplar: bool, camera: bool, neighborhood: bool) -> dict[str, Any]:
 class ECN(Method):
     """One training step of ECN, and what it keeps between steps.
 
+    Args:
+        settings: of the experiment.
+        context: seeds and device of the run, and what it may ask for.
+
     Attributes:
         network: that both domains share.
         memory: one slot for each target image; None without any invariance.
+        neighbor_share: what the weight of a neighbour is a share of.
     """
 
-    Settings = ECNSettings
+    neighbor_share: ClassVar[NeighborShare] = "asked"
+
+    Settings: ClassVar[type[ECNSettings]] = ECNSettings
     rows: ClassVar[Rows] = {
         "e": _row(exemplar=True, camera=False, neighborhood=False),
         "e+c": _row(exemplar=True, camera=True, neighborhood=False),
         "e+n": _row(exemplar=True, camera=False, neighborhood=True),
         "e+c+n": _row(exemplar=True, camera=True, neighborhood=True),
     }
-    table = ("source", "e", "e+c", "e+n", "e+c+n")
+    table: ClassVar[tuple[str, ...]] = ("source", "e", "e+c", "e+n", "e+c+n")
 
     def __init__(self, settings: ECNSettings, context: Context) -> None:
         switches = settings.invariance
@@ -221,6 +228,7 @@ class ECN(Method):
             neighbors=neighbors,
             own_slot=settings.own_slot,
             normalize=settings.normalize_weights,
+            share=self.neighbor_share,
             shard=self.memory.shard,
         )
         losses["exemplar"] = weight * loss.exemplar.mean()

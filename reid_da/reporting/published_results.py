@@ -2,7 +2,7 @@
 
 Percent as printed are in the tables below; the records hold fractions. The paper's own mAP is the area by the
 trapezoidal rule, ``mAP_trapezoid`` of an evaluation. Other methods are quoted as the paper quotes them; it does not say
-by which rule their mAP was computed.
+by which rule their mAP was computed. Rows of the other methods here come from :mod:`.published_methods`.
 """
 
 from collections.abc import Collection
@@ -15,6 +15,7 @@ from reid_da.datasets import Dataset, load_dataset
 from reid_da.datasets.published import published_set
 from reid_da.datasets.statistics import count_splits
 from reid_da.errors import InputError
+from reid_da.reporting.published_methods import method_figures
 
 Figures: TypeAlias = tuple[float | None, ...]
 """Percent: rank-1, rank-5, rank-10, rank-20, mAP; None where the table has no figure."""
@@ -22,7 +23,7 @@ Pair: TypeAlias = tuple[str, str]
 """Names of the source and of the target."""
 
 _PAPER = "Zhong et al., CVPR 2019"
-_KEYS = ("rank1", "rank5", "rank10", "rank20", "mAP_trapezoid")
+_KEYS = ("rank1", "rank5", "rank10", "rank20", "mAP_trapezoid", "mAP")
 _D_TO_M: Pair = ("dukemtmcreid", "market1501")
 _M_TO_D: Pair = ("market1501", "dukemtmcreid")
 _M_TO_MSMT: Pair = ("market1501", "msmt17")
@@ -41,6 +42,7 @@ class PublishedRow:
         rank10: CMC at rank 10.
         rank20: CMC at rank 20.
         mean_ap_trapezoid: mean average precision by the trapezoidal rule.
+        mean_ap: the same by a rule that is not stated.
     """
 
     name: str
@@ -49,11 +51,12 @@ class PublishedRow:
     rank5: float | None
     rank10: float | None
     rank20: float | None
-    mean_ap_trapezoid: float | None
+    mean_ap_trapezoid: float | None = None
+    mean_ap: float | None = None
 
     def to_json(self) -> dict[str, float]:
         """What is printed, under the keys of an evaluation."""
-        values = (self.rank1, self.rank5, self.rank10, self.rank20, self.mean_ap_trapezoid)
+        values = (self.rank1, self.rank5, self.rank10, self.rank20, self.mean_ap_trapezoid, self.mean_ap)
         return {key: value for key, value in zip(_KEYS, values, strict=True) if value is not None}
 
 
@@ -156,10 +159,11 @@ def published_pair(data: DataSettings) -> tuple[str | None, str | None]:
 
 
 def published_rows(source: str | None, target: str | None) -> dict[str, PublishedRow]:
-    """Rows of the paper's ablation by name, empty where it has none.
+    """Rows of the paper's ablation by name, and of the other methods here; empty where nothing is printed.
 
     Table 2 has ``supervised``, ``source``, ``e``, ``e+c``, ``e+n`` and ``e+c+n``; for MSMT17, Table 5 has the last.
-    ``camstyle``, which an ablation here has too, is quoted from the comparison in Table 4.
+    ``camstyle``, which an ablation here has too, is quoted from the comparison in Table 4. The others are those of
+    :func:`.published_methods.method_figures`.
 
     Args:
         source: name of the published source, see :func:`published_name`; None for any other data.
@@ -170,6 +174,11 @@ def published_rows(source: str | None, target: str | None) -> dict[str, Publishe
     for comparator in published_comparators(source, target):
         if comparator.name == "CamStyle":
             rows["camstyle"] = replace(comparator, name="camstyle")
+    for name, (origin, percent) in method_figures(source, target).items():
+        rank1, rank5, rank10, mean_ap = map(_fraction, percent)
+        rows[name] = PublishedRow(
+            name=name, origin=origin, rank1=rank1, rank5=rank5, rank10=rank10, rank20=None, mean_ap=mean_ap
+        )
     return rows
 
 
@@ -228,8 +237,7 @@ def _of_pair(rows: dict[Pair, dict[str, Figures]], source: str | None, target: s
 
 
 def _published(name: str, table: str, percent: Figures) -> PublishedRow:
-    # rounded: 87.6 / 100 is 0.8759999999999999
-    rank1, rank5, rank10, rank20, mean_ap = (None if value is None else round(value / 100, 3) for value in percent)
+    rank1, rank5, rank10, rank20, mean_ap = map(_fraction, percent)
     return PublishedRow(
         name=name,
         origin=f"{_PAPER}, {table}",
@@ -239,3 +247,8 @@ def _published(name: str, table: str, percent: Figures) -> PublishedRow:
         rank20=rank20,
         mean_ap_trapezoid=mean_ap,
     )
+
+
+def _fraction(percent: float | None) -> float | None:
+    # rounded: 87.6 / 100 is 0.8759999999999999
+    return None if percent is None else round(percent / 100, 3)

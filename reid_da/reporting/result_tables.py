@@ -185,8 +185,12 @@ def ablation_table(
         lines = [Row(cells=line.cells[:-1], style=line.style) for line in lines]
         columns = columns[:-1]
     notes = [*_notes(rows, keys), *_gap_notes(gaps, is_shown=has_gap)]
-    origins = sorted({published[row.name].origin for row in rows if row.name in published})
-    notes += [f"paper: {origin}" + "; its gap in mAP trap." * has_gap for origin in origins]
+    origins = sorted(
+        {(published[row.name].origin, "mAP_trapezoid" in printed[row.name]) for row in rows if row.name in printed}
+    )
+    for origin, by_trapezoids in origins:
+        rule = "; its gap in mAP trap." * has_gap if by_trapezoids else "; the rule of its mAP is not stated"
+        notes.append(f"paper: {origin}{rule}")
     if quoted:
         places = " and ".join(sorted({other.origin for other in quoted}))
         notes.append(f"{_QUOTED}: not measured here but printed in {places}; the rule of others' mAP is not stated")

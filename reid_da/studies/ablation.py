@@ -20,6 +20,23 @@ ROWS: Mapping[str, Mapping[str, Any]] = {
 }
 """The rows of tables of results, as changes of the settings; each method brings its own."""
 
+
+def row_of(settings: ExperimentSettings) -> str | None:
+    """Name of the row of :data:`ROWS` that an experiment is, by the settings that the row changes; None if it is none.
+
+    Of several rows it is the one with the most changes: ``o2cap`` rather than ``cap``.
+    """
+    rows = METHODS[settings.method].rows
+    tree = settings.model_dump(mode="json")
+    fitting = [name for name, changes in rows.items() if merge(tree, changes) == tree]
+    return max(fitting, key=lambda name: len(_leaves(rows[name])), default=None)
+
+
+def _leaves(changes: Mapping[str, Any]) -> list[Any]:
+    """Values of nested mappings."""
+    return [leaf for value in changes.values() for leaf in (_leaves(value) if isinstance(value, Mapping) else [value])]
+
+
 NOT_SWEPT = {
     "seed": "--seeds repeats every value with several seeds",
     "name": "it only names the run",
@@ -39,7 +56,7 @@ def ablate(
 ) -> dict[str, Results]:
     """Train the rows of the ablation, each with several seeds; what is done already in the folder is not done again.
 
-    Of one seed, all rows start from the same weights: those of the stage before, trained once, where there is one.
+    Of one seed, all rows start from the same weights: those of the pretraining stage, trained once, if there is one.
 
     Args:
         settings: of the full experiment.
@@ -150,7 +167,7 @@ class _Variant:
     Attributes:
         settings: of it.
         folder: its run folder.
-        stage: settings of the stage before that it shares with other rows, None if there is none.
+        stage: settings of the pretraining stage that it shares with other rows; None without one.
         stage_folder: the run folder of that.
     """
 
@@ -238,11 +255,11 @@ def _train_all(planned: Mapping[str, Sequence[_Variant]], folder: Path) -> dict[
     if any(figures for seeds in results.values() for figures in seeds):
         return results
     raise InputError(
-        f"{folder}: the runs are complete, but nothing tells which is the better: their target has no query and gallery"
+        f"{folder}: the runs are complete, but they cannot be compared: their target has no query and gallery"
         " with identities, and without those only a memory tells, after two epochs"
     )
 
 
 def _changes_stage(changes: Mapping[str, Any]) -> bool:
-    """Whether a change concerns the stage before the training too, so that it cannot be shared."""
+    """Whether a change concerns the pretraining stage too, so that it cannot be shared."""
     return "pretrain" in changes or "model" in changes or "data" in changes

@@ -3,17 +3,23 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from reid_da.config import ExperimentSettings
 from reid_da.errors import InputError, unknown_name
 from reid_da.experiments.runs import final_figures
-from reid_da.reporting.published_results import published_pair, published_rows, published_sweep, quoted_rows
+from reid_da.reporting.published_results import (
+    PublishedRow,
+    published_pair,
+    published_rows,
+    published_sweep,
+    quoted_rows,
+)
 from reid_da.reporting.result_tables import SOURCE_ROW, SUPERVISED_ROW, ResultRow, ablation_table, to_json
 from reid_da.reporting.tables import Table, to_csv, to_html, to_markdown
-from reid_da.studies.ablation import ROWS
+from reid_da.studies.ablation import ROWS, row_of
 from reid_da.training.run_folder import RunFolder
 
 FORMATS = (".md", ".html", ".csv", ".json")
@@ -207,3 +213,16 @@ def _order(name: str) -> tuple[int, int, list[tuple[str, float]]]:
     parts = re.findall(r"([^0-9]*)(\d+(?:\.\d+)?(?:e[-+]?\d+)?)?", name)
     natural = [(text, float(number or 0)) for text, number in parts]
     return ends.get(name, 0), known.index(name) if name in known else len(known), natural
+
+
+def published_beside(
+    experiments: Sequence[ExperimentSettings],
+) -> tuple[dict[str, PublishedRow], tuple[PublishedRow, ...]]:
+    """Published rows of experiments by their names, and of other methods; none unless all have one pair of sets."""
+    pairs = {published_pair(settings.data) for settings in experiments}
+    # figures of one pair mean nothing beside those of another
+    pair = pairs.pop() if len(pairs) == 1 else (None, None)
+    rows = {settings.name: row_of(settings) for settings in experiments}
+    printed = published_rows(*pair)
+    published = {name: replace(printed[row], name=name) for name, row in rows.items() if row in printed}
+    return published, quoted_rows(*pair, beside=[row for row in rows.values() if row])

@@ -36,7 +36,7 @@ _NAME = re.compile("epoch_[0-9]{4,9}")
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """What a run needs to go on.
+    """What a run needs to resume.
 
     Attributes:
         weights: state of the network by name. On their way to the disk, rows that several processes hold are a

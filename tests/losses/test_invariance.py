@@ -71,6 +71,25 @@ def test_equals_a_loop_over_samples_and_slots(loss, num_neighbors, own_slot, nor
         assert found.neighbors.shape == (5, num_neighbors)
 
 
+@pytest.mark.parametrize("normalize", [False, True])
+def test_found_neighbours_share_a_weight_of_one(normalize):
+    features, memory, index = make_batch()
+    neighbors = torch.tensor([[1, -1, 3], [-1, -1, -1], [int(index[2]), 2, -1], [4, 5, 6], [-1, 9, int(index[4])]])
+    logits = memory_logits(features, memory, temperature=TEMPERATURE)
+    minus_log_p = -logits.log_softmax(dim=1)
+    options = {"neighbors": neighbors, "normalize": normalize, "share": "found"}
+    for found in (
+        invariance_loss(logits, index, **options),
+        fused_invariance_loss(features, memory, index, temperature=TEMPERATURE, chunk_size=4, **options),
+    ):
+        for row, own in enumerate(index.tolist()):
+            others = [slot for slot in neighbors[row].tolist() if slot not in (-1, own)]
+            expected = sum(minus_log_p[row, slot].item() / len(others) for slot in others)
+            total = 2 if normalize and others else 1
+            assert found.neighborhood[row].item() == pytest.approx(expected / total, rel=1e-9)
+            assert found.exemplar[row].item() == pytest.approx(minus_log_p[row, own].item() / total, rel=1e-9)
+
+
 @pytest.mark.parametrize("loss", [plain, fused])
 @pytest.mark.parametrize("num_neighbors", [0, 4])
 @pytest.mark.parametrize("normalize", [False, True])

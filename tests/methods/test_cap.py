@@ -11,7 +11,16 @@ from torch.nn import functional
 
 from reid_da.config import merge
 from reid_da.errors import InputError
-from reid_da.methods.cap import inter_camera_loss, intra_camera_loss, proxy_logits
+from reid_da.methods import METHODS
+from reid_da.methods.cap import (
+    OnlineSettings,
+    inter_camera_loss,
+    intra_camera_loss,
+    online_loss,
+    online_positives,
+    online_similarity,
+    proxy_logits,
+)
 
 LABELS = [0, 1, 0, 2, -1, 1, 2, 0, 1, 2, -1, 0]
 CAMIDS = [4, 4, 1, 1, 1, 4, 7, 1, 1, 7, 7, 4]
@@ -66,6 +75,74 @@ def test_losses_and_gradients_agree_with_slow_ones(num_negatives, seed):
     found += [torch.autograd.grad(loss, features, retain_graph=True)[0] for loss in found]
     for value, wanted in zip(found, expected, strict=True):
         torch.testing.assert_close(value.double(), wanted, atol=2e-5, rtol=2e-5)
+
+
+def slow_online_loss(features, vectors, proxies, camids, *, temperature, settings):
+    """The online association in float64, proxy by proxy; and the gradient of the features."""
+    features = features.double().requires_grad_()
+    total = torch.zeros((), dtype=torch.float64)
+    of_image = [camids[proxy] for proxy in proxies]
+    for row, proxy in enumerate(proxies):
+        alike = [
+            settings.balance * float(features[row].detach() @ other)
+            + (1 - settings.balance) * float(vectors[proxy] @ other)
+            for other in vectors
+        ]
+        best = [max((p for p in range(len(camids)) if camids[p] == c), key=lambda p: alike[p]) for c in set(camids)]
+        positives = sorted(best, key=lambda p: -alike[p])[: settings.num_positives]
+        others = sorted(set(range(len(camids))) - set(positives), key=lambda p: -alike[p])
+        rivals = positives + others[: settings.num_negatives]
+        weights = {p: torch.exp(features[row] @ vectors[p] / temperature) for p in rivals}
+        log_p = [torch.log(weights[p] / sum(weights.values())) for p in positives]
+        total = total - sum(log_p) / len(positives) / of_image.count(of_image[row])
+    return total, torch.autograd.grad(total, features)[0]
+
+
+@pytest.mark.parametrize("num_negatives", [1, 3, 50])
+@pytest.mark.parametrize("num_positives", [1, 2, 5])
+def test_the_online_loss_and_its_gradient_agree_with_slow_ones(num_positives, num_negatives):
+    generator = torch.Generator().manual_seed(num_positives)
+    camids = [0, 2, 1, 0, 2, 0, 2, 1, 2]
+    vectors = functional.normalize(torch.randn(9, 6, generator=generator).double())
+    features = functional.normalize(torch.randn(7, 6, generator=generator).double()).requires_grad_()
+    proxies = torch.randint(9, (7,), generator=generator)
+    settings = OnlineSettings(num_positives=num_positives, num_negatives=num_negatives, balance=0.4)
+    expected = slow_online_loss(
+        features.detach(), vectors, proxies.tolist(), camids, temperature=0.3, settings=settings
+    )
+    logits, cameras = proxy_logits(features, vectors, temperature=0.3), torch.tensor(camids)
+    similarity = online_similarity(logits.detach() * 0.3, vectors, proxies, settings)
+    positives = online_positives(similarity, cameras, num_cameras=3, num_positives=num_positives)
+    assert positives.shape == (7, min(num_positives, 3))
+    found = online_loss(logits, similarity, positives, cameras[proxies], num_negatives=num_negatives)
+    torch.testing.assert_close(found, expected[0], atol=1e-12, rtol=1e-12)
+    torch.testing.assert_close(torch.autograd.grad(found, features)[0], expected[1], atol=1e-12, rtol=1e-12)
+
+
+def test_a_step_of_o2cap_and_the_epoch_it_begins_with():
+    rows = METHODS["cap"].rows["o2cap"]
+    method, _ = cap(merge(rows, {"online": {"from_epoch": 1}}))
+    assert method.step({"target": batch_of(method.begin_epoch(0), "target")}).keys() == {"inter"}
+    batch = batch_of(method.begin_epoch(1), "target")
+    with torch.no_grad():
+        features = copy.deepcopy(method.network).train()(batch.images, "target")
+    _, camids = zip(*PROXIES, strict=True)
+    expected, _ = slow_online_loss(
+        features,
+        method.memory.slots.double(),
+        batch.labels.tolist(),
+        camids,
+        temperature=0.07,
+        settings=method.settings.online,
+    )
+    losses = method.step({"target": batch})
+    assert losses.keys() == {"inter", "online"}
+    assert losses["online"].item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_an_epoch_without_a_loss_is_refused_before_the_training():
+    with pytest.raises(InputError, match="nothing is trained in the first epoch: set proxies.intra_weight above 0"):
+        cap({"proxies": {"intra_weight": 0.0}})
 
 
 def test_a_camera_with_one_proxy_has_nothing_to_tell_apart():

@@ -1,4 +1,4 @@
-"""Trainings of the methods on pseudo-labels: killed, resumed, with a source and without one."""
+"""Trainings of the methods on pseudo-labels, and of ECN++: killed, resumed, with a source and without one."""
 
 import pytest
 import torch
@@ -14,6 +14,13 @@ from reid_da.training.trained import load_trained
 TIMING = {"seconds", "images_per_second", "seconds_prepared", "peak_memory_mb"}
 METHODS = {
     "cap": {"batch": {"target": 16}, "data": {"source": None}, "proxies": {"inter_from_epoch": 1}},
+    "o2cap": {
+        "method": "cap",
+        "batch": {"target": 16},
+        "data": {"source": None},
+        "proxies": {"intra_weight": 0.0, "inter_from_epoch": 0},
+        "online": {"weight": 1.0, "from_epoch": 1},
+    },
     "cluster-contrast": {"data": {"source": None}},
     "cluster-contrast-source": {"method": "cluster-contrast"},
     "clusters": {"data": {"source": None}},
@@ -21,6 +28,7 @@ METHODS = {
     "spcl": {"data": {"source": None}},
     "spcl-source": {"method": "spcl", "model": {"samples_per_norm": 4}},
     "mmt": {},
+    "ecn-gpp": {"memory": {"num_neighbors": 10}, "positives": {"widths": [8], "threshold": 0.4}},
     "mmt-kmeans": {"method": "mmt", "clustering": {"algorithm": "kmeans", "num_clusters": 6, "eps_share": None}},
 }
 
@@ -32,10 +40,11 @@ def settings(small_settings, request):
         "evaluate_every": 2,
         "model": {"width": 0.25, "embedding": "none", "dropout": 0.0, "target_dropout": "none"},
         "batch": {"target": 8, "instances": 2},
-        "clustering": {"k1": 5, "k2": 2, "min_samples": 2, "eps_share": None},
         "optimizer": {"kind": "adam", "lr": 1e-3},
         "steps_per_epoch": 2,
     }
+    if request.param != "ecn-gpp":
+        changes["clustering"] = {"k1": 5, "k2": 2, "min_samples": 2, "eps_share": None}
     tree = merge(
         merge(small_settings.tree, {**changes, "model": {**changes["model"], "test_feature": "embedding"}}),
         METHODS[request.param],

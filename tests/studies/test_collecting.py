@@ -8,8 +8,10 @@ import pytest
 
 from reid_da.config import merge
 from reid_da.errors import InputError
-from reid_da.methods import settings_of
-from reid_da.studies.collecting import collect, render
+from reid_da.methods import load_settings, settings_of
+from reid_da.studies import collecting
+from reid_da.studies.ablation import row_of
+from reid_da.studies.collecting import collect, published_beside, render
 from reid_da.training.run_folder import RunFolder
 
 MEAN_APS = {"source": (0.2, 0.3), "e+c": (0.3, 0.45), "e+c+n": (0.35, 0.5), "supervised": (0.6, 0.7)}
@@ -151,3 +153,33 @@ def test_published_data_have_the_rows_of_the_paper(make_run, monkeypatch):
     assert "|   paper | 75.1 | - | 43.0 |" in text
     assert "| HHL † | 62.2 | - | 31.4 |" in text
     assert "ECN †" not in text
+
+
+@pytest.mark.parametrize("pair", ["duke2market", "market2duke", "market2msmt17", "rendered", "real"])
+def test_experiment_files_are_the_rows_that_their_names_say(pair):
+    rows = {"cap": "cap", "o2cap": "o2cap", "cluster_contrast": "cluster-contrast", "clusters": "clusters"}
+    rows |= {"spcl": "spcl", "mmt": "mmt", "npid": "npid", "camstyle": "camstyle"}
+    rows |= {} if pair == "rendered" else {"e_c_n": "e+c+n"}
+    for file, row in rows.items():
+        assert row_of(load_settings(f"experiments/{pair}/{file}.yaml")) == row
+    assert load_settings(f"experiments/{pair}/ecn_gpp.yaml").method == "ecn-gpp"
+
+
+def test_published_rows_stand_beside_experiments_whatever_they_are_called(monkeypatch):
+    monkeypatch.setattr(collecting, "published_pair", lambda data: ("dukemtmcreid", "market1501"))
+    names = ("spcl", "o2cap", "ecn_gpp", "e_c_n")
+    published, quoted = published_beside([load_settings(f"experiments/duke2market/{name}.yaml") for name in names])
+    figures = {name: row.mean_ap or row.mean_ap_trapezoid for name, row in published.items()}
+    assert figures == {
+        "duke2market-spcl": 0.767,
+        "duke2market-o2cap": 0.827,
+        "duke2market-ecn-gpp": 0.638,
+        "duke2market-e_c_n": 0.43,
+    }
+    assert "ECN" not in {row.name for row in quoted}
+
+
+def test_experiments_on_different_pairs_have_nothing_published_beside_them(monkeypatch):
+    monkeypatch.setattr(collecting, "published_pair", lambda data: ("dukemtmcreid", data.target.name))
+    files = ("experiments/duke2market/spcl.yaml", "experiments/market2duke/spcl.yaml")
+    assert published_beside([load_settings(file) for file in files]) == ({}, ())

@@ -3,6 +3,7 @@
 The tests speak of settings, losses and tensors, so that another shape of trainer or method changes this file alone.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -25,11 +26,12 @@ from reid_da.experiments import domains
 from reid_da.experiments.setup import build_trainer
 from reid_da.images import Batch, load_batches
 from reid_da.images.augment import IMAGENET_MEAN, IMAGENET_STD
-from reid_da.methods import settings_of
+from reid_da.methods import METHODS, settings_of
 from reid_da.methods.ecn import ECN
 from reid_da.methods.protocol import Domain, Role, RunContext
 from reid_da.models.building import build_network
 from reid_da.models.reid_net import ReIDNetwork
+from reid_da.shards import Shard
 from reid_da.styles import cyclegan, stargan, train
 from reid_da.styles.settings import StyleSettings
 from reid_da.styles.trained import load_style_settings
@@ -184,7 +186,12 @@ def _to_float64(trainer: Trainer, *, is_style: bool) -> None:
 
     trainer.batches = exact
     _draw_exact_weights(method.trained.double())
-    for part in (getattr(method, "memory", None), getattr(getattr(method, "labelled", None), "centers", None)):
+    _memories_to_float64(method)
+
+
+def _memories_to_float64(method: Any) -> None:
+    parts = [getattr(method, name, None) for name in ("memory", "source_memory")]
+    for part in (*parts, getattr(getattr(method, "labelled", None), "centers", None)):
         if part is not None:
             part.double()
 
@@ -194,9 +201,12 @@ def _draw_exact_weights(network: nn.Module) -> None:
     """Weights that are uniform, from random integers, with the standard deviation 1 / sqrt(inputs)."""
     generator = torch.Generator().manual_seed(0)
     for value in network.parameters():
-        if value.ndim > 1 and len(value):
-            draws = torch.randint(-(2**20), 2**20, value.shape, generator=generator).double() / 2**20
-            value.copy_(draws * (3 / value[0].numel()) ** 0.5)
+        # of a parameter that processes share all rows are drawn
+        shard = getattr(value, "shard", Shard(len(value)))
+        if value.ndim > 1 and shard.total:
+            shape = (shard.total, *value.shape[1:])
+            draws = torch.randint(-(2**20), 2**20, shape, generator=generator).double() / 2**20
+            value.copy_((draws * (3 / math.prod(shape[1:])) ** 0.5)[shard.rows])
 
 
 # ------------------------------------------------------------------------------------------------------- ECN by itself
@@ -222,9 +232,10 @@ class EcnSteps:
         sizes = {"batch": {"source": 4, "target": 4}}
         settings = settings_of(merge(merge(TINY, sizes), changes or {}), where="test")
         context = _TensorContext(settings, labels=labels, num_slots=num_slots)
-        method = ECN(settings, context)
-        if method.memory is not None:
-            method.memory.double()
+        method = METHODS[settings.method](settings, context)
+        assert isinstance(method, ECN)
+        method.trained.double()
+        _memories_to_float64(method)
         return cls(method.network, method, labels)
 
     def begin_epoch(self, epoch: int) -> None:

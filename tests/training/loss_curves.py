@@ -18,6 +18,11 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 METHODS: dict[str, dict[str, Any]] = {
     "ecn": {"method": "ecn"},
+    "ecn-gpp": {
+        "method": "ecn-gpp",
+        "memory": {"num_neighbors": 8},
+        "positives": {"widths": [8, 6], "threshold": 0.5},
+    },
     "source": {"method": "source", "source_loss": {"label_smoothing": 0.1}},
     "supervised": {
         "method": "supervised",

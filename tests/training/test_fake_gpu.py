@@ -13,6 +13,7 @@ from reid_da.config import merge
 from reid_da.evaluation import evaluate_distances, evaluate_retrieval, rerank, search
 from reid_da.evaluation.expansion import alpha_query_expansion
 from reid_da.images import TestTransform
+from reid_da.methods.cap import OnlineSettings, online_loss, online_positives, online_similarity, proxy_logits
 from reid_da.models.backbones import create_backbone
 from reid_da.models.inference import infer_in_batches
 from reid_da.models.reid_net import ReIDNetwork
@@ -55,6 +56,8 @@ def train_epoch(trainer, gpu, epoch, *, answer):
         ("ecn", 0, [{}]),
         # empty slots and equally near neighbours: once each for every 16,384 slots
         ("ecn", 1, [{"nonzero": 1, **ONE_LOOK}] * 2),
+        # the same in the memory of the source, and the own slot is left out of the candidates
+        ("ecn-gpp", 1, [{"nonzero": 4, "_local_scalar_dense": 2}] * 2),
         ("source", 0, [{}]),
         # that a batch holds several identities, for the triplet loss
         ("supervised", 0, [ONE_LOOK]),
@@ -119,6 +122,23 @@ def test_terms_of_the_supervised_loss_train_on_a_gpu(sites, tmp_path, changes, e
 
 def features(*shape):
     return torch.rand(*shape, device=GPU)
+
+
+def test_the_online_association_does_not_wait_for_a_gpu():
+    settings = OnlineSettings(weight=1.0, num_negatives=4)
+    with fake_gpu() as gpu:
+        vectors, images = features(9, 8), features(5, 8).requires_grad_()
+        proxies, camids = (torch.zeros(count, dtype=torch.int64, device=GPU) for count in (5, 9))
+        gpu.waits.clear()
+        logits = proxy_logits(images, vectors, temperature=0.07)
+        similarity = online_similarity(logits.detach() * 0.07, vectors, proxies, settings)
+        positives = online_positives(similarity, camids, num_cameras=3, num_positives=3)
+        loss = online_loss(logits, similarity, positives, camids[proxies], num_negatives=4)
+        loss.backward()
+        assert positives.shape == (5, 3)
+        assert is_on_gpu(loss)
+        assert is_on_gpu(images.grad)
+        assert gpu.waits == {}
 
 
 def test_features_are_extracted_on_a_gpu():
