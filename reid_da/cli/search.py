@@ -45,7 +45,6 @@ def search(
     """
     from reid_da.gallery.find import find_files
     from reid_da.gallery.listing import answers_table
-    from reid_da.gallery.pictures import draw_answers
 
     show_log()
     check_output(picture)
@@ -54,6 +53,8 @@ def search(
         after=after, before=before, query_camera=query_camera, method=method, model=model, device=device,
     )  # fmt: skip
     if picture is not None:
+        from reid_da.gallery.pictures import draw_answers
+
         draw_answers(found.answers, found.queries, picture, blur_faces=blur_faces)
         say(f"picture: {picture}", error=True)
     for note in found.notes:

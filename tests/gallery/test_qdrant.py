@@ -257,7 +257,9 @@ def test_keys_come_from_the_environment(monkeypatch):
     assert (made["https"], made["port"]) == (False, 6333)
 
 
-def test_commands_take_a_url(remote, weights_file, crops, capsys, tmp_path):
+def test_commands_take_a_url(remote, embedder, weights_file, crops, capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr("reid_da.gallery.embedder.load", lambda *_, **__: embedder.model)
+
     def run(*arguments):
         with pytest.raises(SystemExit) as ended:
             main([*map(str, arguments)])
