@@ -26,13 +26,13 @@ from reid_da.errors import InputError
 from reid_da.evaluation import RerankSettings, RetrievalResult, search
 from reid_da.evaluation.calibration import Calibration, load_calibration
 from reid_da.evaluation.centered import FILE_NAME, NamedMeans, load_means
-from reid_da.models.inference import WithMirrored
 from reid_da.evaluation.feature_evaluation import evaluate_feature_set
 from reid_da.evaluation.ranking import table_of_folder
 from reid_da.experiments import runs
 from reid_da.features import check_directions
 from reid_da.methods import load_settings
 from reid_da.models.extractor import ColorOrder, FeatureExtractor, ImageItem
+from reid_da.models.inference import WithMirrored
 from reid_da.training.run_folder import RunFolder
 from reid_da.training.trained import TrainedModel, load_trained
 
@@ -177,7 +177,7 @@ class Model(TrainedModel):
         size = self.settings.data.image_size
         if self.image_size != size:
             raise InputError(f"{self.run}: is calibrated for images of {size}, and is loaded for {self.image_size}")
-        return load_calibration(self.run / "calibration.json", epoch=self.epoch)
+        return load_calibration(self.run / "calibration.json", epoch=self.epoch, feature=self.feature)
 
     @cached_property
     def stored_camera_means(self) -> NamedMeans:
@@ -228,6 +228,7 @@ def load(
     last_stride: int = 2,
     weights: str = "imagenet",
     image_size: tuple[int, int] | None = None,
+    feature: str | None = None,
     device: str = "auto",
 ) -> Model:
     """A model by what names it: a run folder, one of its checkpoints, a file of weights, or a backbone.
@@ -238,13 +239,20 @@ def load(
         last_stride: stride of the last stage, for files and names.
         weights: ``imagenet`` or ``none`` (random), for names.
         image_size: height and width of the images; by default that of the run, else 256x128.
+        feature: what of a run's network is compared, ``pooled`` or ``embedding``; None: as in its settings.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ...
 
     Raises:
         InputError: there is no such model, or its weights do not fit.
     """
     trained = load_trained(
-        model, backbone=backbone, last_stride=last_stride, weights=weights, image_size=image_size, device=device
+        model,
+        backbone=backbone,
+        last_stride=last_stride,
+        weights=weights,
+        image_size=image_size,
+        feature=feature,
+        device=device,
     )
     return Model(**vars(trained))
 
@@ -290,7 +298,7 @@ class Run:
         return self._folder.records(kind)
 
     def resume(self, *, skip_damaged: bool = False, **overrides: Any) -> "Run":
-        """Go on after an interruption, to the numbers of an unbroken run; a complete run stays as it is.
+        """Resume after an interruption, with the same results as an uninterrupted run; a complete run is left as it is.
 
         Args:
             skip_damaged: pass over damaged checkpoints.
@@ -315,7 +323,7 @@ def fit(
     Args:
         config: YAML file, its keys and values as a mapping, or settings.
         output: folder of the run.
-        resume: go on where a run of the same settings in that folder was stopped.
+        resume: resume the run in that folder if it has the same settings.
         overrides: settings to change: ``epochs=5``, ``memory={"temperature": 0.1}``.
 
     Raises:

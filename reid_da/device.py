@@ -14,7 +14,7 @@ def choose_device(name: str) -> str:
     """The device to use: the named one, or the best there is for ``auto``.
 
     Raises:
-        InputError: it is none of auto, cpu, cuda, cuda:N and mps, or this machine does not have it.
+        InputError: it is not one of auto, cpu, cuda, cuda:N and mps, or not available on this machine.
     """
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"

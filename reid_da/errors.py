@@ -12,6 +12,9 @@ class InputError(ValueError):
     The message is one line: it names the thing at fault, says what was expected and what to do. The command
     line prints it and exits with status 2; as a library error it is an ordinary ``ValueError``. Names of files may hold
     anything: what cannot be printed, and line breaks, are written as escapes.
+
+    Args:
+        message: one line that names the argument or file, says what was expected and what to do.
     """
 
     def __init__(self, message: object = "") -> None:

@@ -13,7 +13,9 @@ from reid_da.errors import InputError, first_few
 from reid_da.finite import fault_of_rows
 
 Array: TypeAlias = Tensor | ArrayLike
+"""A tensor, or anything that numpy takes for an array."""
 Labels: TypeAlias = NDArray[np.int64]
+"""(N,) int64 identities or cameras."""
 
 PIECE_ROWS = 8192
 """Rows of features that are multiplied, and converted where needed, at a time."""

@@ -21,7 +21,7 @@ else:
     HAS_FCNTL = True
 
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EOPNOTSUPP}
-"""Errors of file systems that have no locks; NFS says EBADF about a file that must not be written to."""
+"""Errors of file systems that have no locks; NFS reports EBADF for a file that is not writable."""
 _POLL_SECONDS = 0.05
 NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 """Flag of ``os.open`` that refuses links, where the system has it."""
@@ -32,7 +32,7 @@ def lock_file(file: Path, *, on_wait: Callable[[], object] | None = None) -> Ite
     """Hold a lock file while the block runs; it is removed at the end.
 
     Nothing is ever written to the file nor cut off it, and links are not followed, so that a file which somebody else
-    has put there comes to no harm.
+    has put there is unharmed.
 
     Args:
         file: the file; its folder exists.

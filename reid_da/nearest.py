@@ -19,8 +19,11 @@ from reid_da.features import Array, feature_pair, native, native_library, pieces
 from reid_da.shards import Shard
 
 Coordinates: TypeAlias = NDArray[np.float32 | np.float64]
+"""(N, D) float32 or float64 points."""
 Indices: TypeAlias = NDArray[np.int64]
+"""(N, K) int64 rows."""
 Distances: TypeAlias = NDArray[np.float64]
+"""(N, K) float64 distances."""
 
 DISTANCES = ("cosine", "euclidean")
 """Names of the distances between features."""

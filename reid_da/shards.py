@@ -1,7 +1,7 @@
 """Rows of a large tensor that several processes hold together, in memory and in files.
 
-A file has all rows in their order, whatever the number of processes: each writes its own at their place, and reads those
-that it needs. No process holds more.
+A file has all rows in their order, whatever the number of processes: each writes its own at their place, and reads
+those that it needs. No process holds more.
 """
 
 import json
@@ -123,12 +123,12 @@ class StoredTensor:
     @property
     def shape(self) -> tuple[int, ...]:
         """Of the whole tensor."""
-        with safe_open(self.path, framework="pt") as stored:  # type: ignore[no-untyped-call]
+        with safe_open(self.path, framework="pt") as stored:
             return tuple(stored.get_slice(self.name).get_shape())
 
     def read(self, rows: slice = slice(None)) -> Tensor:
         """Some rows, all by default, on the CPU."""
-        with safe_open(self.path, framework="pt") as stored:  # type: ignore[no-untyped-call]
+        with safe_open(self.path, framework="pt") as stored:
             values: Tensor = stored.get_slice(self.name)[rows] if self.shape else stored.get_tensor(self.name)
             return values
 
@@ -194,4 +194,4 @@ def _copy(tensor: Tensor, stream: Any) -> None:
     step = max(_BLOCK // values.element_size(), 1)
     for start in range(0, len(values), step):
         part = values[start : start + step].cpu().contiguous()
-        stream.write(memoryview(part.view(torch.uint8).numpy()))
+        stream.write(part.view(torch.uint8).numpy().tobytes())

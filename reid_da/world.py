@@ -1,9 +1,9 @@
 """The processes that train together; one process is a world of its own.
 
-Several processes minimise the sum of their losses. A loss that all of them compute alike counts 1/W on each of W, and the
-backward pass of a collective operation is its adjoint: that of a sum over the processes is a sum of the gradients, that
-of gathering parts is a sum of the gradients of the own part. So a gradient is that of the global batch, whichever part
-of the work a process has done. The engine is torch.distributed: gloo on a CPU, NCCL on GPUs.
+Several processes minimise the sum of their losses. A loss that all of them compute alike counts 1/W on each of W, and
+the backward pass of a collective operation is its adjoint: that of a sum over the processes is a sum of the gradients,
+that of gathering parts is a sum of the gradients of the own part. So a gradient is that of the global batch, whichever
+part of the work a process has done. The engine is torch.distributed: gloo on a CPU, NCCL on GPUs.
 """
 
 import json
@@ -34,7 +34,7 @@ class World:
         return self.rank == 0
 
     def span(self, count: int, rank: int | None = None) -> slice:
-        """Which of ``count`` rows a process has, this one by default; the first ones have one more where they differ."""
+        """Which of ``count`` rows a process has, this one by default; where parts differ, the first have one more."""
         least, more = divmod(count, self.size)
         rank = self.rank if rank is None else rank
         start = rank * least + min(rank, more)

@@ -6,7 +6,20 @@ from pathlib import Path
 import reid_da
 
 ORDER = (
-    ("errors", "presets", "locks", "text", "seeds", "world", "processes", "shards", "reading", "progress", "mat_files", "checksums"),
+    (
+        "errors",
+        "presets",
+        "locks",
+        "text",
+        "seeds",
+        "world",
+        "processes",
+        "shards",
+        "reading",
+        "progress",
+        "mat_files",
+        "checksums",
+    ),
     ("atomic", "device", "yaml_files", "finite"),
     ("config", "features", "datasets"),
     ("images", "nearest", "centering"),

@@ -8,6 +8,7 @@ it is only checked that they can be parsed, and that what they import from reid_
 
 import ast
 import importlib
+import importlib.util
 import re
 import shlex
 from dataclasses import dataclass
@@ -146,3 +147,18 @@ def test_links_between_pages_and_pictures_lead_somewhere():
     for page in (*PAGES, ROOT / "data" / "README.md", ROOT / "experiments" / "RESULTS.md", ROOT / "CONTRIBUTING.md"):
         for target in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8")):
             assert target.startswith("http") or (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_notebook_runs_and_becomes_a_page(checkout, monkeypatch):
+    """With one step an epoch; `tools/notebook.py` runs it in full and stores what it shows."""
+    spec = importlib.util.spec_from_file_location("notebook", ROOT / "tools" / "notebook.py")
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    monkeypatch.setenv("REID_DA_QUICK", "1")
+    stored = tool.read()
+    page = "\n\n".join(tool.to_markdown(stored))
+    assert all(cell["outputs"] for cell in stored["cells"][2:] if cell["cell_type"] == "code"), "run tools/notebook.py"
+    tool.run(stored, origin="demo.ipynb")
+    outputs = [output for cell in stored["cells"] for output in cell.get("outputs", ())]
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 3 == page.count("<img")
+    assert "".join("".join(output.get("text", "")) for output in outputs).count("mAP") >= 2

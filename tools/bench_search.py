@@ -22,9 +22,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from reid_da.gallery.protocol import ModelCard, NewImage
 from reid_da.gallery.search import nearest
-from reid_da.gallery.store import ModelCard, create
-from reid_da.gallery.writer import NewImage
+from reid_da.gallery.store import create
 from reid_da.nearest import best_columns
 
 DIM = 512

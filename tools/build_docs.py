@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import notebook
 import typer
 
 from reid_da.cli.app import app
@@ -46,6 +47,8 @@ def main() -> None:
         target.write_text(_with_page_links(file, files), encoding="utf-8")
     for picture in (*ROOT.glob("docs/*.png"), *ROOT.glob("docs/*.jpg")):
         shutil.copy(picture, PAGES / "docs")
+    page = PAGES / "docs" / "demo.md"
+    page.write_text("\n\n".join(notebook.to_markdown(notebook.read())) + "\n", encoding="utf-8")
     reference = PAGES / "docs" / "reference"
     reference.mkdir()
     (reference / "settings.md").write_text("\n".join(_settings()), encoding="utf-8")

@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # this copy of the package, whatever is installed
@@ -38,12 +39,15 @@ class Campaign:
 
     Attributes:
         place: where it happens.
+        scenarios: the commands.
         found: how often each kind of fault occurred, by category.
         done: cases of each category.
     """
 
-    def __init__(self, place: Place, seed: int, *, is_verbose: bool = False) -> None:
-        self.place, self.seed, self.is_verbose = place, seed, is_verbose
+    def __init__(
+        self, place: Place, seed: int, *, scenarios: Sequence[Scenario] = SCENARIOS, is_verbose: bool = False
+    ) -> None:
+        self.place, self.seed, self.scenarios, self.is_verbose = place, seed, scenarios, is_verbose
         self.found: Counter[tuple[str, str]] = Counter()
         self.done: Counter[str] = Counter()
         self.results: dict[str, str] = {}
@@ -56,7 +60,7 @@ class Campaign:
         Raises:
             RuntimeError: one fails.
         """
-        for scenario in SCENARIOS:
+        for scenario in self.scenarios:
             self.place.restore(scenario.state)
             calls, noted = Calls(self.place.work), self.place.output / "counts"
             outcome = self.place.run(
@@ -77,7 +81,7 @@ class Campaign:
         getattr(self, f"_{category}")(chance, f"{category}:{number}")
 
     def _kills(self, chance: random.Random, case: str) -> None:
-        scenario = chance.choice(SCENARIOS[:4])
+        scenario = chance.choice([scenario for scenario in self.scenarios if scenario.is_killed])
         self.place.restore(scenario.state)
         if chance.random() < 0.5:
             kind = chance.choice(sorted(self.counts[scenario.name]))
@@ -95,7 +99,7 @@ class Campaign:
         self._go_on(scenario, case, how)
 
     def _calls(self, chance: random.Random, case: str) -> None:
-        scenario = chance.choice(SCENARIOS)
+        scenario = chance.choice(self.scenarios)
         counts = self.counts[scenario.name]
         kind = chance.choice(sorted(counts))
         number, error = chance.randint(1, counts[kind]), chance.choice(ERRORS[kind])
@@ -105,7 +109,7 @@ class Campaign:
         self._after_fault(scenario, outcome, case, f"{kind} number {number} gave {os.strerror(error)}")
 
     def _fills(self, chance: random.Random, case: str) -> None:
-        scenario = chance.choice(SCENARIOS)
+        scenario = chance.choice(self.scenarios)
         self.place.restore(scenario.state)
         size = int(2 ** chance.uniform(13, 23))
         outcome = self.place.run(scenario.command(self.place), file_bytes=size)
@@ -216,6 +220,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no case after this time")
     parser.add_argument("--seed", type=int, default=0, help="of the random numbers; 0")
     parser.add_argument("--only", metavar="CATEGORY:NUMBER", help="repeat one case, and keep its folder")
+    names = [scenario.name for scenario in SCENARIOS]
+    parser.add_argument("--scenario", choices=names, action="append", help="kill, fail and fill these only")
     parser.add_argument("--verbose", action="store_true", help="print every command and its last line")
     arguments = parser.parse_args()
 
@@ -223,7 +229,8 @@ def main() -> None:
     import_everything()
     root = Path(tempfile.mkdtemp(prefix="reid-da-torture-"))
     os.environ["REID_DA_CACHE"] = str(root / "work" / "cache")
-    campaign = Campaign(Place(root), arguments.seed, is_verbose=arguments.verbose)
+    scenarios = [scenario for scenario in SCENARIOS if scenario.name in (arguments.scenario or names)]
+    campaign = Campaign(Place(root), arguments.seed, scenarios=scenarios, is_verbose=arguments.verbose)
     try:
         campaign.place.build()
         campaign.prepare()

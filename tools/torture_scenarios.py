@@ -11,9 +11,14 @@ from pathlib import Path
 import numpy as np
 from torture_process import Outcome, run
 
+from reid_da.gallery import index as indexing
+from reid_da.gallery.store import Gallery
+
 RENDERED = Path(__file__).parent.parent / "data" / "rendered"
 NUM_PEOPLE = 4
 EPOCHS = 3
+INDEX_BATCH = 8
+"""Images that an index adds together, so that a tiny one takes several batches."""
 
 CONFIG = """
 epochs: {epochs}
@@ -35,7 +40,7 @@ class Place:
     Attributes:
         root: of all of them.
         data: of the images, which nobody changes.
-        states: a folder for each state: ``empty``, ``half`` trained, ``finished``.
+        states: a folder for each state: ``empty``, ``half`` trained, ``finished``, and ``indexed``.
         work: a copy of one of them.
     """
 
@@ -68,6 +73,9 @@ class Place:
         shutil.copytree(self.work, self.states / "half")
         self.must(["train", "--resume", str(self.work / "run")])
         shutil.copytree(self.work, self.states / "finished")
+        indexing.BATCH = INDEX_BATCH  # of forked processes, too
+        self.must(_add(self))
+        shutil.copytree(self.work, self.states / "indexed")
 
     def _train_half(self) -> None:
         """Kill a training after its first checkpoint."""
@@ -115,6 +123,7 @@ class Scenario:
         command: arguments.
         again: arguments that go on from what is left in the work folder.
         result: digest of what came out, or None if nothing did.
+        is_killed: whether it is worth killing: it writes more than once.
     """
 
     name: str
@@ -122,6 +131,7 @@ class Scenario:
     command: Callable[[Place], list[str]]
     again: Callable[[Place], list[str]]
     result: Callable[[Place], str | None]
+    is_killed: bool = False
 
 
 def _train(place: Place) -> list[str]:
@@ -184,23 +194,62 @@ def _calibration(place: Place) -> str | None:
 
 
 def _same(
-    command: Callable[[Place], list[str]], state: str, name: str, result: Callable[[Place], str | None]
+    command: Callable[[Place], list[str]],
+    state: str,
+    name: str,
+    result: Callable[[Place], str | None],
+    *,
+    is_killed: bool = False,
 ) -> Scenario:
-    return Scenario(name=name, state=state, command=command, again=command, result=result)
+    return Scenario(name=name, state=state, command=command, again=command, result=result, is_killed=is_killed)
+
+
+def _add(place: Place) -> list[str]:
+    folders = [str(place.data / "site-b" / split) for split in ("bounding_box_train", "query")]
+    return ["index", "add", str(place.work / "index"), *folders, "--model", str(place.work / "run"), "--device", "cpu"]
+
+
+def _index(place: Place) -> str | None:
+    """Digest of the vectors and of what the index knows of its images; None if it is not sound."""
+    if place.run(["index", "verify", str(place.work / "index")]).status:
+        return None
+    digest = hashlib.sha256()
+    with Gallery(place.work / "index") as gallery:
+        snapshot = gallery.snapshot()
+        digest.update(repr([record[1:] for record in gallery.all_records()]).encode())
+        digest.update(np.ascontiguousarray(snapshot.vectors(np.arange(len(snapshot)))).tobytes())
+    return digest.hexdigest()
+
+
+def _clustered(place: Place) -> str | None:
+    files, index = _files("identities.csv", "sheets")(place), _index(place)
+    return None if files is None or index is None else files + index
 
 
 SCENARIOS = (
-    Scenario(name="train", state="empty", command=_train, again=_resume, result=_features),
-    Scenario(name="resume", state="half", command=_resume, again=_resume, result=_features),
-    Scenario(
-        name="generate", state="empty", command=_generate, again=_generate, result=_files("styles.pack", "fakes")
-    ),
+    Scenario(name="train", state="empty", command=_train, again=_resume, result=_features, is_killed=True),
+    Scenario(name="resume", state="half", command=_resume, again=_resume, result=_features, is_killed=True),
+    _same(_generate, "empty", "generate", _files("styles.pack", "fakes"), is_killed=True),
     _same(
         lambda place: [
             "data", "import", str(place.data / "crops"), "-o", str(place.work / "crops.csv"), "--split", "0.5",
             "--pattern", r"(?P<pid>\d+)_c(?P<camera>\d+)", "--overwrite",
         ],
-        "empty", "import", _files("crops.csv"),
+        "empty", "import", _files("crops.csv"), is_killed=True,
+    ),
+    _same(_add, "finished", "index", _index, is_killed=True),
+    _same(
+        lambda place: [
+            "cluster", str(place.work / "index"), "--eps", "0.9", "--min-samples", "2", "-o",
+            str(place.work / "identities.csv"), "--sheets", str(place.work / "sheets"),
+        ],
+        "indexed", "cluster", _clustered, is_killed=True,
+    ),
+    _same(
+        lambda place: [
+            "report", str(place.work / "run"), "-o", str(place.work / "report.html"), "--map", "pca", "--device", "cpu"
+        ],
+        "finished", "report", _files("report.html"), is_killed=True,
     ),
     _same(
         lambda place: [

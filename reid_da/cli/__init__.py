@@ -38,10 +38,12 @@ def main(arguments: list[str] | None = None) -> None:
                 sys.stdout.flush()
     except InputError as error:
         _fail_once(error)
+    except KeyboardInterrupt:  # before a command has begun; what commands say is in cli.output.stoppable
+        sys.exit(130)
     except BrokenPipeError:
         _end_of_pipe()
     except OSError as error:
-        # the disk is full, a folder must not be written to: nothing that a traceback would explain better
+        # the disk is full, a folder is not writable: nothing that a traceback would explain better
         _fail(_reason(error))
     except (MemoryError, RuntimeError) as error:
         if str(error).startswith("Symlink loop"):  # Path.resolve() before Python 3.13
@@ -78,7 +80,7 @@ def _fail(message: str) -> NoReturn:
 
 
 def _end_of_pipe() -> NoReturn:
-    """End without a word, as programs do whose output is piped to ``head``."""
+    """Exit silently, as programs do whose output is piped to ``head``."""
     _drop_stdout()
     sys.exit(_BROKEN_PIPE_STATUS)
 

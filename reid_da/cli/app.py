@@ -9,6 +9,7 @@ from reid_da import __version__
 from reid_da.cli import (
     cache,
     camstyle,
+    center,
     cluster,
     data,
     evaluate,
@@ -23,6 +24,7 @@ from reid_da.cli import (
     select,
     serve,
     train,
+    weights,
 )
 
 app = typer.Typer(
@@ -33,7 +35,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 _COMMANDS = {
-    "Start": (init.init, train.settings),
+    "Start": (init.init, train.settings, weights.import_weights),
     "Train": (train.train, train.ablate, train.sweep, train.compare),
     "Results": (
         results.results,
@@ -51,7 +53,7 @@ _COMMANDS = {
         evaluate.verify,
         evaluate.calibrate,
         evaluate.angles,
-        evaluate.center,
+        center.center,
     ),
     "Use a model": (evaluate.extract, rank.rank, search.search, cluster.cluster, serve.serve, export.export),
 }

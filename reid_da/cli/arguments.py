@@ -1,8 +1,12 @@
 """Arguments that several commands take."""
 
+import functools
+import inspect
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,12 +15,12 @@ from reid_da.errors import InputError
 if TYPE_CHECKING:
     from reid_da.evaluation.reranking import RerankSettings
 
-Rerank = Annotated[bool, typer.Option("--rerank", help="Also after k-reciprocal re-ranking.")]
-K1 = Annotated[int, typer.Option("--k1", help="Of re-ranking: neighbours; fewer than there are images.")]
-K2 = Annotated[int, typer.Option("--k2", help="Of re-ranking: neighbours of its query expansion, at most k1.")]
-Lambda = Annotated[float, typer.Option("--lambda", help="Of re-ranking: share of the original distance, 0 to 1.")]
+Rerank = Annotated[bool, typer.Option("--rerank", help="Also report results after k-reciprocal re-ranking.")]
+K1 = Annotated[int, typer.Option("--k1", help="Re-ranking: number of neighbours, less than the number of images.")]
+K2 = Annotated[int, typer.Option("--k2", help="Re-ranking: neighbours for query expansion, at most k1.")]
+Lambda = Annotated[float, typer.Option("--lambda", help="Re-ranking: weight of the original distance, 0 to 1.")]
 CenterCameras = Annotated[
-    bool, typer.Option("--center-cameras", help="Take the mean of each camera's features out of them; needs no labels.")
+    bool, typer.Option("--center-cameras", help="Subtract from each feature the mean of its camera; needs no labels.")
 ]
 Distance = Annotated[str, typer.Option(help="'cosine' or 'euclidean'.")]
 SameCamera = Annotated[
@@ -26,6 +30,13 @@ SameCamera = Annotated[
         "exclude, unless all images are by one camera or cameras are not known."
     ),
 ]
+Feature = Annotated[
+    str | None,
+    typer.Option(help="What of a run's network is compared: 'pooled' or 'embedding'. Default: as in its settings."),
+]
+PICTURE = "Picture to write; the suffix decides the format: .png, .svg, .pdf or .jpg."
+Title = Annotated[str | None, typer.Option(metavar="TEXT", help="Title of the picture.")]
+Slide = Annotated[bool, typer.Option("--slide", help="Lay the picture out for a slide, 16 to 9.")]
 Size = Annotated[str | None, typer.Option(help="Height and width of the images, e.g. 256x128.")]
 
 
@@ -42,6 +53,65 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
         shown = text if len(text) <= 40 else f"{text[:37]}..."
         raise InputError(f"--size: expected height and width in pixels such as 256x128, got {shown!r}")
     return int(found[1]), int(found[2])
+
+
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loading:
+    """How a model is loaded: the options that :func:`loads_model` gives to a command."""
+
+    backbone: Annotated[str, typer.Option(help="Network that a file of weights belongs to.")] = "resnet50"
+    last_stride: Annotated[int, typer.Option(help="Stride of layer4, for a file of weights or a backbone.")] = 2
+    stem_relu: Annotated[
+        bool,
+        typer.Option(
+            help="Whether a ResNet has a ReLU after its first convolution; those of the strong baseline do not."
+        ),
+    ] = True
+    weights: Annotated[str, typer.Option(help="Weights of a backbone: 'imagenet', or 'none' (random).")] = "imagenet"
+    size: Size = None
+    feature: Feature = None
+    device: Device = "auto"
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments of :func:`reid_da.training.trained.load_trained`.
+
+        Raises:
+            InputError: the size is none.
+        """
+        values = dict(vars(self))
+        size = parse_size(values.pop("size"))
+        return {**values, "image_size": size}
+
+
+DEFAULT_LOADING = Loading()
+
+
+def loads_model(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose argument ``loading`` is made of the options of :class:`Loading`, which take its place."""
+    signature = inspect.signature(command)
+    own = list(signature.parameters.values())
+    place = list(signature.parameters).index("loading")
+    options = [
+        inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=option.default, annotation=Loading.__annotations__[name]
+        )
+        for name, option in inspect.signature(Loading).parameters.items()
+    ]
+    keyword = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own[place + 1 :]]
+
+    @functools.wraps(command)
+    def with_options(*arguments: Any, **values: Any) -> None:
+        loading = Loading(**{option.name: values.pop(option.name) for option in options})
+        command(*arguments, loading=loading, **values)
+
+    parameters = [*own[:place], *options, *keyword]
+    with_options.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return with_options
 
 
 def rerank_settings(wanted: bool, k1: int, k2: int, lambda_value: float) -> "RerankSettings | None":

@@ -12,9 +12,7 @@ app = typer.Typer(help="List and clear the cache of decoded images.", no_args_is
 
 Folders = Annotated[
     list[Path] | None,
-    typer.Argument(
-        metavar="[FOLDER]...", help="Where data sets are; the current folder. Looked through to a depth of 8."
-    ),
+    typer.Argument(metavar="[FOLDER]...", help="Folder to search, to a depth of 8. Default: the current one."),
 ]
 
 

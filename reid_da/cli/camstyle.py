@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from reid_da.cli.arguments import Size, parse_size
-from reid_da.cli.output import check_output, print_json, say, show, show_log, stoppable
+from reid_da.cli.arguments import PICTURE, Size, parse_size
+from reid_da.cli.output import check_picture, print_json, say, show, show_log, stoppable
 from reid_da.errors import InputError, unknown_name
 
 if TYPE_CHECKING:
@@ -20,9 +20,9 @@ app = typer.Typer(
 
 DataSet = Annotated[Path, typer.Argument(metavar="DATA", help="Data set.")]
 PackOutput = Annotated[
-    Path | None, typer.Option("--output", "-o", help="The .pack file to write; in the cache of the data set.")
+    Path | None, typer.Option("--output", "-o", help="The .pack file to write. Default: in the cache.")
 ]
-SkipBroken = Annotated[bool, typer.Option("--skip-broken", help="Leave out images that cannot be decoded.")]
+SkipBroken = Annotated[bool, typer.Option("--skip-broken", help="Skip images that cannot be decoded.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 
 
@@ -36,7 +36,7 @@ def train(
         str | None, typer.Option(help="stargan: one model for all cameras; cyclegan: one for each pair.")
     ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file with settings.")] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder of the run; runs/NAME.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Run folder. Default: runs/NAME.")] = None,
     resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Resume an interrupted run.")] = None,
     skip_damaged: Annotated[
         bool, typer.Option("--skip-damaged", help="Resume from the newest intact checkpoint.")
@@ -65,9 +65,7 @@ def train(
     if resume is not None:
         given = {"--method": method, "--config": config, "--output": output}
         if refused := [name for name, value in given.items() if value is not None]:
-            raise InputError(
-                f"--resume goes on with the settings and the folder of the run: leave {', '.join(refused)} out"
-            )
+            raise InputError(f"--resume keeps the settings and the folder of the run: leave {', '.join(refused)} out")
         with stoppable("reid-da camstyle train", resume):
             run = resume_styles(resume, skip_damaged=skip_damaged, draw=draw_views)
     else:
@@ -111,7 +109,7 @@ def generate(
     naming: Annotated[
         str, typer.Option(help="Names of these: 'stargan', NAME_fake_2.jpg, or 'cyclegan', NAME_fake_1to2.jpg.")
     ] = "stargan",
-    folder: Annotated[Path | None, typer.Option(help="Their folder; beside the images, NAME_camstyle.")] = None,
+    folder: Annotated[Path | None, typer.Option(help="Their folder. Default: NAME_camstyle beside the images.")] = None,
     skip_broken: SkipBroken = False,
     device: Device = "auto",
 ) -> None:
@@ -158,16 +156,17 @@ def generate(
 @app.command(name="import")
 def import_(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Ready-made camera-style images.")],
-    data: Annotated[Path | None, typer.Option(help="Their data set; the folder that FOLDER lies in.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Their data set. Default: the parent of FOLDER.")] = None,
     size: Size = None,
     output: PackOutput = None,
     allow_missing: Annotated[
-        bool, typer.Option("--allow-missing", help="Let the real images stand in for missing ones.")
+        bool, typer.Option("--allow-missing", help="Replace missing images by the real ones.")
     ] = False,
     skip_broken: Annotated[
         bool,
         typer.Option(
-            "--skip-broken", help="Leave out real images that cannot be decoded; real ones stand in for fakes."
+            "--skip-broken",
+            help="Skip real images that cannot be decoded, and replace fakes by the real ones.",
         ),
     ] = False,
 ) -> None:
@@ -219,9 +218,9 @@ def check(
         typer.Option(help="Re-ID model: run, checkpoint or backbone; measures whether the person is preserved."),
     ] = None,
     size: Size = None,
-    images: Annotated[int, typer.Option(help="Most real images to look at.")] = 2000,
-    seed: Annotated[int, typer.Option(min=0, help="Of the camera classifier.")] = 0,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="A PNG file.")] = None,
+    images: Annotated[int, typer.Option(help="Number of real images to use, at most.")] = 2000,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the camera classifier.")] = 0,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help=PICTURE)] = None,
     skip_broken: SkipBroken = False,
     device: Device = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
@@ -239,7 +238,7 @@ def check(
     show_log()
     if images < 1:
         raise InputError(f"--images: expected at least 1, got {images}")
-    check_output(output)
+    check_picture(output)
     dataset = load_dataset(data)
     found = check_named_styles(
         dataset,

@@ -31,6 +31,12 @@ def cluster(
     min_samples: Annotated[int, typer.Option(min=1, help="Neighbours of a core image, itself included.")] = 4,
     k1: Annotated[int, typer.Option(min=1, help="Neighbours that are looked at.")] = 15,
     metric: Annotated[str, typer.Option(help="jaccard, camera_jaccard or cosine.")] = "jaccard",
+    same_time: Annotated[
+        str,
+        typer.Option(
+            help="Images of one camera at the same time are apart (two people), ignore (may not be), or auto."
+        ),
+    ] = "auto",
     model: Annotated[str | None, typer.Option(help="For a folder of images: the model.")] = None,
     layout: Annotated[str | None, typer.Option(help="For a folder: camera-folders, person-folders or flat.")] = None,
     device: Device = "auto",
@@ -39,7 +45,8 @@ def cluster(
     """One identity across cameras: images that have none get one, those that have one keep it.
 
     Images that were added since join the identity of their nearest image in a cluster. Outliers stay without identity.
-    For a folder of images an index is made in it (.gallery). The manifest has the number of the identity as pid.
+    Two images of one camera at the same time are not put together (auto: unless times are whole seconds of a day). For
+    a folder of images an index is made in it (.gallery). The manifest has the number of the identity as pid.
 
     Example: reid-da cluster crops.index -o identities.csv --sheets sheets/
     """
@@ -54,7 +61,7 @@ def cluster(
     with stoppable():
         place = index_of(index, model=model, layout=layout, device=device)
         with Gallery(place) as gallery:
-            done = assign_identities(gallery, settings=settings, afresh=afresh)
+            done = assign_identities(gallery, settings=settings, afresh=afresh, same_time=same_time)
             if output is not None:
                 rows = export_manifest(gallery, output, test_share=split, with_unknown=with_unknown)
                 say(f"{output}: {rows:,} images", error=True)
@@ -67,6 +74,8 @@ def cluster(
         f"{place}: {done.identities:,} identities, {done.new:,} of them new with {done.founded:,} images; "
         f"{done.joined:,} images joined others, {done.unassigned:,} have none"
     )
+    if done.apart:
+        say(f"{place}: {done.apart:,} pairs of one camera at the same time were kept apart")
 
 
 @app.command()

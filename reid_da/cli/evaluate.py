@@ -8,33 +8,28 @@ import typer
 
 from reid_da.atomic import atomic_paths
 from reid_da.cli.arguments import (
+    DEFAULT_LOADING,
     K1,
     K2,
     CenterCameras,
+    Device,
     Distance,
+    Feature,
     Lambda,
+    Loading,
     Rerank,
     SameCamera,
-    Size,
     check_data_given,
-    parse_size,
+    loads_model,
     rerank_settings,
 )
-from reid_da.cli.output import check_output, print_json, say, show, show_log
+from reid_da.cli.output import check_output, check_picture, print_json, say, show, show_log
 from reid_da.errors import InputError
 
 OperatingPoint = Annotated[
     float | None, typer.Option(help="False positive rate, e.g. 1e-3: also thresholds and true positive rates.")
 ]
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="Run folder, checkpoint, file of weights, or backbone.")]
-BackboneName = Annotated[str, typer.Option(help="Network that a file of weights belongs to.")]
-LastStride = Annotated[int, typer.Option(help="Stride of layer4, for a file of weights or a backbone.")]
-StemReLU = Annotated[
-    bool,
-    typer.Option(help="Whether a ResNet has the ReLU after its first convolution; the strong baseline's have not."),
-]
-Weights = Annotated[str, typer.Option(help="For a backbone: 'imagenet', or 'none' for random ones.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
@@ -79,6 +74,7 @@ def evaluate_features(
         show(format_evaluation(result))
 
 
+@loads_model
 def evaluate(
     models: Annotated[
         list[str],
@@ -95,18 +91,13 @@ def evaluate(
     lambda_value: Lambda = 0.3,
     operating_point: OperatingPoint = None,
     same_camera: SameCamera = None,
-    flip: Annotated[bool, typer.Option("--flip", help="Average with the features of mirror images.")] = False,
+    flip: Annotated[bool, typer.Option("--flip", help="Average features with those of the mirrored images.")] = False,
     center_cameras: CenterCameras = False,
     adabn: Annotated[
         bool,
         typer.Option("--adabn", help="Take batch-norm statistics from the data set's training images first (AdaBN)."),
     ] = False,
-    backbone: BackboneName = "resnet50",
-    last_stride: LastStride = 2,
-    stem_relu: StemReLU = True,
-    weights: Weights = "imagenet",
-    size: Size = None,
-    device: Device = "auto",
+    loading: Loading = DEFAULT_LOADING,
     as_json: AsJson = False,
 ) -> None:
     """CMC, mAP and mINP of models on the query and gallery of a data set.
@@ -131,15 +122,7 @@ def evaluate(
         check_rates([operating_point], name="--operating-point")
     results, dataset = {}, None
     for model in models:
-        trained = load_trained(
-            model,
-            backbone=backbone,
-            last_stride=last_stride,
-            stem_relu=stem_relu,
-            weights=weights,
-            image_size=parse_size(size),
-            device=device,
-        )
+        trained = load_trained(model, **loading.arguments)
         dataset = dataset or trained.test_data(data)
         if adabn:
             trained = trained.with_batch_norms_of(dataset if len(dataset.train) else None)
@@ -151,7 +134,7 @@ def evaluate(
             center_cameras=center_cameras,
         )
         options = {"flip": flip, "rerank": rerank, "center_cameras": center_cameras, "adabn": adabn}
-        keep_evaluation(trained, dataset, {**options, **results[model].to_json()})
+        keep_evaluation(trained, dataset, {**options, "feature": trained.feature, **results[model].to_json()})
     if as_json:
         print_json(
             results[models[0]].to_json()
@@ -162,6 +145,7 @@ def evaluate(
         show(format_evaluation(results[models[0]]) if len(models) == 1 else format_evaluations(results))
 
 
+@loads_model
 def extract(
     model: Model,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Image files, or one data set.")],
@@ -170,14 +154,9 @@ def extract(
         list[str] | None,
         typer.Option(help="Of a data set: query, gallery, train; may be given several times. Default: the test split."),
     ] = None,
-    flip: Annotated[bool, typer.Option("--flip", help="Average with the features of mirror images.")] = False,
+    flip: Annotated[bool, typer.Option("--flip", help="Average features with those of the mirrored images.")] = False,
     center_cameras: CenterCameras = False,
-    backbone: BackboneName = "resnet50",
-    last_stride: LastStride = 2,
-    stem_relu: StemReLU = True,
-    weights: Weights = "imagenet",
-    size: Size = None,
-    device: Device = "auto",
+    loading: Loading = DEFAULT_LOADING,
 ) -> None:
     """Write the features of images to a file.
 
@@ -192,15 +171,7 @@ def extract(
 
     show_log()
     check_output(output)
-    trained = load_trained(
-        model,
-        backbone=backbone,
-        last_stride=last_stride,
-        stem_relu=stem_relu,
-        weights=weights,
-        image_size=parse_size(size),
-        device=device,
-    )
+    trained = load_trained(model, **loading.arguments)
     text = extract_to_file(
         trained.network,
         images,
@@ -215,14 +186,18 @@ def extract(
 
 def angles(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, or one of its checkpoints.")],
-    data: Annotated[Path | None, typer.Option(help="Data set whose gallery to look at too; the run's target.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Data set with a gallery. Default: the run's target.")] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="A PNG file: histograms of the angles of pairs.")
+        Path | None,
+        typer.Option("--output", "-o", help="Picture of the angles of pairs: .png, .svg, .pdf or .jpg."),
     ] = None,
+    feature: Feature = None,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Angles between embeddings, identities and class centres, as in ArcFace's Table 3.
+    """Angles between features, identities and class centres, as in ArcFace's Table 3.
+
+    The features are those that the run compares; class centres count where these are the embeddings.
 
     Example: reid-da angles runs/arcface --data data/rendered/site-b -o angles.png
     """
@@ -230,37 +205,39 @@ def angles(
     from reid_da.studies.inspection import angles_of_run
 
     show_log()
-    check_output(output)
-    statistics = angles_of_run(run, data=data, device=device)
+    check_picture(output)
+    statistics = angles_of_run(run, data=data, feature=feature, device=device)
     if output is not None:
         draw_angle_histograms(statistics, output)
     if as_json:
         print_json({name: entry.to_json() for name, entry in statistics.items()})
         return
-    show(angle_table(statistics, title=str(run)))
+    (used, *_) = (entry.feature for entry in statistics.values())
+    show(angle_table(statistics, title=f"{run}, {used} features"))
     if output is not None:
         say(f"picture: {output}", error=True)
 
 
+@loads_model
 def verify(
     model: Model,
     pairs: Annotated[
         Path | None, typer.Argument(metavar="[PAIRS]", help="Pairs as LFW lists them, or a CSV file.")
     ] = None,
-    images: Annotated[Path | None, typer.Option(help="Folder of the images; that of PAIRS.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of the images. Default: that of PAIRS.")] = None,
     source: Annotated[Path | None, typer.Option("--from", help="Draw pairs from this data set's test images.")] = None,
     count: Annotated[
         int | None,
-        typer.Option("--pairs", help="Number of pairs to draw, half of one person; as many as there are, up to 6000."),
+        typer.Option(
+            "--pairs",
+            help="Pairs to draw, half of them same-person. Default: all, at most 6000.",
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the pairs that are drawn.")] = 0,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="A PNG file: the ROC curve.")] = None,
-    backbone: BackboneName = "resnet50",
-    last_stride: LastStride = 2,
-    stem_relu: StemReLU = True,
-    weights: Weights = "imagenet",
-    size: Size = None,
-    device: Device = "auto",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random pairs.")] = 0,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Picture of the ROC curve: .png, .svg, .pdf or .jpg.")
+    ] = None,
+    loading: Loading = DEFAULT_LOADING,
     as_json: AsJson = False,
 ) -> None:
     """Verify pairs of images: accuracy over folds, TAR at FAR, and rank-1 among distractors.
@@ -284,7 +261,7 @@ def verify(
         raise InputError(f"--pairs is the number of pairs to draw with --from; {pairs} lists all that count")
     if source is not None and images is not None:
         raise InputError("--images belongs to PAIRS, a file; the images of --from are those of the data set")
-    check_output(output)
+    check_picture(output)
     dataset = load_datasets(source) if source is not None else None
     if dataset is not None:
         listed = draw_pairs(dataset, count, seed=seed)
@@ -292,23 +269,21 @@ def verify(
         assert pairs is not None
         listed = read_pairs(pairs, images)
     check_pairs(listed.same, listed.folds, name=listed.name)
-    trained = load_trained(
-        model,
-        backbone=backbone,
-        last_stride=last_stride,
-        stem_relu=stem_relu,
-        weights=weights,
-        image_size=parse_size(size),
-        device=device,
-    )
+    trained = load_trained(model, **loading.arguments)
     result = verify_pairs(trained, listed)
     rates = {} if dataset is None else identification(trained, dataset)
     if output is not None:
         draw_roc(result, output)
     if as_json:
-        print_json({**result.to_json(), "identification": {str(number): rate for number, rate in rates.items()}})
+        print_json(
+            {
+                "feature": trained.feature,
+                **result.to_json(),
+                "identification": {str(number): rate for number, rate in rates.items()},
+            }
+        )
         return
-    show(verification_table(result, rates))
+    show(verification_table(result, rates, feature=trained.feature))
     if output is not None:
         say(f"picture: {output}", error=True)
 
@@ -316,7 +291,11 @@ def verify(
 def calibrate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")],
     fpr: Annotated[list[float] | None, typer.Option(help="False positive rate; may be given several times.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Labelled test images of the cameras; the run's target.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Labelled test images. Default: test data of the run."),
+    ] = None,
+    feature: Feature = None,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
@@ -334,42 +313,13 @@ def calibrate(
     show_log()
     for name in ("calibration.json", "calibration.png"):
         check_output(run / name)
-    calibration, notes = calibrate_run(run, fprs=fpr or (1e-2, 1e-3, 1e-4), data=data, device=device)
+    calibration, notes = calibrate_run(run, fprs=fpr or (1e-2, 1e-3, 1e-4), data=data, feature=feature, device=device)
     # on a full disk, new thresholds beside an old picture would be read as one result
     with atomic_paths(run / "calibration.json", run / "calibration.png") as (record, picture):
         save_calibration(record, calibration, notes=notes)
-        draw_calibration(calibration, picture, title=str(notes["data"]))
+        draw_calibration(calibration, picture, title=f"{notes['data']}, {calibration.feature} features")
     if as_json:
-        print_json({**notes, "points": [asdict(point) for point in calibration.points]})
+        print_json({**notes, "feature": calibration.feature, "points": [asdict(point) for point in calibration.points]})
         return
-    show(calibration_table(calibration, title=f"{run} on {notes['data']}, {notes['feature']} features"))
+    show(calibration_table(calibration, title=f"{run} on {notes['data']}, {calibration.feature} features"))
     say(f"stored: {run / 'calibration.json'}", error=True)
-
-
-def center(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")],
-    data: Annotated[Path | None, typer.Option(help="Images of the cameras, labelled or not; the run's target.")] = None,
-    device: Device = "auto",
-    as_json: AsJson = False,
-) -> None:
-    """Store the mean feature of each camera with a run, so that single new images can be centred.
-
-    The means are those of the training images, or of query and gallery where there are none; no label is read. Writes
-    RUN/camera_means.safetensors.
-
-    Example: reid-da center runs/demo
-    """
-    from reid_da.evaluation.centered import FILE_NAME, save_means
-    from reid_da.training.run_folder import RunFolder
-    from reid_da.training.trained import load_trained
-
-    show_log()
-    file = RunFolder.open(run).path / FILE_NAME
-    check_output(file)
-    named = load_trained(run, device=device).camera_means(data)
-    save_means(file, named)
-    counts = dict(zip(named.names, named.means.counts.tolist(), strict=True))
-    if as_json:
-        print_json({"data": named.data, "epoch": named.epoch, "images": counts})
-        return
-    say(f"{file}: {len(counts)} cameras of {named.data} ({sum(counts.values()):,} images)")

@@ -24,10 +24,13 @@ def export(
             help="What the exported model takes: 'uint8' RGB, normalised inside (the default), or 'normalized' outside."
         ),
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="Test set to evaluate the file on; the run's target.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Test set. Default: test data of the run."),
+    ] = None,
     evaluate: Annotated[bool, typer.Option(help="Evaluate the exported file on the test set.")] = True,
     backbone: Annotated[str, typer.Option(help="Network that a file of weights belongs to.")] = "resnet50",
-    weights: Annotated[str, typer.Option(help="For a backbone: 'imagenet', or 'none' for random ones.")] = "imagenet",
+    weights: Annotated[str, typer.Option(help="Weights of a backbone: 'imagenet', or 'none' (random).")] = "imagenet",
     last_stride: Annotated[int, typer.Option(help="Stride of layer4, for a file of weights or a backbone.")] = 2,
     size: Size = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,

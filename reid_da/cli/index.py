@@ -14,6 +14,7 @@ from reid_da.errors import InputError
 app = typer.Typer(help="A gallery on disk: add images, look after them, forget them.", no_args_is_help=True)
 
 Index = Annotated[Path, typer.Argument(metavar="INDEX", help="Folder of the index.")]
+Place = Annotated[str, typer.Argument(metavar="INDEX", help="Folder of the index, or qdrant://HOST:PORT/COLLECTION.")]
 Images = Annotated[list[str] | None, typer.Argument(metavar="[IMAGE...]", help="Ids, paths, or folders of images.")]
 Model = Annotated[
     str | None,
@@ -25,7 +26,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 @app.command()
 def add(
-    index: Annotated[Path, typer.Argument(metavar="INDEX", help="Folder of the index; made if there is none.")],
+    index: Place,
     folders: Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="Folders of crops, or single images.")],
     model: Model = None,
     layout: Annotated[
@@ -37,10 +38,13 @@ def add(
     ] = None,
     table: Annotated[Path | None, typer.Option(help="CSV with the columns path,camera,time,track.")] = None,
     fps: Annotated[float, typer.Option(help="Times that are numbers are divided by this: frames per second.")] = 1.0,
-    flip: Annotated[bool, typer.Option("--flip", help="Average with the features of mirror images.")] = False,
+    flip: Annotated[bool, typer.Option("--flip", help="Average features with those of the mirrored images.")] = False,
+    center_cameras: Annotated[
+        bool, typer.Option("--center-cameras", help="Take out the camera means that `reid-da center RUN` stored.")
+    ] = False,
     backbone: Annotated[str, typer.Option(help="Network that a file of weights belongs to.")] = "resnet50",
     last_stride: Annotated[int, typer.Option(help="Stride of its last stage.")] = 2,
-    weights: Annotated[str, typer.Option(help="For a backbone: 'imagenet', or 'none' for random ones.")] = "imagenet",
+    weights: Annotated[str, typer.Option(help="Weights of a backbone: 'imagenet', or 'none' (random).")] = "imagenet",
     size: Size = None,
     device: Device = "auto",
     as_json: AsJson = False,
@@ -48,44 +52,35 @@ def add(
     """Add images that the index does not know yet; what is there stays as it is.
 
     Camera and time come from the table, from names of files and folders, or else, the time, from EXIF data; a time
-    without an offset is UTC. The command may be stopped or killed at any time; the same command goes on.
+    without an offset is UTC. The index is made if there is none. The command may be stopped or killed at any time; the
+    same command goes on.
 
     Example: reid-da index add crops.index crops/ --model runs/demo
     """
-    from reid_da.gallery.index import add as add_images
-    from reid_da.gallery.index import open_or_create
+    from reid_da.gallery.places import add_folders
 
     show_log()
+    options = {
+        "backbone": backbone, "last_stride": last_stride, "weights": weights, "image_size": parse_size(size),
+        "flip": flip, "center_cameras": center_cameras,
+    }  # fmt: skip
     with stoppable():
-        gallery, embedder = open_or_create(
-            index,
-            model=model,
-            device=device,
-            backbone=backbone,
-            last_stride=last_stride,
-            weights=weights,
-            image_size=parse_size(size),
-            flip=flip,
-        )
-        with gallery:
-            added = add_images(gallery, embedder, folders, pattern=pattern, layout=layout, table=table, fps=fps)
-            total = len(gallery)
+        added = add_folders(
+            index, folders, model=model, device=device, model_options=options,
+            pattern=pattern, layout=layout, table=table, fps=fps,
+        )  # fmt: skip
     for line in (*added.readings, *(f"left out: {broken}" for broken in added.broken)):
         say(line, error=True)
     if as_json:
-        print_json({**vars(added), "images": total})
+        print_json(vars(added))
         return
-    more = f", {added.described:,} described anew" if added.described else ""
-    more += f", {added.forgotten:,} left out that were forgotten" if added.forgotten else ""
-    more += f", {len(added.broken):,} cannot be decoded" if added.broken else ""
-    say(f"{index}: {added.added:,} images added, {added.unchanged:,} were there{more}; {total:,} in all")
-    if added.no_camera or added.no_time:
-        say(f"camera unknown: {added.no_camera:,} images; time unknown: {added.no_time:,} images", error=True)
+    for line in added.lines():
+        say(f"{index}: {line}")
 
 
 @app.command(name="list")
 def list_index(
-    index: Index,
+    index: Place,
     images: Annotated[bool, typer.Option("--images", help="Print every image as CSV.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -94,9 +89,9 @@ def list_index(
     Example: reid-da index list crops.index --images > images.csv
     """
     from reid_da.gallery.listing import summary, to_csv
-    from reid_da.gallery.store import Gallery
+    from reid_da.gallery.places import open_index
 
-    with Gallery(index) as gallery:
+    with open_index(index) as gallery:
         if images:
             records = gallery.all_records()
             if as_json:
@@ -111,7 +106,7 @@ def list_index(
 
 @app.command()
 def remove(
-    index: Index,
+    index: Place,
     images: Images = None,
     missing: Annotated[bool, typer.Option("--missing", help="Images whose files do not exist any more.")] = False,
 ) -> None:
@@ -122,11 +117,11 @@ def remove(
     Example: reid-da index remove crops.index --missing
     """
     from reid_da.gallery import care
-    from reid_da.gallery.store import Gallery
+    from reid_da.gallery.places import open_index
 
     if bool(images) == missing:
         raise InputError("give images (ids, paths or folders), or --missing")
-    with Gallery(index) as gallery, gallery.writing() as writer:
+    with open_index(index) as gallery, gallery.writing() as writer:
         ids = care.missing(gallery) if missing else care.select(gallery, images or ())
         writer.remove(ids)
         say(f"{index}: {len(ids):,} images removed, {len(gallery):,} left")
@@ -134,7 +129,7 @@ def remove(
 
 @app.command()
 def forget(
-    index: Index,
+    index: Place,
     images: Images = None,
     identity: Annotated[int | None, typer.Option(help="All images of this identity.")] = None,
     retain_days: Annotated[
@@ -151,15 +146,15 @@ def forget(
     Example: reid-da index forget crops.index --retain-days 30
     """
     from reid_da.gallery import care
-    from reid_da.gallery.store import Gallery
+    from reid_da.gallery.places import open_index
 
     if (bool(images), identity is not None, retain_days is not None).count(True) != 1:
         raise InputError("give one of: images (ids, paths or folders), --identity, --retain-days")
-    with Gallery(index) as gallery, gallery.writing() as writer:
+    with open_index(index) as gallery, gallery.writing() as writer:
         if images:
             ids = care.select(gallery, images)
         elif identity is not None:
-            ids = [number for (number,) in gallery.rows("SELECT id FROM images WHERE identity = ?", (identity,))]
+            ids = [record.id for record in gallery.all_records() if record.identity == identity]
             if not ids:
                 raise InputError(f"{index}: no identity {identity}")
         else:
@@ -215,13 +210,19 @@ def threshold(
         bool,
         typer.Option("--disjoint-views", help="No place is seen by two cameras, and their clocks agree."),
     ] = False,
+    styles: Annotated[
+        str | None,
+        typer.Option(help="Also the share of images that pass in the style of another camera: statistics, or a path."),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="For --styles: where the model is now, if it has moved.")] = None,
+    device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Which similarity means "the same person", without labels; `reid-da search --fpr` takes it from the index.
 
     Two images of one camera at the same time show two people. With --disjoint-views, so do images of two cameras. Of
-    images of one track it is told how many pairs the threshold lets through. The interval is that of 95 % of
-    resamplings of tracks, or of minutes where there are no tracks.
+    images of one track, and with --styles of images in other colours, it is told how many pairs pass. The interval is
+    that of 95 % of resamplings of tracks, or of minutes where there are no tracks.
 
     Example: reid-da index threshold crops.index --fpr 1e-2 --fpr 1e-3 --window 0.2
     """
@@ -230,7 +231,13 @@ def threshold(
     from reid_da.gallery.threshold import FPRS, estimate, save
 
     with Gallery(index) as gallery:
-        found = estimate(gallery, fprs=fpr or FPRS, window=window, disjoint_views=disjoint_views)
+        styled = None
+        if styles is not None:
+            from reid_da.gallery.embedder import embedder_of
+            from reid_da.gallery.styled import styled_similarities
+
+            styled = styled_similarities(gallery, embedder_of(gallery, model=model, device=device), style=styles)
+        found = estimate(gallery, fprs=fpr or FPRS, window=window, disjoint_views=disjoint_views, styled=styled)
         save(gallery, found)
     if as_json:
         print_json(dataclasses.asdict(found))
@@ -258,3 +265,24 @@ def build(
     with Gallery(index) as gallery:
         built = build_index(gallery, kind, effort=effort)
     say(f"{index}: {kind} finds {100 * built.recall:.1f} % of the 20 nearest images (effort {built.effort})")
+
+
+@app.command()
+def copy(
+    source: Annotated[str, typer.Argument(metavar="FROM", help="qdrant://HOST:PORT/COLLECTION, or a folder.")],
+    target: Annotated[str, typer.Argument(metavar="TO", help="The other of the two.")],
+) -> None:
+    """Copy a collection of a server into an index on disk, or what is new in an index on disk to a server.
+
+    What a server does not do is done in a copy: cluster, threshold, serve. Copy it back to publish identities, names
+    and thresholds. The same command again copies what has changed.
+
+    Example: reid-da index copy qdrant://server:6333/crops crops.index
+
+    Example: reid-da index copy crops.index qdrant://server:6333/crops
+    """
+    from reid_da.gallery.places import copy as copy_index
+
+    with stoppable():
+        done = copy_index(source, target)
+    say(f"{target}: {done.added:,} images added, {done.described:,} described anew, {done.removed:,} removed")

@@ -81,13 +81,30 @@ def check_output(path: Path | None) -> None:
         raise InputError(f"{path}: cannot be written, the folder {folder} is not writable")
 
 
+def check_picture(path: Path | None) -> None:
+    """Refuse a picture that cannot be written, or whose suffix names no format, before the work that it is for.
+
+    Args:
+        path: the file as the user gave it, or None for none.
+
+    Raises:
+        InputError: it is such a file.
+    """
+    from reid_da.reporting.picture_files import picture_format
+
+    if path is None:
+        return
+    check_output(path)
+    picture_format(path)
+
+
 @contextmanager
 def stoppable(command: str = "", run: Path | None = None) -> Iterator[None]:
-    """Say how to go on when Ctrl-C ends the block.
+    """Say how to resume when Ctrl-C ends the block.
 
     Args:
         command: that resumes a run.
-        run: folder of the run; None where the same command goes on by itself.
+        run: folder of the run; None where the same command resumes by itself.
     """
     try:
         yield

@@ -5,13 +5,15 @@ from typing import Annotated
 
 import typer
 
-from reid_da.cli.output import check_output, say, show_log
+from reid_da.cli.arguments import PICTURE, Slide, Title
+from reid_da.cli.output import check_output, check_picture, say, show_log
 from reid_da.errors import InputError
 
-Data = Annotated[Path | None, typer.Option(help="Data set to look at; the target of the (last) run.")]
+Data = Annotated[Path | None, typer.Option(help="Data set to look at. Default: the target of the (last) run.")]
+Picture = Annotated[Path, typer.Option("--output", "-o", help=PICTURE)]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 Method = Annotated[
-    str, typer.Option("--map", help="How the features become a map: pca, tsne (needs scikit-learn), or auto.")
+    str, typer.Option("--map", help="Projection of the features: pca, tsne (needs scikit-learn), or auto.")
 ]
 
 
@@ -44,7 +46,9 @@ def report(
 
 def cmc(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The PNG file to write.")] = Path("cmc.png"),
+    output: Picture = Path("cmc.png"),
+    title: Title = None,
+    slide: Slide = False,
     data: Data = None,
     device: Device = "auto",
 ) -> None:
@@ -52,18 +56,22 @@ def cmc(
 
     Example: reid-da cmc runs/demo/pretrain runs/demo -o cmc.png
     """
-    from reid_da.reporting.evaluation_pictures import cmc_figure, write_png
+    from reid_da.reporting.evaluation_pictures import cmc_figure
+    from reid_da.reporting.picture_files import save_figure
     from reid_da.studies.looking import labelled_look
 
     show_log()
-    check_output(output)
-    write_png(cmc_figure(labelled_look(runs, data=data, device=device).results), output)
+    check_picture(output)
+    figure = cmc_figure(labelled_look(runs, data=data, device=device).results)
+    save_figure(figure, output, title=title, slide=slide)
     say(f"picture: {output}")
 
 
 def camera_matrix(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The PNG file to write.")] = Path("camera-matrix.png"),
+    output: Picture = Path("camera-matrix.png"),
+    title: Title = None,
+    slide: Slide = False,
     data: Data = None,
     device: Device = "auto",
 ) -> None:
@@ -72,22 +80,26 @@ def camera_matrix(
     Example: reid-da camera-matrix runs/demo -o cameras.png
     """
     from reid_da.evaluation.by_camera import camera_matrix as matrix_of
-    from reid_da.reporting.evaluation_pictures import camera_matrix_figure, write_png
+    from reid_da.reporting.evaluation_pictures import camera_matrix_figure
+    from reid_da.reporting.picture_files import save_figure
     from reid_da.studies.looking import labelled_look
 
     show_log()
-    check_output(output)
+    check_picture(output)
     look = labelled_look([run], data=data, device=device)
     if look.dataset.same_camera == "include":
         raise InputError(f"{look.dataset.root}: has one camera or unknown ones; there is nothing to compare")
     found = matrix_of(next(iter(look.features.values())))
-    write_png(camera_matrix_figure(found, camera_names=look.dataset.camera_names, title=run.name), output)
+    figure = camera_matrix_figure(found, camera_names=look.dataset.camera_names, title=run.name)
+    save_figure(figure, output, title=title, slide=slide)
     say(f"picture: {output}")
 
 
 def feature_map(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The PNG file to write.")] = Path("map.png"),
+    output: Picture = Path("map.png"),
+    title: Title = None,
+    slide: Slide = False,
     data: Data = None,
     map_method: Annotated[str, typer.Option("--method", help="pca, tsne (needs scikit-learn), or auto.")] = "auto",
     device: Device = "auto",
@@ -96,11 +108,12 @@ def feature_map(
 
     Example: reid-da map runs/demo -o map.png
     """
-    from reid_da.reporting.evaluation_pictures import map_figure, write_png
+    from reid_da.reporting.evaluation_pictures import map_figure
+    from reid_da.reporting.picture_files import save_figure
     from reid_da.studies.looking import look_at, map_of
 
     show_log()
-    check_output(output)
+    check_picture(output)
     points, groups, how = map_of(look_at([run], data=data, device=device, with_stages=False), map_method)
-    write_png(map_figure(points, groups, title=f"{run.name}, {how}"), output)
+    save_figure(map_figure(points, groups, title=f"{run.name}, {how}"), output, title=title, slide=slide)
     say(f"picture: {output}")

@@ -19,7 +19,7 @@ def results(
     figure: Annotated[
         list[str] | None,
         typer.Option(
-            help="A further column: a figure of the last 'train' record of metrics.jsonl, such as neighbors_precision."
+            help="Additional column: a value of the last 'train' record of metrics.jsonl, such as neighbors_precision."
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,

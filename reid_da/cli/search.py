@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
-from reid_da.cli.index import Device, Index
+from reid_da.cli.index import Device, Place
 from reid_da.cli.output import check_output, print_json, say, show, show_log
 
 
 def search(
-    index: Index,
+    index: Place,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Images, or folders of images.")],
     top: Annotated[int, typer.Option(min=1, help="Images per query.")] = 20,
     fpr: Annotated[
@@ -24,6 +24,9 @@ def search(
     camera: Annotated[list[str] | None, typer.Option(help="Search this camera only; may be repeated.")] = None,
     after: Annotated[str | None, typer.Option(help="Search from this time, e.g. 2026-11-26T08:00.")] = None,
     before: Annotated[str | None, typer.Option(help="Search up to this time.")] = None,
+    query_camera: Annotated[
+        str | None, typer.Option(help="Camera of the queries, for an index with --center-cameras.")
+    ] = None,
     method: Annotated[str, typer.Option("--search", help="exact, or ivf or hnsw (reid-da index build).")] = "exact",
     picture: Annotated[Path | None, typer.Option(help="PNG file to write: the ranked lists.")] = None,
     blur_faces: Annotated[bool, typer.Option("--blur-faces", help="Blur the upper part of crops in it.")] = False,
@@ -48,7 +51,7 @@ def search(
     check_output(picture)
     found = find_files(
         index, images, top=top, fpr=fpr, threshold=threshold, threshold_from=threshold_from, cameras=camera or (),
-        after=after, before=before, method=method, model=model, device=device,
+        after=after, before=before, query_camera=query_camera, method=method, model=model, device=device,
     )  # fmt: skip
     if picture is not None:
         draw_answers(found.answers, found.queries, picture, blur_faces=blur_faces)

@@ -14,7 +14,8 @@ def select(
     last: Annotated[bool, typer.Option("--last", help="Compare runs by their last evaluated epoch only.")] = False,
     top: Annotated[int, typer.Option(min=1, help="Lines of the table.")] = 20,
     study: Annotated[
-        bool, typer.Option("--study", help="How well each figure ranks the epochs as the hidden mAP does.")
+        bool,
+        typer.Option("--study", help="Measure how well each figure ranks the epochs by mAP."),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:

@@ -23,7 +23,7 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="[KEY=VALUE]...", help="Settings that differ, e.g. memory.temperature=0.1."),
 ]
-Seeds = Annotated[int, typer.Option(min=1, help="Number of seeds, from the configured one on.")]
+Seeds = Annotated[int, typer.Option(min=1, help="Number of seeds, starting from the configured one.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
@@ -33,7 +33,7 @@ def train(
     ] = None,
     overrides: Overrides = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder of the run; runs/NAME-seedSEED.")
+        Path | None, typer.Option("--output", "-o", help="Folder of the run. Default: runs/NAME-seedSEED.")
     ] = None,
     resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Resume an interrupted run.")] = None,
     skip_damaged: Annotated[
@@ -89,7 +89,7 @@ def train(
 
 
 def _device(run: Path, changes: Sequence[str]) -> str:
-    """The device on which a run goes on."""
+    """The device on which a run is resumed."""
     from reid_da.training.run_folder import RunFolder
 
     given = [text.partition("=")[2] for text in changes if text.startswith("device=")]
@@ -108,6 +108,11 @@ def _print_result(run: "RunFolder", result: Mapping[str, float]) -> None:
     if stage.is_dir():
         before = runs.final_result(type(run).open(stage))
         show(before_after_table(before, result, title=f"{name}: on the target, before and after"))
+        if result.get("mAP", 0) <= before.get("mAP", 0):
+            say(
+                f"note: mAP did not rise; the model before adaptation is {stage}. What helps most: pretrained weights "
+                f"(model.weights=PATH), then more epochs (reid-da train --resume {run.path} epochs=N)"
+            )
     else:
         show(ablation_table([ResultRow(name="last epoch", results=(result,))], title=f"{name}: on the target"))
 
@@ -116,11 +121,11 @@ def ablate(
     config: Config,
     overrides: Overrides = None,
     rows: Annotated[
-        str, typer.Option(help="Rows of the table, separated by commas; by default the usual ones of the method.")
+        str, typer.Option(help="Rows of the table, separated by commas. Default: the usual ones of the method.")
     ] = "",
     seeds: Seeds = 1,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder of table and runs; runs/NAME-ablation.")
+        Path | None, typer.Option("--output", "-o", help="Folder of table and runs. Default: runs/NAME-ablation.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -158,7 +163,8 @@ def sweep(
     overrides: Overrides = None,
     seeds: Seeds = 1,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder of table, picture and runs; runs/NAME-sweep-KEY.")
+        Path | None,
+        typer.Option("--output", "-o", help="Folder of the results. Default: runs/NAME-sweep-KEY."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -192,7 +198,7 @@ def compare(
     ],
     seeds: Seeds = 1,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder of table, picture and runs; runs/comparison.")
+        Path | None, typer.Option("--output", "-o", help="Folder of the results. Default: runs/comparison.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:

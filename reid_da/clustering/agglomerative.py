@@ -11,7 +11,9 @@ from reid_da.features import Labels
 from reid_da.reciprocal import Rows
 
 Similarities = dict[int, dict[int, float]]
+"""Similarities of each cluster to those that it is similar to at all, by their numbers."""
 Merge = tuple[float, int, int]
+"""Distance at which two clusters were merged, and their numbers."""
 
 
 def average_linkage(distances: Rows, *, max_distance: float, num_clusters: int | None = None) -> Labels:

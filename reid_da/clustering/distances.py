@@ -20,6 +20,7 @@ from reid_da.reciprocal import Rows, encoding, expanded_sets, local_query_expans
 from reid_da.world import ALONE, World
 
 Convention = Literal["clustering", "reranking"]
+"""Whose k-reciprocal neighbours: those of the clustering codes (SpCL, OpenUnReID), or of re-ranking (Zhong et al.)."""
 
 _DECIMALS = 6
 _DENSE_COLUMNS = 2**17
@@ -202,7 +203,9 @@ def distance_quantile_mean(distances: Rows, share: float) -> float:
     num_pairs = distances.shape[0] * (distances.shape[0] - 1) // 2 - int((stored == 0).sum())
     wanted = round(share * num_pairs)
     if not wanted:
-        raise InputError(f"eps_share: a share of {share:g} of {num_pairs:,} pairs is none; set eps instead")
+        raise InputError(
+            f"eps_share: a share of {share:g} of {num_pairs:,} pairs is less than one pair; set eps instead"
+        )
     positive = np.sort(stored[stored > 0].astype(np.float64))[:wanted]
     return float((positive.sum() + (wanted - len(positive))) / wanted)
 

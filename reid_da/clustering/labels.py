@@ -16,6 +16,7 @@ from reid_da.errors import InputError
 from reid_da.features import Labels
 
 Scores = NDArray[np.float64]
+"""(N,) float64 scores."""
 
 
 class Proxies(NamedTuple):

@@ -15,15 +15,14 @@ from reid_da.reciprocal import SPARE_CANDIDATES, nearest_neighbors, smallest
 from reid_da.world import ALONE, World
 
 Search = Literal["exact", "faiss", "faiss_ivf", "faiss_hnsw"]
+"""How neighbours are searched: exactly, or by a FAISS index."""
 
 _KINDS: dict[Search, FaissKind] = {"faiss": "flat", "faiss_ivf": "ivf", "faiss_hnsw": "hnsw"}
 _QUERIES = 4096
 """Points that FAISS looks up at a time."""
 
 
-def neighbor_lists(
-    points: Tensor, num_neighbors: int, *, search: Search = "exact", world: World = ALONE
-) -> Indices:
+def neighbor_lists(points: Tensor, num_neighbors: int, *, search: Search = "exact", world: World = ALONE) -> Indices:
     """(N, K) int64 nearest points of every point, itself first, equally near ones in the order of the points.
 
     Args:

@@ -12,9 +12,13 @@ from pydantic import AfterValidator, Field, field_validator
 from reid_da.config.base import FREE, RunSettings, Settings
 
 Share = Annotated[float, Field(ge=0, le=1)]
+"""A share, from 0 to 1."""
 Positive = Annotated[float, Field(gt=0)]
+"""A number above 0."""
 Count = Annotated[int, Field(ge=1)]
+"""A whole number, at least 1."""
 Aspect = Annotated[float, Field(ge=1e-3, le=1e3)]
+"""Height by width of a rectangle, from 0.001 to 1000."""
 
 
 def _is_freeze(value: str | int) -> str | int:
@@ -24,6 +28,7 @@ def _is_freeze(value: str | int) -> str | int:
 
 
 Freeze = Annotated[str | int, AfterValidator(_is_freeze)]
+"""``official``, ``none``, or a number of stages; see :class:`reid_da.models.ReIDNetwork`."""
 AnySettings = TypeVar("AnySettings", bound="TrainingSettings")
 
 
@@ -153,6 +158,12 @@ class HeadSettings(Settings):
     )
     straight_through: bool = Field(
         default=False, description="ignore the margin in the gradient, as a widely used implementation does"
+    )
+    sample_rate: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="share of the other classes that each step compares with, drawn at random (Partial FC); 1: all",
     )
 
 

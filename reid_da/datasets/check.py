@@ -1,4 +1,4 @@
-"""Whether a data set is sound: before any training, not after it."""
+"""Whether a data set is valid, found out before any training."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass

@@ -14,12 +14,15 @@ from reid_da.datasets.table import Dataset, SampleTable
 from reid_da.errors import InputError, first_few
 
 Boxes = Literal["detected", "labelled"]
+"""Boxes of CUHK03-NP: those of a detector, or drawn by hand."""
 
 # Both spellings occur on disk. The second item is the one that the authors use.
 SPELLINGS: dict[Boxes, tuple[str, ...]] = {"detected": ("detected",), "labelled": ("labelled", "labeled")}
+"""Names of the folder of each kind of boxes."""
 
 # 1_001_2_04.png: camera pair, identity, view (which of the two cameras), number
 NAME = re.compile(r"\d+_\d+_(?P<view>[12])_")
+"""File names of CUHK03-NP; the camera is the view within its pair."""
 
 
 def has_layout(folder: Path) -> bool:

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 Severity = Literal["problem", "warning", "note"]
+"""A problem makes ``data check`` fail; a warning and a note do not."""
 SEVERITIES: tuple[Severity, ...] = ("problem", "warning", "note")
 """From the gravest: what makes results wrong, what may surprise, what is good to know."""
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from reid_da.datasets.listing import describe_folder, describe_paths, list_images, match_names, natural_key
+from reid_da.datasets.patterns import suggested_pattern
 from reid_da.datasets.persons import number_persons, person_names
 from reid_da.datasets.table import UNKNOWN_CAMERA, Dataset, SampleTable
 from reid_da.errors import InputError, first_few, unknown_name
@@ -41,7 +42,9 @@ CHOICES: dict[Layout, tuple[str, str]] = {
 """What ``layout`` may say of a folder: the pattern of its paths, and what it means."""
 
 GROUPS = frozenset({"pid", "camera", "split"})
+"""Groups that a pattern of paths may have."""
 SPLITS = ("train", "query", "gallery")
+"""Splits of a data set."""
 SPLIT_WORDS = {
     **dict.fromkeys(("train", "training", "train_all", "bounding_box_train", "image_train", "bbox_train"), "train"),
     **dict.fromkeys(("query", "probe", "image_query"), "query"),
@@ -262,7 +265,8 @@ def _question(root: Path, paths: Sequence[str]) -> str:
     """What to ask where names do not tell: what was seen, what it may mean, how to say so."""
     folders = sorted({path.rpartition("/")[0] for path in paths}, key=natural_key)
     seen = f"{root}: {describe_paths(paths)}: the names do not tell "
-    pattern = r"--pattern '(?P<pid>\d+)_c(?P<camera>\d+)' says what they mean"
+    example = next(path for path in paths if path.rpartition("/")[0] == folders[0])
+    pattern = suggested_pattern(example) or r"--pattern '(?P<pid>\d+)_c(?P<camera>\d+)' or the like"
     if folders == [""]:
         choices, tell, first = ["flat"], "person and camera", "flat"
     elif all(path.count("/") == 1 for path in paths):
@@ -271,14 +275,18 @@ def _question(root: Path, paths: Sequence[str]) -> str:
         choices, tell, first = ["flat"], "what the folders are", "flat"
     options = ", ".join(f"--layout {choice} ({CHOICES[choice][1]})" for choice in choices)  # type: ignore[index]
     return (
-        f"{seen}{tell}; choose {options}, or {pattern}. In an experiment file write {root}#layout={first}, or keep the "
-        f"answer in a manifest: reid-da data import {root} --layout {first}"
+        f"{seen}{tell}; choose {options}, or say it with a pattern such as {pattern}. In an experiment file write "
+        f"{root}#layout={first}, or keep the answer in a manifest: reid-da data import {root} --layout {first}"
     )
 
 
 def _crops_of_pattern(root: Path, paths: Sequence[str], compiled: re.Pattern[str], pattern: str) -> list[Crop]:
     names = paths if "/" in pattern else [path.rpartition("/")[2] for path in paths]
     advice = "" if "/" in pattern else "without a slash in it the pattern is matched with the file name alone"
+    missed = next((path for path, name in zip(paths, names, strict=True) if compiled.match(name) is None), "")
+    suggested = suggested_pattern(missed)
+    if suggested is not None:
+        advice = "; ".join(filter(None, (advice, f"what fits this name is {suggested}")))
     return _crops(root, paths, match_names(compiled, names, folder=root, advice=advice))
 
 
@@ -286,7 +294,7 @@ def _crops(root: Path, paths: Sequence[str], matches: Sequence[re.Match[str]]) -
     """What the groups of each match tell.
 
     Raises:
-        InputError: a group of the camera or the split took no part in a match, or the split is none.
+        InputError: a group of the camera or the split is empty in a match, or the split is unknown.
     """
     for group in ("camera", "split"):
         if group in matches[0].re.groupindex:

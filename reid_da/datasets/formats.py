@@ -169,6 +169,7 @@ FORMATS: dict[str, Format] = {
 
 # Any folder of images is a "folder", and any names with a pid and a camera are "market-style": last resorts
 FALLBACKS = ("market-style", "folder")
+"""Formats that fit much, tried after all others."""
 
 OPTION_VALUES: dict[str, tuple[str, ...]] = {
     "train_lists": get_args(msmt17.TrainLists),

@@ -23,6 +23,7 @@ from reid_da.progress import track
 from reid_da.reading import UnsuitableFileError, open_regular, read_regular
 
 Fault = Literal["missing", "unreadable", "empty", "not-an-image", "truncated", "damaged", "huge"]
+"""What can be wrong with an image file."""
 
 MAX_BYTES = 256 * 2**20
 """Files larger than this are not read: no picture of a person needs a quarter of a gigabyte."""
@@ -191,7 +192,7 @@ def _inspect_content(content: bytes, *, digest: bytes) -> ImageFile:
 def _is_filled_up(content: bytes) -> bool:
     """Whether a JPEG file was filled up with zeros, as broken-off downloads and copies are.
 
-    Zeros are valid data of the compressed stream, so that decoders paint the missing part grey without a word. What
+    Zeros are valid data of the compressed stream, so that decoders silently paint the missing part grey. What
     gives them away is that no end marker follows the last start of a scan.
     """
     return content.endswith(bytes(16)) and content.rfind(b"\xff\xd9") < content.rfind(b"\xff\xda")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from reid_da.atomic import write_text
 from reid_da.datasets.folders import camera_names, dataset_of_crops, list_crops
 from reid_da.datasets.formats import FORMATS
-from reid_da.datasets.manifest import write_manifest
+from reid_da.datasets.manifest import SUFFIXES, crops_of_manifest, write_manifest
 from reid_da.datasets.persons import number_persons
 from reid_da.datasets.table import JUNK_PID, UNLABELLED_PID
 from reid_da.errors import InputError
@@ -30,14 +30,15 @@ def import_folder(
     seed: int = 0,
     overwrite: bool = False,
 ) -> Path:
-    """Write a manifest of all images below a folder and return its path.
+    """Write a manifest of all images below a folder, or in a table, and return its path.
 
     Persons who have names keep them; which pid is whose is written to a second file beside the manifest,
     see :func:`persons_file`.
 
     Args:
-        root: folder with images at any depth; sub-folders named ``*_camstyle`` are left out.
-        output: the manifest; ``manifest.csv`` in ``root`` if None.
+        root: folder with images at any depth, of which sub-folders named ``*_camstyle`` are left out; or a table as
+            :func:`reid_da.datasets.manifest.read_manifest` reads it, for a split of the people that it names.
+        output: the manifest; ``manifest.csv`` in the folder of ``root`` if None.
         pattern: how paths tell camera and person; see :func:`reid_da.datasets.folders.list_crops`.
         layout: what the folders are, where their names do not tell; see there too.
         test_share: share of the identities, above 0, that goes to query and gallery; 1: all of them, for a labelled
@@ -51,7 +52,13 @@ def import_folder(
             them, or the manifest exists. Nothing is written then.
     """
     root = _home(root)
+    listed = root if root.suffix.lower() in SUFFIXES and root.is_file() else None
+    if listed is not None and (pattern is not None or layout is not None):
+        raise InputError(f"{listed}: a table says itself who is on its images; leave layout and pattern out")
+    root = root if listed is None else listed.parent
     output = _home(output) if output else root / "manifest.csv"
+    if listed is not None and output.exists() and output.samefile(listed):
+        raise InputError(f"{output}: is the table to import; name another file with -o")
     if output.suffix.lower() != ".csv":
         raise InputError(f"{output}: the manifest is written as CSV, name it ....csv")
     for file in (output, persons_file(output)):
@@ -59,9 +66,12 @@ def import_folder(
             raise InputError(f"{file} exists; name another file or ask to overwrite it")
     if not root.is_dir():
         raise InputError(f"{root}: no such folder")
-    if pattern is None and layout is None:
-        _refuse_known(root)
-    crops, _ = list_crops(root, pattern, layout)
+    if listed is not None:
+        crops, _ = crops_of_manifest(listed)
+    else:
+        if pattern is None and layout is None:
+            _refuse_known(root)
+        crops, _ = list_crops(root, pattern, layout)
     pids = number_persons([crop.person for crop in crops])
     spelled = camera_names([crop.camera for crop in crops])
     if test_share is not None:
@@ -75,7 +85,7 @@ def import_folder(
     numbered = (
         replace(
             crop,
-            path=prefix + crop.path,
+            path=crop.path if Path(crop.path).is_absolute() else prefix + crop.path,
             person=None if pid == UNLABELLED_PID else names.get(int(pid), str(pid)),
             camera=None if crop.camera is None else spelled[crop.camera],
         )

@@ -14,7 +14,9 @@ from reid_da.errors import InputError, unknown_name
 
 # A folder with more folders in it than this is one of identities, not one of data sets
 MOST_CHILDREN = 64
+"""Folders with more children are not searched for data sets inside."""
 MANIFEST = "manifest.csv"
+"""Name of a manifest that says how its folder is read."""
 
 logger = logging.getLogger(__name__)
 

@@ -15,6 +15,7 @@ from reid_da.text import csv_cell, from_csv_cell, size_text
 
 COLUMNS = ("path", "pid", "camid", "split")
 SUFFIXES = frozenset({".csv", ".parquet"})
+"""Suffixes of manifests."""
 _MAX_BYTES, _MAX_ROWS = 2**30, 10_000_000
 """Size of a manifest, unpacked, and number of its rows beyond which it is not read."""
 _LONGEST_NAME = 255
@@ -22,7 +23,7 @@ _LONGEST_HEADER = 2**16
 
 
 def is_manifest(file: Path) -> bool:
-    """Whether a file is there and its header has the column of a manifest that none can do without."""
+    """Whether a file exists and its header has the one column that every manifest needs."""
     try:
         with open_regular(file, limit=_MAX_BYTES) as stream:
             header = stream.readline(_LONGEST_HEADER).decode("utf-8-sig", "replace")
@@ -40,18 +41,9 @@ def read_manifest(file: Path) -> Dataset:
     ``split`` is train (also where it is empty), query or gallery.
 
     Raises:
-        InputError: the file cannot be read, lacks a column, or a row is at fault (row 1 is the first below the header).
+        InputError: the file cannot be read, lacks a column, or a row is invalid (row 1 is the first below the header).
     """
-    rows = list(_parquet_rows(file) if file.suffix.lower() == ".parquet" else _csv_rows(file))
-    if not rows:
-        raise InputError(f"{file}: the manifest has no rows")
-    if "path" not in rows[0]:
-        raise InputError(f"{file}: no column path; expected {','.join(COLUMNS)}, found {','.join(rows[0])}")
-    unknown = [name for name in rows[0] if name not in COLUMNS]
-    has_cameras = any(row.get("camid") for row in rows)
-    crops = [_crop(row, file=file, number=number, has_cameras=has_cameras) for number, row in enumerate(rows, start=1)]
-    _require_files(crops, file)
-    notes = (f"columns not used: {', '.join(unknown)}",) if unknown else ()
+    crops, notes = crops_of_manifest(file)
     return dataset_of_crops(
         crops,
         root=file.parent,
@@ -62,8 +54,26 @@ def read_manifest(file: Path) -> Dataset:
     )
 
 
-def write_manifest(crops: Iterable[Crop], file: Path) -> None:
-    """Write a CSV manifest of the given crops, all of it or nothing.
+def crops_of_manifest(file: Path) -> tuple[list[Crop], tuple[str, ...]]:
+    """The rows of a manifest, and what was passed over; see :func:`read_manifest`.
+
+    Raises:
+        InputError: the file cannot be read, lacks a column, or a row is invalid.
+    """
+    rows = list(_parquet_rows(file) if file.suffix.lower() == ".parquet" else _csv_rows(file))
+    if not rows:
+        raise InputError(f"{file}: the manifest has no rows")
+    if "path" not in rows[0]:
+        raise InputError(f"{file}: no column path; expected {','.join(COLUMNS)}, found {','.join(rows[0])}")
+    unknown = [name for name in rows[0] if name not in COLUMNS]
+    has_cameras = any(row.get("camid") for row in rows)
+    crops = [_crop(row, file=file, number=number, has_cameras=has_cameras) for number, row in enumerate(rows, start=1)]
+    _require_files(crops, file)
+    return crops, (f"columns not used: {', '.join(unknown)}",) if unknown else ()
+
+
+def manifest_text(crops: Iterable[Crop]) -> str:
+    """CSV manifest of the given crops.
 
     Values that a spreadsheet would take for formulas get an apostrophe in front, which :func:`read_manifest` drops.
     """
@@ -72,7 +82,12 @@ def write_manifest(crops: Iterable[Crop], file: Path) -> None:
     writer.writerow(COLUMNS)
     for crop in crops:
         writer.writerow(map(csv_cell, (crop.path, crop.person or "", crop.camera or "", crop.split)))
-    write_text(file, text.getvalue())
+    return text.getvalue()
+
+
+def write_manifest(crops: Iterable[Crop], file: Path) -> None:
+    """Write :func:`manifest_text`, all of it or nothing."""
+    write_text(file, manifest_text(crops))
 
 
 def _csv_rows(file: Path) -> Iterator[Mapping[str, str]]:

@@ -19,9 +19,12 @@ from reid_da.errors import InputError
 
 TRAIN, QUERY, GALLERY = "bounding_box_train", "query", "bounding_box_test"
 Folders = tuple[str, str, str]
+"""Names of the folders of training, query and gallery images."""
 
 MARKET_FOLDERS: Folders = (TRAIN, QUERY, GALLERY)
+"""Folders of Market-1501."""
 VERI_FOLDERS: Folders = ("image_train", "image_query", "image_test")
+"""Folders of VeRi-776."""
 FOLDERS: tuple[Folders, ...] = (
     MARKET_FOLDERS,
     VERI_FOLDERS,
@@ -31,7 +34,9 @@ FOLDERS: tuple[Folders, ...] = (
 
 # The camera is a number of any length: read as one digit, cameras 10 to 15 would all become camera 1.
 NAME = re.compile(r"(?P<pid>0*-?\d+)_c(?P<camera>\d+)")
+"""Identity and camera at the start of a file name."""
 MARKET_NAME = re.compile(r"-?\d+_c\d+s\d+_")
+"""File names of Market-1501: identity, camera, sequence."""
 DUKE_NAME = re.compile(r"\d+_c\d+_f\d+")
 MSMT17_NAME = re.compile(r"\d+_c\d+.*(morning|noon|afternoon)")
 MSMT17_SHORT_NAME = re.compile(r"\d{4}_c\d{1,2}_\d{4}\.\w+$")

@@ -16,7 +16,7 @@ MAT_ERRORS = (
     *(MatReadError, UnsuitableFileError, ValueError, LookupError, NotImplementedError, OSError, TypeError),
     *(AttributeError, MemoryError, zlib.error),
 )
-"""What a file that is none, ends early or is of another structure may cause while it is read and taken apart."""
+"""Errors that a file may cause while it is read and parsed: of another format, truncated, or of another structure."""
 
 MAX_BYTES = 2**27
 """Largest size of a file and of what it unpacks to; the largest protocol, that of MARS, has less than a megabyte."""

@@ -11,9 +11,12 @@ from reid_da.errors import InputError, first_few
 from reid_da.reading import UnsuitableFileError, read_list
 
 TrainLists = Literal["train+val", "train"]
+"""Lists that count as training images: both, as papers count, or ``train`` alone."""
 
 LISTS = ("list_train.txt", "list_val.txt", "list_query.txt", "list_gallery.txt")
+"""Files that list the images of the splits."""
 FOLDERS = (("train", "test"), ("mask_train_v2", "mask_test_v2"))  # V1; V2, where faces are masked
+"""Folders of training and test images, of V1 and of V2."""
 
 # 0000_000_01_0303morning_0008_0.jpg: the third field is the camera
 NAME = re.compile(r"[^_]+_[^_]+_(?P<camera>\d{1,4})_")

@@ -7,6 +7,7 @@ from reid_da.datasets.table import Dataset
 from reid_da.datasets.trials import TrialSet, rows_of
 
 FOLDERS = ("occluded_body_images", "whole_body_images")
+"""Folders of queries (occluded) and gallery (whole bodies)."""
 
 NAME = re.compile(r"(?P<pid>\d{1,9})/")  # 001/001_01.tif
 

@@ -18,6 +18,7 @@ from reid_da.errors import InputError, first_few
 from reid_da.reading import UnsuitableFileError, read_list
 
 NUM_FOLDS = 10
+"""Folds of LFW's protocol."""
 DEFAULT_COUNT = 6000
 """Pairs that are drawn where there are as many: the number of LFW."""
 _SAME = {"0": "0", "1": "1", "0.0": "0", "1.0": "1", "false": "0", "true": "1"}
@@ -231,7 +232,7 @@ def _read_lfw(text: str, file: Path) -> list[_Pair]:
 
 
 def _lfw_pair(fields: Sequence[str], *, fold: int) -> _Pair | None:
-    """The pair of a line of LFW's format, None if it is none."""
+    """The pair in a line of LFW's format; None if the line is not one."""
     if len(fields) == 3 and _is_number(fields[1]) and _is_number(fields[2]):
         return _Pair(first=_lfw(fields[0], fields[1]), second=_lfw(fields[0], fields[2]), same=True, fold=fold)
     if len(fields) == 4 and _is_number(fields[1]) and _is_number(fields[3]):

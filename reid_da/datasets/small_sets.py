@@ -32,7 +32,9 @@ PRID_SHARED = 200
 """Persons 1 to 200 of PRID2011 are in both views; a higher number is somebody else in each of them."""
 _PRID_SHOTS = ("single_shot", "multi_shot")
 GRID_PARTITIONS = "features_and_partitions.mat"
+"""File with GRID's published splits."""
 NO_CAMERAS = "cameras are not told: gallery images of the query's own camera count too"
+"""Note on data sets whose names have no camera."""
 
 
 def _drawn(trial: str) -> str:

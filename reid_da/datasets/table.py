@@ -20,6 +20,7 @@ UNKNOWN_CAMERA = "unknown"
 """Name of the one camera of a data set whose cameras are not known."""
 
 SameCamera = Literal["exclude", "include"]
+"""Whether gallery images of the query's identity and camera count."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -16,9 +16,12 @@ from reid_da.datasets.table import UNKNOWN_CAMERA, Dataset, SampleTable
 from reid_da.errors import InputError
 
 TRIALS = tuple(str(number) for number in range(10))
+"""Names of the random splits."""
 
 Row = tuple[str, int, int]
+"""Relative path, pid and camid of an image."""
 Splits = dict[str, list[Row]]
+"""Rows of each split by its name."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,9 +10,11 @@ from reid_da.errors import InputError, first_few
 from reid_da.reading import UnsuitableFileError, read_error, read_list
 
 TestList = Literal["800", "1600", "2400", "3200", "6000", "13164"]
+"""Vehicles in a test list of VehicleID."""
 
 IMAGES, LISTS = "image", "train_test_split"
 TRAIN_LIST = "train_list.txt"
+"""File that lists the training images."""
 
 
 def has_layout(folder: Path) -> bool:

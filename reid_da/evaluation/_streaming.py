@@ -19,9 +19,7 @@ _SORTED_BYTES = 2**20
 """Part of a block that one thread sorts at a time; it fits in the cache."""
 
 
-def whole_rows(
-    blocks: DistanceBlocks, description: str, *, world: World = ALONE
-) -> Iterator[tuple[slice, Tensor]]:
+def whole_rows(blocks: DistanceBlocks, description: str, *, world: World = ALONE) -> Iterator[tuple[slice, Tensor]]:
     """Slices of rows and their (q, G) distances, under a progress bar.
 
     All go to the same memory: the caller may write to the distances, and must be done with them when it asks for

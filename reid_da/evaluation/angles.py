@@ -36,6 +36,7 @@ class AngleStatistics:
         num_singletons: number of classes with one image, whose angle to their mean is 0 by construction; they count.
         positive_pairs: (180,) int64 pairs of images of one class by angle, one degree a bin.
         negative_pairs: (180,) int64 pairs of images of two classes by angle.
+        feature: what the features are, ``pooled`` or ``embedding``; empty where that is not known.
     """
 
     intra: float
@@ -47,6 +48,7 @@ class AngleStatistics:
     num_singletons: int
     positive_pairs: Tensor = field(repr=False)
     negative_pairs: Tensor = field(repr=False)
+    feature: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """All fields as values that JSON can hold."""

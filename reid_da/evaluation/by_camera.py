@@ -1,4 +1,4 @@
-"""An evaluation taken apart by cameras: where people are found again, and how similar their images are."""
+"""Evaluation by pairs of cameras: retrieval accuracy and similarities."""
 
 from dataclasses import dataclass, replace
 

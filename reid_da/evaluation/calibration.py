@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from reid_da.atomic import write_text
@@ -22,10 +23,8 @@ from reid_da.evaluation.operating_point import (
     similarity_histograms,
 )
 
-NUM_COARSE_BINS = 256
+NUM_QUANTILES = 64
 """Most bins of the stored histograms."""
-_TAIL = 1e-3
-"""Share of the pairs on either side that the first and the last bin hold."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,20 +35,21 @@ class Calibration:
         points: one for each false positive rate.
         num_positive_pairs: pairs of one identity that were compared.
         num_negative_pairs: pairs of two identities that were compared.
+        edges: (B + 1,) similarities between which the bins lie: quantiles of the pairs of one identity and of those of
+            two, both kinds with the same weight. However narrow the band is that a model's similarities lie in, each
+            bin holds about 1/B of them.
         positives: (B,) pairs of one identity by similarity.
         negatives: (B,) pairs of two identities by similarity.
-        low: similarity at which the first bin ends on the left; lower ones are in it too. The similarities of many
-            models lie in a narrow band, of which bins from -1 to 1 would show nothing.
-        high: the same of the last bin, on the right.
+        feature: what was compared, ``pooled`` or ``embedding``; empty where that is not known.
     """
 
     points: tuple[OperatingPoint, ...]
     num_positive_pairs: int
     num_negative_pairs: int
+    edges: tuple[float, ...] = field(repr=False)
     positives: tuple[int, ...] = field(repr=False)
     negatives: tuple[int, ...] = field(repr=False)
-    low: float = -1.0
-    high: float = 1.0
+    feature: str = ""
 
     @property
     def resolved_points(self) -> tuple[OperatingPoint, ...]:
@@ -69,12 +69,13 @@ class Calibration:
         raise InputError(f"there is no threshold for a false positive rate of {fpr:g}, only for {known or 'none'}")
 
 
-def calibrate(features: FeatureSet, *, fprs: Sequence[float]) -> Calibration:
+def calibrate(features: FeatureSet, *, fprs: Sequence[float], feature: str = "") -> Calibration:
     """Calibration on labelled images of the cameras.
 
     Args:
         features: of query and gallery.
         fprs: false positive rates, above 0 and at most 1.
+        feature: what the features are, to be noted.
 
     Raises:
         InputError: a rate is out of its range, or there is no pair of one identity from two cameras.
@@ -82,15 +83,15 @@ def calibrate(features: FeatureSet, *, fprs: Sequence[float]) -> Calibration:
     check_rates(fprs)
     positives, negatives = similarity_histograms(*features.arrays)
     points = points_of_histograms(positives, negatives, fprs)
-    first, width, count = _band(positives, negatives)
+    bins = _quantiles(positives, negatives)
     return Calibration(
         points=points.points,
         num_positive_pairs=points.num_positive_pairs,
         num_negative_pairs=points.num_negative_pairs,
-        positives=_coarse(positives, first, width, count),
-        negatives=_coarse(negatives, first, width, count),
-        low=first * RESOLUTION - 1,
-        high=(first + width * count) * RESOLUTION - 1,
+        edges=tuple((bins * RESOLUTION - 1).tolist()),
+        positives=_between(positives, bins),
+        negatives=_between(negatives, bins),
+        feature=feature,
     )
 
 
@@ -107,15 +108,16 @@ def save_calibration(path: Path, calibration: Calibration, *, notes: dict[str, A
     write_text(path, json.dumps({**record, CHECKSUM: json_digest(record)}, indent=2) + "\n")
 
 
-def load_calibration(path: Path, *, epoch: int | None = None) -> Calibration:
+def load_calibration(path: Path, *, epoch: int | None = None, feature: str | None = None) -> Calibration:
     """Read a calibration.
 
     Args:
         path: the file.
         epoch: of the checkpoint that it has to belong to; any if None.
+        feature: that it has to be of, ``pooled`` or ``embedding``; any if None.
 
     Raises:
-        InputError: the file is missing or damaged, or belongs to another checkpoint.
+        InputError: the file is missing or damaged, or belongs to another checkpoint or feature.
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -125,10 +127,10 @@ def load_calibration(path: Path, *, epoch: int | None = None) -> Calibration:
             points=tuple(OperatingPoint(**point) for point in record["points"]),
             num_positive_pairs=int(record["num_positive_pairs"]),
             num_negative_pairs=int(record["num_negative_pairs"]),
+            edges=_edges_of(record),
             positives=tuple(record["positives"]),
             negatives=tuple(record["negatives"]),
-            low=float(record.get("low", -1)),
-            high=float(record.get("high", 1)),
+            feature=str(record.get("feature", "")),
         )
     except FileNotFoundError as error:
         raise InputError(f"{path}: not calibrated yet: reid-da calibrate {path.parent}") from error
@@ -139,28 +141,35 @@ def load_calibration(path: Path, *, epoch: int | None = None) -> Calibration:
             f"{path}: belongs to epoch {record.get('epoch')}, and the model is of epoch {epoch}; calibrate that one:"
             f" reid-da calibrate {path.parent}"
         )
+    if feature and calibrated.feature and calibrated.feature != feature:
+        raise InputError(
+            f"{path}: is of {calibrated.feature} features, and the model compares {feature} ones; calibrate those:"
+            f" reid-da calibrate {path.parent} --feature {feature}"
+        )
     return calibrated
 
 
-def _band(positives: Tensor, negatives: Tensor) -> tuple[int, int, int]:
-    """First fine bin, width in fine bins and number of the coarse ones, which span all but the tails of both kinds."""
-    ends = []
+def _edges_of(record: dict[str, Any]) -> tuple[float, ...]:
+    """Edges of the bins; earlier versions had bins of one width."""
+    if "edges" in record:
+        return tuple(map(float, record["edges"]))
+    low, high, count = float(record.get("low", -1)), float(record.get("high", 1)), len(record["positives"])
+    return tuple(low + (high - low) * number / count for number in range(count + 1))
+
+
+def _quantiles(positives: Tensor, negatives: Tensor) -> Tensor:
+    """(B + 1,) int64 edges in fine bins, increasing: quantiles of both histograms, with equal weights."""
+    shares = torch.zeros(NUM_BINS, dtype=torch.float64)
     for histogram in (positives, negatives):
-        total = histogram.sum()
-        if total:
-            inside = histogram.cumsum(0) > _TAIL * total
-            above = histogram.flip(0).cumsum(0) > _TAIL * total
-            ends.append((int(inside.int().argmax()), NUM_BINS - int(above.int().argmax())))
-    first, last = min(low for low, _ in ends), max(high for _, high in ends)
-    width = -(-(last - first) // NUM_COARSE_BINS)
-    count = -(-(last - first) // width)
-    return max(min(first, NUM_BINS - width * count), 0), width, count
+        shares += histogram.double().cpu() / max(int(histogram.sum()), 1)
+    below = shares.cumsum(0) / shares.sum()
+    inner = torch.searchsorted(below, torch.arange(1, NUM_QUANTILES, dtype=torch.float64) / NUM_QUANTILES) + 1
+    filled = torch.nonzero(shares)
+    edges = {int(filled[0]), *inner.clamp_max(int(filled[-1])).tolist(), int(filled[-1]) + 1}
+    return torch.tensor(sorted(edges))
 
 
-def _coarse(histogram: Tensor, first: int, width: int, count: int) -> tuple[int, ...]:
-    """Sums over coarse bins; what lies beside the band is in the first and the last."""
-    end = first + width * count
-    counts = histogram[first:end].view(count, width).sum(dim=1)
-    counts[0] += histogram[:first].sum()
-    counts[-1] += histogram[end:].sum()
-    return tuple(counts.tolist())
+def _between(histogram: Tensor, edges: Tensor) -> tuple[int, ...]:
+    """(B,) sums of a fine histogram between edges that span all of it."""
+    total = torch.cat([torch.zeros(1, dtype=torch.int64), histogram.cpu().long().cumsum(0)])
+    return tuple(total[edges].diff().tolist())

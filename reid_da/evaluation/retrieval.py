@@ -116,7 +116,7 @@ def evaluate_retrieval(
         max_rank: length of the CMC curve.
         distance: ``cosine`` or ``euclidean``.
         same_camera: ``exclude`` or ``include`` gallery images of the query's identity from the query's camera.
-        world: processes that have all features; each ranks the gallery for a part of the queries, and all get the result.
+        world: processes that have all features; each ranks the gallery for some queries, and all get the result.
 
     Raises:
         InputError: arrays that do not fit together, features that are NaN, infinite or all zero, an unknown option,

@@ -18,9 +18,7 @@ from reid_da.world import ALONE, World
 logger = logging.getLogger(__name__)
 
 
-def train(
-    settings: ExperimentSettings, folder: Path, *, stages_after: int = 0, world: World = ALONE
-) -> RunFolder:
+def train(settings: ExperimentSettings, folder: Path, *, stages_after: int = 0, world: World = ALONE) -> RunFolder:
     """Train in a new run folder.
 
     Args:
@@ -42,9 +40,7 @@ def train(
         raise
 
 
-def resume(
-    folder: Path, overrides: Overrides = (), *, skip_damaged: bool = False, world: World = ALONE
-) -> RunFolder:
+def resume(folder: Path, overrides: Overrides = (), *, skip_damaged: bool = False, world: World = ALONE) -> RunFolder:
     """Resume a run; one that is complete stays as it is.
 
     Args:
@@ -127,7 +123,7 @@ def train_or_resume(
 
 
 def require_same(settings: ExperimentSettings, folder: Path) -> None:
-    """See to it that a training with these settings may go on in a folder, or begin in it.
+    """Make sure that a training with these settings may resume, or begin, in a folder.
 
     Raises:
         InputError: the folder holds a run with other settings; names the first of them.

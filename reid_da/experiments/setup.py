@@ -29,9 +29,7 @@ MOST_IMAGES = 16384
 """Training images of the target that the label-free figures look at, evenly spaced; more would take too long."""
 
 
-def build_trainer(
-    settings: ExperimentSettings, run: RunFolder, *, bare: bool = False, world: World = ALONE
-) -> Trainer:
+def build_trainer(settings: ExperimentSettings, run: RunFolder, *, bare: bool = False, world: World = ALONE) -> Trainer:
     """Everything that the settings ask for, put together: data, method, evaluation.
 
     Args:
@@ -141,9 +139,7 @@ def _label_free(
     def compute() -> Mapping[str, float]:
         autocast = settings.precision.autocast == "bfloat16"
         features = extract_features(method.inference, seen, autocast=autocast, world=context.world)
-        mirrored = extract_features(
-            method.inference, seen, transform=_mirrored, autocast=autocast, world=context.world
-        )
+        mirrored = extract_features(method.inference, seen, transform=_mirrored, autocast=autocast, world=context.world)
         return label_free_figures(features, mirrored, images.camids[rows])
 
     return compute

@@ -1,9 +1,11 @@
 """A settings file to begin with: it fits the machine and the data, and comments say what may be changed."""
 
+import json
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -15,8 +17,10 @@ from reid_da.datasets import Dataset, load_dataset
 from reid_da.errors import InputError
 from reid_da.images.ahead import available_cores
 from reid_da.methods import load_settings, settings_of
-from reid_da.models.backbones import BACKBONE_NAMES, create_backbone, imagenet_weights_available
-from reid_da.models.weights import match_state_dict, read_state_dict
+from reid_da.models.backbones import imagenet_weights_available
+from reid_da.models.importing import fitting_backbone
+from reid_da.models.weight_files import read_state_dict
+from reid_da.models.weight_notes import read_note
 from reid_da.yaml_files import parse_yaml
 
 _SIZES_LOOKED_AT = 32
@@ -93,11 +97,13 @@ def write_starter(
 
 @dataclass(frozen=True, kw_only=True)
 class _Weights:
-    """What the network starts from: a backbone, the value of ``model.weights``, and whether they can be had."""
+    """What the network starts from: a backbone, the value of ``model.weights``, whether they
+    can be had, and other settings of ``model`` that they need."""
 
     backbone: str
     value: str
     is_available: bool = True
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def is_random(self) -> bool:
@@ -109,27 +115,25 @@ def _weights(given: str | None, *, on_gpu: bool) -> _Weights:
     if given in ("none", "imagenet"):
         return _Weights(backbone=usual, value=given, is_available=given == "none" or imagenet_weights_available(usual))
     if given is not None:
-        return _Weights(backbone=_backbone_of(Path(given)), value=given)
+        return _of_file(Path(given))
     available = imagenet_weights_available(usual)
     # a ResNet-50 learns nothing from some thousand crops and random weights; a small network does
     value = "imagenet" if available or on_gpu else "none"
     return _Weights(backbone=usual, value=value, is_available=available or value == "none")
 
 
-def _backbone_of(file: Path) -> str:
-    """The backbone that a file of weights fits.
+def _of_file(file: Path) -> _Weights:
+    """The backbone that a file of weights fits, and the settings that go with it.
 
     Raises:
         InputError: it cannot be read, or fits none.
     """
-    state = read_state_dict(file)
-    for name in BACKBONE_NAMES:
-        try:
-            match_state_dict(state, create_backbone(name, weights="none"), origin=str(file))
-        except InputError:
-            continue
-        return name
-    raise InputError(f"{file}: fits none of the backbones {', '.join(BACKBONE_NAMES)}; see docs/weights.md")
+    note = read_note(file) if file.is_file() else None
+    if note is not None:
+        options = {key: value for key, value in note.settings().items() if key != "backbone"}
+        return _Weights(backbone=note.backbone, value=str(file), options=options)
+    name, _, _ = fitting_backbone(read_state_dict(file), origin=str(file))
+    return _Weights(backbone=name, value=str(file))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,11 +228,14 @@ class _Plan:
         yield ""
         yield "model:"
         if self.on_gpu or not weights.is_random:
-            yield f"  backbone: {weights.backbone}"
-        if not self.on_gpu and not weights.is_random:
-            yield "  width: 1"
-            if weights.backbone.startswith("osnet"):
+            yield f"  backbone: {_inline(weights.backbone)}"
+        if not weights.is_random:
+            if not self.on_gpu and "width" not in weights.options:
+                yield "  width: 1"
+            if not weights.options and not weights.backbone.startswith(("resnet", "mobilenet", "efficientnet")):
                 yield "  last_stride: 2"
+            for key, value in weights.options.items():
+                yield f"  {key}: {json.dumps(value)}"
         if not weights.is_random:
             yield f"  weights: {_inline(weights.value):<18}# imagenet (downloaded once), none, or the path of a file"
             return

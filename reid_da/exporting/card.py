@@ -15,7 +15,7 @@ from reid_da.training.trained import TrainedModel
 
 _LICENCES = (
     "The code of reid-da is under the Apache License 2.0. That says nothing about the weights: whoever passes them on "
-    "has to heed the terms of the data that they were trained on. The usual re-identification sets (Market-1501, "
+    "must follow the terms of the data that they were trained on. The usual re-identification sets (Market-1501, "
     "DukeMTMC-reID, MSMT17, CUHK03) are for non-commercial research; DukeMTMC-reID was withdrawn by its authors. "
     "Weights that began with ImageNet are also subject to its terms (here: {weights})."
 )

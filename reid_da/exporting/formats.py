@@ -17,6 +17,7 @@ from reid_da.errors import InputError
 from reid_da.images.augment import IMAGENET_MEAN, IMAGENET_STD
 
 Format = Literal["onnx", "torchscript", "safetensors"]
+"""Formats of exported models."""
 FORMATS: dict[str, str] = {"onnx": ".onnx", "torchscript": ".pt", "safetensors": ".safetensors"}
 """The formats, and how the names of their files usually end."""
 Pixels = Literal["uint8", "normalized"]
@@ -51,7 +52,11 @@ class Exportable(nn.Module):
 
 
 class OnnxNetwork(nn.Module):
-    """An ONNX file, run by onnxruntime on the CPU behind the call of a network."""
+    """An ONNX file, run by onnxruntime on the CPU behind the call of a network.
+
+    Args:
+        path: the file.
+    """
 
     def __init__(self, path: Path) -> None:
         super().__init__()

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from reid_da.errors import InputError, first_few
+from reid_da.gallery.provenance import CALENDAR_FROM
+from reid_da.gallery.qdrant import Collection, point_id
 from reid_da.gallery.store import Gallery
 from reid_da.gallery.vectors import Segment
 
@@ -24,38 +26,52 @@ def file_status(path: str) -> tuple[int, int] | None:
     return status.st_size, status.st_mtime_ns
 
 
-def select(gallery: Gallery, names: Iterable[str | Path]) -> list[int]:
+def select(index: Gallery | Collection, names: Iterable[str | Path]) -> list[int]:
     """Ids of images by what names them: an id, a path, or a folder, whether or not its files still exist.
 
     Raises:
         InputError: something names none.
     """
-    found: list[int] = []
+    found: set[int] = set()
     for name in names:
         text = str(name)
-        place = str(Path(text).resolve())
-        rows = gallery.rows("SELECT id FROM images WHERE id = ?", (int(text),)) if _is_id(text) else []
-        rows = rows or gallery.rows(
-            "SELECT id FROM images WHERE path = ? OR substr(path, 1, ?) = ?", (place, len(place) + 1, place + os.sep)
-        )
-        if not rows:
-            raise InputError(f"{text}: no image of {gallery.path} by this id, path or folder")
-        found += [number for (number,) in rows]
-    return sorted(set(found))
+        ids = _on_disk(index, text) if isinstance(index, Gallery) else _on_server(index, text)
+        if not ids:
+            raise InputError(f"{text}: no image of {index.place} by this id, path or folder")
+        found.update(ids)
+    return sorted(found)
+
+
+def _on_disk(gallery: Gallery, text: str) -> list[int]:
+    place = str(Path(text).resolve())
+    rows = gallery.rows("SELECT id FROM images WHERE id = ?", (int(text),)) if _is_id(text) else []
+    rows = rows or gallery.rows(
+        "SELECT id FROM images WHERE path = ? OR substr(path, 1, ?) = ?", (place, len(place) + 1, place + os.sep)
+    )
+    return [number for (number,) in rows]
+
+
+def _on_server(collection: Collection, text: str) -> list[int]:
+    place = str(Path(text).resolve())
+    ids = list(collection.records([int(text)])) if _is_id(text) else []
+    ids = ids or list(collection.records([point_id(place)]))
+    return ids or [number for number, fields in collection.scroll() if fields["path"].startswith(place + os.sep)]
 
 
 def _is_id(text: str) -> bool:
     return text.isdecimal() and len(text) < 19
 
 
-def missing(gallery: Gallery) -> list[int]:
-    """Ids of the images whose files do not exist any more."""
-    return [
-        number for number, path in gallery.rows("SELECT id, path FROM images ORDER BY id") if file_status(path) is None
-    ]
+def missing(index: Gallery | Collection) -> list[int]:
+    """Ids of the images whose files do not exist any more; on a server, of those that this machine has added."""
+    if isinstance(index, Gallery):
+        paths = index.rows("SELECT id, path FROM images ORDER BY id")
+    else:
+        paths = [(number, fields["path"]) for number, fields in index.scroll() if fields["host"] == index.host]
+    return [number for number, path in paths if file_status(path) is None]
 
 
-def older_than(gallery: Gallery, days: float, *, now: Callable[[], float] = time.time) -> list[int]:
+def older_than(index: Gallery | Collection, days: float, *, now: Callable[[], float] = time.time) -> list[int]:
     """Ids of the images that were taken, or where that is not known added, more than ``days`` ago.
 
     A time that is not one of the calendar (seconds since the start of a film) does not count as known.
@@ -66,10 +82,15 @@ def older_than(gallery: Gallery, days: float, *, now: Callable[[], float] = time
     if not days > 0:
         raise InputError(f"--retain-days: expected a number above 0, got {days:g}")
     limit = now() - days * 86400
-    found = gallery.rows(
-        "SELECT id FROM images WHERE CASE WHEN time >= 1e8 THEN min(time, added) ELSE added END < ?", (limit,)
-    )
-    return [number for (number,) in found]
+    if isinstance(index, Gallery):
+        rows = index.rows("SELECT id, time, added FROM images ORDER BY id")
+    else:
+        rows = [(number, fields.get("time"), fields["added"]) for number, fields in index.scroll()]
+    return [number for number, taken, added in rows if _since(taken, added) < limit]
+
+
+def _since(taken: float | None, added: float) -> float:
+    return added if taken is None or taken < CALENDAR_FROM else min(taken, added)
 
 
 def verify(gallery: Gallery, *, files: bool = False) -> list[str]:

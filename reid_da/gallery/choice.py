@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple, get_args
 from reid_da.api import Model
 from reid_da.errors import InputError, unknown_name
 from reid_da.evaluation.operating_point import check_rates
-from reid_da.gallery.store import Gallery
+from reid_da.gallery.protocol import ImageIndex
 from reid_da.gallery.threshold import stored
 
 Source = Literal["auto", "calibration", "index"]
@@ -20,7 +20,7 @@ class Chosen(NamedTuple):
 
 
 def choose_threshold(
-    gallery: Gallery,
+    index: ImageIndex,
     model: Model | None,
     *,
     fpr: float | None = None,
@@ -30,7 +30,7 @@ def choose_threshold(
     """The threshold of a search; none where neither a rate nor a threshold is asked for.
 
     Args:
-        gallery: the index.
+        index: the index.
         model: its model, whose run may be calibrated; None leaves that out.
         fpr: false positive rate of a pair.
         threshold: lowest similarity that means the same person.
@@ -55,16 +55,18 @@ def choose_threshold(
         try:
             if model is None:
                 raise InputError("the model is not loaded")
+            if index.card.center_cameras:
+                raise InputError(f"{index.place}: is centred by camera, and the run is calibrated without centring")
             return Chosen(model.threshold(fpr), fpr, f"calibration of {model.run}")
         except InputError as error:
             reasons.append(str(error))
     if source != "calibration":
-        found = stored(gallery)
+        found = stored(index)
         value = None if found is None else found.at(fpr)
         if value is not None:
             return Chosen(value, fpr, "the index, without labels")
         reasons.append(
-            f"{gallery.path}: no threshold at {fpr:g}: reid-da index threshold {gallery.path} --fpr {fpr:g}"
+            f"{index.place}: no threshold at {fpr:g}: reid-da index threshold {index.place} --fpr {fpr:g}"
             + ("" if found is None else " (its pairs may be too few)")
         )
     raise InputError("; ".join(reasons))

@@ -44,6 +44,8 @@ CREATE TABLE renames (
     after TEXT, PRIMARY KEY (operation, identity)
 ) WITHOUT ROWID;
 """
+SCHEMES = ("qdrant", "http", "https")
+"""Of URLs, which name collections on a server and no folders."""
 _BUSY_SECONDS = 10.0
 
 
@@ -60,9 +62,17 @@ def connect(folder: Path, *, across_threads: bool = False) -> sqlite3.Connection
         InputError: there is no index.
         OSError: the file is a link, or cannot be opened.
     """
+    text = folder.as_posix()
+    if text.partition(":/")[0] in SCHEMES:
+        url = text.replace(":/", "://", 1) if "://" not in text else text
+        raise InputError(
+            f"{url}: this command needs an index on disk; copy the collection into one: reid-da index copy {url} FOLDER"
+        )
     file = folder / FILE
     if file.is_symlink():
         raise link_error(file)
+    if folder.is_file():
+        raise InputError(f"{folder}: is a file, and no index")
     if not file.is_file():
         raise InputError(f"{folder}: no index there; make one with: reid-da index add {folder} FOLDER --model RUN")
     with naming_errors(file):

@@ -20,7 +20,9 @@ from reid_da.datasets.folders import Crop
 from reid_da.datasets.importing import persons_file, split_identities, write_names
 from reid_da.datasets.manifest import write_manifest
 from reid_da.errors import InputError, first_few
+from reid_da.gallery.apart import Frames, moments, num_pairs, split_impossible
 from reid_da.gallery.store import NONE, Gallery
+from reid_da.gallery.threshold import track_numbers
 
 DEFAULT_CLUSTERING = ClusteringSettings(metric="jaccard", k1=15, eps=0.5)
 """Stricter than what training uses: a wrong identity is worse than none."""
@@ -49,6 +51,7 @@ class Clustered:
         new: number of new identities.
         identities: number of identities now.
         unassigned: images without an identity now.
+        apart: pairs of images of one camera at the same time, which were kept apart.
     """
 
     joined: int
@@ -56,6 +59,7 @@ class Clustered:
     new: int
     identities: int
     unassigned: int
+    apart: int
 
 
 def identities(gallery: Gallery) -> list[Identity]:
@@ -68,18 +72,24 @@ def identities(gallery: Gallery) -> list[Identity]:
 
 
 def assign_identities(
-    gallery: Gallery, *, settings: ClusteringSettings | None = None, afresh: bool = False
+    gallery: Gallery,
+    *,
+    settings: ClusteringSettings | None = None,
+    afresh: bool = False,
+    same_time: str = "auto",
 ) -> Clustered:
     """Cluster the images and give an identity to those that have none.
 
     All images are clustered. In a cluster that holds identities, each image without one joins that of its nearest
-    image there; a cluster without identities becomes a new one; outliers stay unassigned.
+    image there; a cluster without identities becomes a new one; outliers stay unassigned. Images of one camera at the
+    same time are never put together; what was put together by hand stays so.
 
     Args:
         gallery: the index.
         settings: of the clustering; :data:`DEFAULT_CLUSTERING` by default.
         afresh: cluster anew what has identities, too. A cluster takes over the identity, with its name, that it shares
             most images with.
+        same_time: see :func:`~reid_da.gallery.apart.moments`.
 
     Raises:
         InputError: there are too few images, or settings that do not fit.
@@ -91,13 +101,17 @@ def assign_identities(
             raise InputError(f"{gallery.path}: has {len(snapshot)} images; clustering needs two at least")
         everything = np.arange(len(snapshot))
         vectors = snapshot.vectors(everything)
-        labels = cluster(vectors, snapshot.camids, settings=settings or DEFAULT_CLUSTERING).labels
+        settings = settings or DEFAULT_CLUSTERING
+        labels = np.asarray(cluster(vectors, snapshot.camids, settings=settings).labels)
+        moment, tracks = moments(snapshot, same_time), track_numbers(gallery)
+        known = None if afresh else snapshot.identities
+        labels = split_impossible(labels, vectors, moment, tracks, min_size=settings.min_samples, known=known)
         before = snapshot.identities
         with writer.transaction() as cursor:
             if afresh:
                 after, num_new = _taken_over(cursor, labels, before)
             else:
-                after, num_new = _joined(cursor, labels, before, vectors)
+                after, num_new = _joined(cursor, labels, before, vectors, list(map(Frames, moment, tracks)))
             changes = np.flatnonzero(after != before)
             _record(
                 cursor,
@@ -111,14 +125,22 @@ def assign_identities(
         new=num_new,
         identities=len(np.unique(after[after >= 0])),
         unassigned=int((after < 0).sum()),
+        apart=num_pairs(moment, tracks),
     )
 
 
 def _joined(
-    cursor: Any, labels: NDArray[np.int64], before: NDArray[np.int64], vectors: NDArray[np.float32]
+    cursor: Any,
+    labels: NDArray[np.int64],
+    before: NDArray[np.int64],
+    vectors: NDArray[np.float32],
+    frames: Sequence[Frames],
 ) -> tuple[NDArray[np.int64], int]:
     """Identities of all images where none of those that are there changes, and the number of new ones."""
     after, num_new = before.copy(), 0
+    seen: dict[int, Frames] = {}
+    for row in np.flatnonzero(before >= 0).tolist():
+        seen.setdefault(int(before[row]), Frames()).add(frames[row])
     order = np.argsort(labels, kind="stable")
     for members in np.split(order, np.flatnonzero(np.diff(labels[order])) + 1):
         if labels[members[0]] < 0:
@@ -133,7 +155,11 @@ def _joined(
             continue
         for start in range(0, len(unknown), _JOIN_ROWS):
             part = unknown[start : start + _JOIN_ROWS]
-            after[part] = before[known[(vectors[part] @ vectors[known].T).argmax(axis=1)]]
+            nearest = before[known[(vectors[part] @ vectors[known].T).argmax(axis=1)]]
+            for row, identity in zip(part.tolist(), nearest.tolist(), strict=True):
+                if not seen[identity].excludes(frames[row]):
+                    after[row] = identity
+                    seen[identity].add(frames[row])
     return after, num_new
 
 

@@ -1,72 +1,28 @@
-"""Adding images to an index, taking them out, and looking after it."""
+"""Adding images to an index."""
 
-import hashlib
-import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from reid_da.api import Model, load
 from reid_da.datasets.listing import list_images
 from reid_da.errors import InputError
 from reid_da.features import pieces
-from reid_da.gallery import database
 from reid_da.gallery.care import file_status
+from reid_da.gallery.embedder import Embedder, check_model
+from reid_da.gallery.protocol import ImageIndex, Known, NewImage, Writes
 from reid_da.gallery.provenance import Origin, exif_time, origins
-from reid_da.gallery.store import Gallery, ModelCard, create
 from reid_da.gallery.vectors import checksum
-from reid_da.gallery.writer import NewImage, Writer
 from reid_da.images.ahead import available_cores, map_ahead
-from reid_da.images.decode import ImageError, decode_content, read_image
+from reid_da.images.decode import ImageError, read_image
 from reid_da.progress import track
-
-logger = logging.getLogger(__name__)
 
 BATCH = 128
 """Images that are added together: what a killed process has to do again."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Embedder:
-    """A model as an index uses it.
-
-    Attributes:
-        model: the model.
-        card: what the index knows of it.
-    """
-
-    model: Model
-    card: ModelCard
-
-    def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """(N, D) unit vectors of (N, H, W, 3) images of the model's size."""
-        tensor = torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2)
-        return self.model.embed(tensor, flip=self.card.flip)
-
-    def decode(self, content: bytes, **limits: Any) -> NDArray[np.uint8]:
-        """(H, W, 3) pixels of an image file in the model's size; the options are those of ``decode_content``."""
-        return decode_content(content, size=self.model.image_size, interpolation="bicubic", **limits)
-
-    def embed_files(self, paths: Sequence[Path]) -> NDArray[np.float32]:
-        """(N, D) unit vectors of image files.
-
-        Raises:
-            InputError: one cannot be decoded.
-        """
-        pixels = []
-        for path in paths:
-            try:
-                pixels.append(self.decode(read_image(path)))
-            except ImageError as error:
-                raise InputError(f"{path}: cannot be decoded as an image ({error})") from error
-        return self(np.stack(pixels))
 
 
 @dataclass(kw_only=True)
@@ -80,8 +36,10 @@ class Added:
         forgotten: number of images that are not taken up as they were forgotten.
         broken: images that cannot be decoded, with the reason; they are tried again the next time.
         readings: in words how the names of each folder were read.
-        no_camera: number of images whose camera is not known.
-        no_time: number of images whose time is not known.
+        images: number of images in the index.
+        no_camera: number of those whose camera is not known.
+        no_time: number of those whose time is not known.
+        no_mean: cameras without a mean of their own in a centred index; that over all cameras is taken for them.
     """
 
     added: int = 0
@@ -90,167 +48,70 @@ class Added:
     forgotten: int = 0
     broken: list[str] = field(default_factory=list)
     readings: list[str] = field(default_factory=list)
+    images: int = 0
     no_camera: int = 0
     no_time: int = 0
+    no_mean: list[str] = field(default_factory=list)
+
+    def lines(self) -> list[str]:
+        """What was done, in words."""
+        parts = [f"{self.added:,} images added", f"{self.unchanged:,} were there"]
+        if self.described:
+            parts.append(f"{self.described:,} described anew")
+        if self.forgotten:
+            parts.append(f"{self.forgotten:,} left out that were forgotten")
+        if self.broken:
+            parts.append(f"{len(self.broken):,} cannot be decoded")
+        lines = [f"{', '.join(parts)}; {self.images:,} in all"]
+        if self.no_camera or self.no_time:
+            lines.append(f"camera unknown: {self.no_camera:,} images; time unknown: {self.no_time:,} images")
+        if self.no_mean:
+            lines.append(f"without a mean of their own, centred by that over all cameras: {', '.join(self.no_mean)}")
+        return lines
 
 
-def fingerprint(model: Model, *, flip: bool) -> str:
-    """Of all that the features of a model depend on: its weights, the size of its images, and mirror images."""
-    digest = hashlib.blake2b(digest_size=16)
-    digest.update(repr((tuple(model.image_size), flip, "bicubic", type(model.network).__name__)).encode())
-    for name, tensor in sorted(model.network.state_dict().items()):
-        values = tensor.detach().cpu().contiguous()
-        digest.update(repr((name, tuple(values.shape), str(values.dtype))).encode())
-        digest.update(values.flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+@dataclass(frozen=True, kw_only=True)
+class Listed:
+    """Images of folders.
 
-
-def load_embedder(
-    model: str | Path,
-    *,
-    backbone: str = "resnet50",
-    last_stride: int = 2,
-    weights: str = "imagenet",
-    image_size: tuple[int, int] | None = None,
-    flip: bool = False,
-    device: str = "auto",
-) -> Embedder:
-    """A model for an index; the arguments are those of :func:`reid_da.load`.
-
-    Raises:
-        InputError: there is no such model.
+    Attributes:
+        origins: camera, time and track by absolute path.
+        readings: in words how the names of each folder were read.
     """
-    loaded = load(
-        model, backbone=backbone, last_stride=last_stride, weights=weights, image_size=image_size, device=device
-    )
-    path = Path(model)
-    card = ModelCard(
-        model=str(path.resolve()) if path.exists() else str(model),
-        backbone=backbone,
-        last_stride=last_stride,
-        weights=weights,
-        image_size=loaded.image_size,
-        flip=flip,
-        fingerprint=fingerprint(loaded, flip=flip),
-        dim=loaded.dim,
-    )
-    return Embedder(model=loaded, card=card)
+
+    origins: dict[str, Origin]
+    readings: tuple[str, ...]
 
 
-def embedder_of(gallery: Gallery, *, model: str | Path | None = None, device: str = "auto") -> Embedder:
-    """The model that made the vectors of an index.
-
-    Args:
-        gallery: the index.
-        model: where the model is now; where it was by default.
-        device: where it computes.
-
-    Raises:
-        InputError: it is not there any more, or is another one now.
-    """
-    card = gallery.card
-    try:
-        found = load_embedder(
-            model or card.model,
-            backbone=card.backbone,
-            last_stride=card.last_stride,
-            weights=card.weights,
-            image_size=card.image_size,
-            flip=card.flip,
-            device=device,
-        )
-    except InputError as error:
-        raise InputError(f"{gallery.path}: its model cannot be loaded: {error}; give it with --model") from error
-    check_model(gallery, found.card)
-    return found
-
-
-def check_model(gallery: Gallery, card: ModelCard) -> None:
-    """Refuse vectors of another model than that of an index: they mean nothing to each other.
-
-    Raises:
-        InputError: it is another model.
-    """
-    if card.fingerprint != gallery.card.fingerprint:
-        raise InputError(
-            f"{gallery.path}: holds vectors of another model ({gallery.card.model}, {gallery.card.fingerprint[:8]}) "
-            f"than {card.model} ({card.fingerprint[:8]}): other weights, image size or --flip; use that model, or make "
-            "a new index"
-        )
-
-
-def open_or_create(
-    path: Path, *, model: str | Path | None, device: str = "auto", **options: Any
-) -> tuple[Gallery, Embedder]:
-    """An index and its model; a new index if there is none, which needs a model.
-
-    Args:
-        path: the index.
-        model: needed for a new index; for one that exists only where its model has moved.
-        device: where the model computes.
-        options: ``backbone``, ``last_stride``, ``weights``, ``image_size``, ``flip``, for a new index.
-
-    Raises:
-        InputError: no model for a new index, or another one than that of the index.
-    """
-    if (path / database.FILE).exists():
-        opened = Gallery(path)
-        try:
-            return opened, embedder_of(opened, model=model, device=device)
-        except BaseException:
-            opened.close()
-            raise
-    if model is None:
-        raise InputError(f"{path}: a new index needs a model: --model RUN")
-    embedder = load_embedder(model, device=device, **options)
-    return create(path, embedder.card), embedder
-
-
-def add(
-    gallery: Gallery,
-    embedder: Embedder,
+def find_images(
     folders: Sequence[Path],
     *,
     pattern: str | None = None,
     layout: str | None = None,
     table: Path | None = None,
     fps: float = 1.0,
-    num_workers: int | None = None,
-) -> Added:
-    """Add the images of folders that are not in the index yet, batch by batch; a killed process loses the last batch.
-
-    An image is known by its absolute path. Where size or time of the file differ, it is embedded anew. The origin of
-    images that are known is brought up to date.
+) -> Listed:
+    """The images of folders, with what tells their cameras and times; no image is opened.
 
     Args:
-        gallery: the index.
-        embedder: its model.
         folders: folders, or single images.
         pattern: see :func:`~reid_da.gallery.provenance.origins`, as for ``layout``, ``table`` and ``fps``.
         layout: what the folders are.
         table: camera and time of each image.
         fps: frames per second, where times are numbers of frames.
-        num_workers: threads that decode; as many as there are cores by default.
 
     Raises:
-        BlockingIOError: another process writes to the index.
-        InputError: a folder does not exist, has no images, or does not tell its cameras; the model is another one.
-        OSError: the disk is full.
+        InputError: a folder does not exist, has no images, or does not tell its cameras.
     """
-    check_model(gallery, embedder.card)
-    result = Added()
     found: dict[str, Origin] = {}
+    readings = []
     for folder in folders:
         root, paths = _images(folder)
         described, words = origins(root, paths, pattern=pattern, layout=layout, table=table, fps=fps)
-        result.readings.append(f"{folder}: {len(paths):,} images, {words}")
+        readings.append(f"{folder}: {len(paths):,} images, {words}")
         base = root.resolve()
         found.update((str(base / path), origin) for path, origin in zip(paths, described, strict=True))
-    with gallery.writing() as writer:
-        _add(gallery, writer, embedder, found, result, num_workers or available_cores())
-    counts = gallery.rows("SELECT count(*) - count(camera), count(*) - count(time) FROM images")[0]
-    result.no_camera, result.no_time = counts
-    return result
+    return Listed(origins=found, readings=tuple(readings))
 
 
 def _images(folder: Path) -> tuple[Path, list[str]]:
@@ -264,45 +125,108 @@ def _images(folder: Path) -> tuple[Path, list[str]]:
     return folder, paths
 
 
-def _add(
-    gallery: Gallery, writer: Writer, embedder: Embedder, found: dict[str, Origin], result: Added, num_workers: int
-) -> None:
-    known = {
-        path: (number, size, mtime, origin)
-        for number, path, size, mtime, *origin in gallery.rows(
-            "SELECT images.id, path, size, mtime_ns, name, time, track FROM images "
-            "LEFT JOIN cameras ON cameras.id = camera"
+def add(index: ImageIndex, embedder: Embedder, images: Listed, *, num_workers: int | None = None) -> Added:
+    """Add images that are not in the index yet, batch by batch; a killed process loses the last batch.
+
+    An image is known by its absolute path. Where size or time of the file differ, it is embedded anew. The origin of
+    images that are known is brought up to date.
+
+    Args:
+        index: the index.
+        embedder: its model.
+        images: what is to be in it; see :func:`find_images`.
+        num_workers: threads that decode; as many as there are cores by default.
+
+    Raises:
+        BlockingIOError: another process writes to the index.
+        InputError: the model is another one, or an index without images has none afterwards.
+        OSError: the disk is full.
+    """
+    check_model(index, embedder.card)
+    result = Added(readings=list(images.readings))
+    with index.writing() as writer:
+        _add(index, writer, embedder, images.origins, result, num_workers or available_cores())
+    result.images, result.no_camera, result.no_time = index.gaps()
+    if not result.images and result.broken:
+        raise InputError(
+            f"{index.place}: is still empty, none of {len(images.origins):,} images can be decoded: {result.broken[0]}"
         )
-        if path in found
-    }
-    new, described = [], {}
+    if embedder.means is not None:
+        result.no_mean = embedder.means.lacking(index.cameras())
+    return result
+
+
+def _add(
+    index: ImageIndex,
+    writer: Writes,
+    embedder: Embedder,
+    found: dict[str, Origin],
+    result: Added,
+    num_workers: int,
+) -> None:
+    known = index.known(found.keys())
+    new: list[str] = []
+    described = {}
     for path, origin in found.items():
         before = known.get(path)
-        if before is None or file_status(path) != before[1:3]:
+        if before is None or file_status(path) != (before.size, before.mtime_ns):
             new.append(path)
             continue
         result.unchanged += 1
-        camera, when, of_track = before[3]
-        # what a later call does not tell stays: a time may be from EXIF data
-        after = (origin.camera or camera, when if origin.time is None else origin.time, origin.track or of_track)
-        if after != (camera, when, of_track):
-            described[before[0]] = after
+        after = _merged(origin, before.origin)
+        if after != before.origin:
+            described[before.id] = _columns(after)
+    _check_cameras_stay(embedder, known, described)
     if described:
         writer.describe(described)
         result.described = len(described)
-    forgotten = {digest for (digest,) in gallery.rows("SELECT digest FROM forgotten")}
     chunks = [new[part] for part in pieces(len(new), BATCH)]
     with ThreadPoolExecutor(num_workers) as pool:
         read = partial(_read, embedder=embedder, found=found, pool=pool)
         for batch in track(map_ahead(read, chunks, workers=1, ahead=2), "adding images", total=len(chunks)):
             result.broken += [entry for entry in batch if isinstance(entry, str)]
             entries = [entry for entry in batch if not isinstance(entry, str)]
+            forgotten = index.forgotten([image.digest for image, _ in entries])
             wanted = [entry for entry in entries if entry[0].digest not in forgotten]
             result.forgotten += len(entries) - len(wanted)
             if wanted:
-                vectors = embedder(np.stack([pixels for _, pixels in wanted]))
-                writer.append([image for image, _ in wanted], vectors)
+                images = [image for image, _ in wanted]
+                vectors = embedder(np.stack([pixels for _, pixels in wanted]), [image.camera for image in images])
+                writer.append(images, vectors)
                 result.added += len(wanted)
+
+
+def _merged(origin: Origin, before: Origin) -> Origin:
+    """What is told now; what is not stays as it was: a time may be from EXIF data."""
+    return Origin(
+        camera=origin.camera or before.camera,
+        time=before.time if origin.time is None else origin.time,
+        track=origin.track or before.track,
+    )
+
+
+def _columns(origin: Origin) -> tuple[str | None, float | None, str | None]:
+    return origin.camera, origin.time, origin.track
+
+
+def _check_cameras_stay(
+    embedder: Embedder,
+    known: Mapping[str, Known],
+    described: Mapping[int, tuple[str | None, float | None, str | None]],
+) -> None:
+    """In a centred index the camera is part of the vector: it cannot be corrected afterwards.
+
+    Raises:
+        InputError: a camera would change.
+    """
+    if embedder.means is None:
+        return
+    for path, image in known.items():
+        if image.id in described and described[image.id][0] != image.origin.camera:
+            raise InputError(
+                f"{path}: was centred as an image of camera {image.origin.camera}, and is of {described[image.id][0]} "
+                "now; remove it (reid-da index remove) and add it again"
+            )
 
 
 def _read(

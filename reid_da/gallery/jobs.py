@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from reid_da.clustering import ClusteringSettings
 from reid_da.errors import InputError
 from reid_da.gallery import database
-from reid_da.gallery.index import add, open_or_create
+from reid_da.gallery.places import add_folders
 
 HIDDEN_INDEX = ".gallery"
 """Folder of the index that is made in a folder of images."""
@@ -28,9 +28,7 @@ def index_of(path: Path, *, model: str | None, layout: str | None = None, device
     if (path / database.FILE).exists() or not path.is_dir():
         return path
     place = path / HIDDEN_INDEX
-    gallery, embedder = open_or_create(place, model=model, device=device)
-    with gallery:
-        add(gallery, embedder, [path], layout=layout)
+    add_folders(place, [path], model=model, device=device, model_options={}, layout=layout)
     return place
 
 

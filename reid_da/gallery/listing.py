@@ -8,9 +8,11 @@ from pathlib import PurePath
 from typing import Any
 
 from reid_da.gallery.identities import Identity
+from reid_da.gallery.protocol import Record
 from reid_da.gallery.provenance import time_text
+from reid_da.gallery.qdrant import Collection
 from reid_da.gallery.search import Answers
-from reid_da.gallery.store import Gallery, Record
+from reid_da.gallery.store import Gallery
 from reid_da.gallery.threshold import Thresholds
 from reid_da.reporting.tables import Column, Row, Table
 from reid_da.text import csv_cell, printable
@@ -66,26 +68,45 @@ class Summary:
         return Table(columns=columns, rows=rows, notes=notes)
 
 
-def summary(gallery: Gallery) -> Summary:
+def summary(index: Gallery | Collection) -> Summary:
     """An index in figures."""
-    cameras = gallery.rows(
-        "SELECT name, count(*), min(time), max(time) FROM images LEFT JOIN cameras ON cameras.id = camera "
-        "GROUP BY camera ORDER BY length(name), name"
-    )
-    images, assigned, identities = gallery.rows(
-        "SELECT count(*), count(identity), count(DISTINCT identity) FROM images"
-    )[0]
-    vectors = gallery.rows("SELECT ifnull(sum(rows), 0) FROM blocks")[0][0]
+    if isinstance(index, Gallery):
+        cameras = index.rows(
+            "SELECT name, count(*), min(time), max(time) FROM images LEFT JOIN cameras ON cameras.id = camera "
+            "GROUP BY camera ORDER BY length(name), name"
+        )
+        images, assigned, identities = index.rows(
+            "SELECT count(*), count(identity), count(DISTINCT identity) FROM images"
+        )[0]
+        vectors = index.rows("SELECT ifnull(sum(rows), 0) FROM blocks")[0][0]
+    else:
+        records = index.all_records()
+        cameras = _by_camera(records)
+        images = vectors = len(records)
+        known = [record.identity for record in records if record.identity is not None]
+        assigned, identities = len(known), len(set(known))
     return Summary(
         images=images,
         cameras=tuple(cameras),
         identities=identities,
         unassigned=images - assigned,
         removed=vectors - images,
-        vector_bytes=vectors * gallery.card.dim * 4,
-        model=gallery.card.model,
-        fingerprint=gallery.card.fingerprint,
+        vector_bytes=vectors * index.card.dim * 4,
+        model=index.card.model,
+        fingerprint=index.card.fingerprint,
     )
+
+
+def _by_camera(records: Sequence[Record]) -> list[tuple[str | None, int, float | None, float | None]]:
+    """Images, first and last time of each camera."""
+    groups: dict[str | None, list[Record]] = {}
+    for record in records:
+        groups.setdefault(record.camera, []).append(record)
+    found = []
+    for name, members in sorted(groups.items(), key=lambda group: (len(group[0] or ""), group[0] or "")):
+        times = [record.time for record in members if record.time is not None]
+        found.append((name, len(members), min(times, default=None), max(times, default=None)))
+    return found
 
 
 def to_csv(records: Iterable[Record]) -> str:
@@ -114,7 +135,7 @@ def answers_table(answers: Answers) -> Table:
     columns = [
         Column(heading="query", align="left"),
         Column(heading="rank"),
-        Column(heading="similarity", form="{:.3f}"),
+        Column(heading="cosine", form="{:.3f}"),
     ]
     columns += [Column(heading=name, align="left") for name in ("match", "camera", "time", "identity", "image")]
     columns += [Column(heading="id", align="left")]
@@ -123,6 +144,7 @@ def answers_table(answers: Answers) -> Table:
 
 def threshold_table(thresholds: Thresholds) -> Table:
     """Thresholds without labels, and what they rest on."""
+    has_styles = any(point.styled is not None for point in thresholds.points)
     rows = [
         Row(
             cells=(
@@ -130,6 +152,7 @@ def threshold_table(thresholds: Thresholds) -> Table:
                 point.threshold,
                 None if point.low is None else f"{point.low:.3f} to {point.high:.3f}",
                 None if point.tpr is None else 100 * point.tpr,
+                *([100 * point.styled if point.styled is not None else None] if has_styles else []),
             )
         )
         for point in thresholds.points
@@ -140,12 +163,20 @@ def threshold_table(thresholds: Thresholds) -> Table:
         notes.append(f"same track: {thresholds.num_positives:,} pairs, all within a camera; across cameras fewer pass")
     if any(point.threshold is None for point in thresholds.points):
         notes.append("-: too few pairs to tell")
+    if thresholds.is_coarse:
+        notes.append(
+            "times are whole seconds: pictures of one person within a second count as two people, which makes the "
+            "thresholds too high; give tracks or finer times with reid-da index add --table"
+        )
     columns = [
         Column(heading="FPR", align="left"),
         Column(heading="threshold", form="{:.4f}"),
         Column(heading="95 %", align="left"),
         Column(heading="same track passes (%)"),
     ]
+    if has_styles:
+        columns.append(Column(heading="other style passes (%)"))
+        notes.append("other style: images beside themselves in the colours of another camera, in one pose and angle")
     return Table(columns=columns, rows=rows, notes=notes)
 
 

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from reid_da.errors import InputError
+from reid_da.gallery.protocol import Record
 from reid_da.gallery.provenance import time_text
 from reid_da.gallery.search import Answers, Hit
-from reid_da.gallery.store import Gallery, Record
+from reid_da.gallery.store import Gallery
 from reid_da.reporting.galleries import MATCH, NEUTRAL, NO_MATCH, Tile, draw_tiles
 
 _MOST_QUERIES = 40
@@ -58,6 +59,8 @@ def draw_sheets(
         columns: images in a row.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    for leftover in folder.glob(".identity-*.tmp"):
+        leftover.unlink(missing_ok=True)  # of a process that was killed
     by_identity: dict[int, list[Record]] = {}
     for record in gallery.all_records("WHERE identity NOTNULL"):
         by_identity.setdefault(record.identity or 0, []).append(record)

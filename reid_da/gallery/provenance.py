@@ -24,7 +24,7 @@ COLUMNS = ("path", "camera", "time", "track")
 _STAMP = re.compile(r"(?<!\d)(20\d\d)[-_]?(\d\d)[-_]?(\d\d)[T_ -]?(\d\d)[-_:.h]?(\d\d)[-_:.m]?(\d\d)(?!\d)", re.ASCII)
 _DIGITS = re.compile(r"[+-]?\d{1,15}(\.\d{1,9})?", re.ASCII)
 _LONGEST_NAME = 255
-_CALENDAR_FROM = 1e8
+CALENDAR_FROM = 1e8
 """Seconds from which a time is one of the calendar (1973), and not one since the start of a film."""
 
 
@@ -117,7 +117,7 @@ def time_text(seconds: float | None) -> str:
     """A time as people read it; empty where there is none."""
     if seconds is None or not math.isfinite(seconds):
         return ""
-    if seconds < _CALENDAR_FROM:
+    if seconds < CALENDAR_FROM:
         return f"{seconds:g} s"
     try:
         when = datetime.fromtimestamp(seconds, tz=timezone.utc)

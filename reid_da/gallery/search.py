@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from reid_da.errors import InputError, unknown_name
+from reid_da.gallery.protocol import Record
 from reid_da.gallery.provenance import time_text
-from reid_da.gallery.store import Gallery, Record, Snapshot
+from reid_da.gallery.store import Gallery, Snapshot
 from reid_da.gallery.vectors import Vectors
 from reid_da.nearest import NO_NEIGHBOR, RunningNeighbors
 from reid_da.reciprocal import SPARE_CANDIDATES
@@ -42,17 +43,25 @@ class Filters:
     before: float | None = None
     leave_out: tuple[int, ...] = ()
 
+    def check(self, cameras: Sequence[str]) -> None:
+        """Refuse a camera that is not among those of the index.
+
+        Raises:
+            InputError: there is no such camera.
+        """
+        for name in self.cameras:
+            if name not in cameras:
+                raise unknown_name("camera", name, cameras)
+
     def rows(self, snapshot: Snapshot) -> NDArray[np.int64]:
         """Rows of a snapshot that pass, in their order.
 
         Raises:
             InputError: there is no such camera.
         """
+        self.check(snapshot.camera_names)
         passing = np.ones(len(snapshot), dtype=bool)
         if self.cameras:
-            for name in self.cameras:
-                if name not in snapshot.camera_names:
-                    raise unknown_name("camera", name, snapshot.camera_names)
             passing &= np.isin(snapshot.camids, [snapshot.camera_names.index(name) for name in self.cameras])
         if self.after is not None:
             passing &= snapshot.times >= self.after
@@ -137,17 +146,22 @@ def nearest(
     similarities = np.full(proposed.shape, -np.inf)
     for number, of_query in enumerate(proposed):
         valid = of_query >= 0
-        vectors = snapshot.vectors(of_query[valid]).astype(np.float64)
-        query = queries[number].astype(np.float64)
-        # unit length in float32 is not exact, and would put near copies before an image itself
-        lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(query)
-        similarities[number, valid] = np.einsum("nd,d->n", vectors, query) / lengths
+        similarities[number, valid] = exact_similarities(queries[number], snapshot.vectors(of_query[valid]))
     order = np.argsort(-similarities, axis=1, kind="stable")[:, :count]
     return Found(
         rows=np.take_along_axis(proposed, order, axis=1),
         similarities=np.clip(np.take_along_axis(similarities, order, axis=1), -1, 1),
         searched=len(rows),
     )
+
+
+def exact_similarities(query: Vectors, vectors: Vectors) -> NDArray[np.float64]:
+    """(N,) cosine similarities of a (D,) query to (N, D) vectors, in float64."""
+    one, others = query.astype(np.float64), vectors.astype(np.float64)
+    # unit length in float32 is not exact, and would put near copies before an image itself
+    lengths = np.linalg.norm(others, axis=1) * np.linalg.norm(one)
+    found: NDArray[np.float64] = np.einsum("nd,d->n", others, one) / lengths
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,25 +283,40 @@ def answers(
     """What was found, with what the index knows of each image; an image that is gone by now is left out."""
     rows = np.unique(found.rows[found.rows >= 0])
     records = gallery.records(snapshot.ids[rows].tolist())
-    listed = []
-    for name, of_query, similarities in zip(names, found.rows, found.similarities, strict=True):
-        hits = [
+    lists = [
+        [
             (records[int(snapshot.ids[row])], float(similarity))
             for row, similarity in zip(of_query, similarities, strict=True)
             if row >= 0 and int(snapshot.ids[row]) in records
         ]
-        listed.append(
-            Answer(
-                query=name,
-                hits=tuple(
-                    Hit(
-                        rank=rank,
-                        image=image,
-                        similarity=similarity,
-                        is_match=None if threshold is None else similarity >= threshold,
-                    )
-                    for rank, (image, similarity) in enumerate(hits, start=1)
-                ),
-            )
+        for of_query, similarities in zip(found.rows, found.similarities, strict=True)
+    ]
+    return answers_of(lists, names, threshold=threshold, fpr=fpr, source=source, searched=found.searched)
+
+
+def answers_of(
+    lists: Sequence[Sequence[tuple[Record, float]]],
+    names: Sequence[str],
+    *,
+    threshold: float | None,
+    fpr: float | None,
+    source: str,
+    searched: int,
+) -> Answers:
+    """Answers from images with their similarities, the nearest first, for each query."""
+    listed = [
+        Answer(
+            query=name,
+            hits=tuple(
+                Hit(
+                    rank=rank,
+                    image=image,
+                    similarity=similarity,
+                    is_match=None if threshold is None else similarity >= threshold,
+                )
+                for rank, (image, similarity) in enumerate(hits, start=1)
+            ),
         )
-    return Answers(answers=tuple(listed), threshold=threshold, fpr=fpr, source=source, searched=found.searched)
+        for name, hits in zip(names, lists, strict=True)
+    ]
+    return Answers(answers=tuple(listed), threshold=threshold, fpr=fpr, source=source, searched=searched)

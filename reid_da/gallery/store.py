@@ -2,12 +2,12 @@
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,8 @@ from reid_da.atomic import atomic_path, own_folder
 from reid_da.errors import InputError
 from reid_da.features import pieces
 from reid_da.gallery import database
+from reid_da.gallery.protocol import Known, ModelCard, Record
+from reid_da.gallery.provenance import Origin
 from reid_da.gallery.vectors import VectorFiles, Vectors
 from reid_da.gallery.writer import Writer
 
@@ -24,43 +26,6 @@ NONE = -1
 _NO_TIME = -1e300
 _MAPPING_TRIES = 20
 _SQL_VARIABLES = 500
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelCard:
-    """The model that made the vectors of an index, and how to load it again.
-
-    Attributes:
-        model: run, checkpoint, file of weights, or backbone.
-        backbone: network that a file of weights belongs to.
-        last_stride: stride of its last stage.
-        weights: ``imagenet`` or ``none``, for a backbone.
-        image_size: height and width.
-        flip: whether features are averaged with those of mirror images.
-        fingerprint: of the weights and of what else the features depend on.
-        dim: length of the features.
-    """
-
-    model: str
-    backbone: str
-    last_stride: int
-    weights: str
-    image_size: tuple[int, int]
-    flip: bool
-    fingerprint: str
-    dim: int
-
-
-class Record(NamedTuple):
-    """An image of an index, without its vector."""
-
-    id: int
-    path: str
-    camera: str | None
-    time: float | None
-    track: str | None
-    identity: int | None
-    name: str | None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -161,6 +126,11 @@ class Gallery:
         """Close the database."""
         self._connection.close()
 
+    @property
+    def place(self) -> str:
+        """Its folder."""
+        return str(self.path)
+
     def meta(self, key: str) -> str | None:
         """A value that belongs to the index as a whole."""
         with database.naming_errors(self.file):
@@ -229,6 +199,34 @@ class Gallery:
         """Images in the order of their ids."""
         return [Record(*row) for row in self.rows(f"{_RECORDS} {where} ORDER BY images.id", values)]
 
+    def gaps(self) -> tuple[int, int, int]:
+        """Number of images, of those whose camera is not known, and of those whose time is not."""
+        images, no_camera, no_time = self.rows(
+            "SELECT count(*), count(*) - count(camera), count(*) - count(time) FROM images"
+        )[0]
+        return images, no_camera, no_time
+
+    def cameras(self) -> list[str]:
+        """Names of the cameras."""
+        return [name for (name,) in self.rows("SELECT name FROM cameras ORDER BY name")]
+
+    def known(self, paths: Collection[str]) -> dict[str, Known]:
+        """Those of the given paths that are there."""
+        rows = self.rows(
+            "SELECT images.id, path, size, mtime_ns, name, time, track FROM images "
+            "LEFT JOIN cameras ON cameras.id = camera"
+        )
+        return {
+            path: Known(number, size, mtime, Origin(*origin))
+            for number, path, size, mtime, *origin in rows
+            if path in paths
+        }
+
+    def forgotten(self, digests: Collection[bytes]) -> set[bytes]:
+        """Those of the given digests that are of images that were forgotten."""
+        marks = ",".join("?" * len(digests))
+        return {d for (d,) in self.rows(f"SELECT digest FROM forgotten WHERE digest IN ({marks})", list(digests))}
+
     @contextmanager
     def writing(self) -> Iterator[Writer]:
         """Be the one process that writes while the block runs.
@@ -246,13 +244,20 @@ _RECORDS = (
 )
 
 
-def create(path: Path, card: ModelCard) -> Gallery:
+def create(path: Path, card: ModelCard, meta: Mapping[str, str] | None = None) -> Gallery:
     """Make an empty index, whose database appears with its tables or not at all.
+
+    Args:
+        path: its folder.
+        card: the model that will make its vectors.
+        meta: values that belong to the index as a whole.
 
     Raises:
         InputError: there is something else at the path.
         BlockingIOError: another process is making it.
     """
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path}: is a file; name a folder for the index")
     if (
         path.is_dir()
         and not (path / database.FILE).exists()
@@ -269,6 +274,7 @@ def create(path: Path, card: ModelCard) -> Gallery:
                 with closing(sqlite3.connect(temporary)) as connection:
                     connection.executescript(database.TABLES)
                     values = {"version": database.VERSION, "model": json.dumps(asdict(card)), "generation": 0}
+                    values |= meta or {}
                     connection.executemany("INSERT INTO meta VALUES (?, ?)", list(values.items()))
                     connection.commit()
     return Gallery(path)

@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from reid_da.errors import InputError
 from reid_da.evaluation.operating_point import check_rates
 from reid_da.features import pieces
+from reid_da.gallery.protocol import ImageIndex
+from reid_da.gallery.provenance import CALENDAR_FROM
 from reid_da.gallery.store import Gallery, Snapshot
 
 FPRS = (1e-1, 1e-2, 1e-3)
@@ -45,6 +47,7 @@ class Point:
         low: 2.5 % quantile of the threshold over resamplings of tracks, or of minutes where there are no tracks.
         high: 97.5 % quantile; both are None where there are too few of these to tell.
         tpr: share of the pairs of one track that pass, or None.
+        styled: share of the images that pass beside themselves in the style of another camera, or None.
     """
 
     fpr: float
@@ -52,6 +55,7 @@ class Point:
     low: float | None
     high: float | None
     tpr: float | None
+    styled: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +69,8 @@ class Thresholds:
         num_positives: pairs of one track that were compared.
         num_units: tracks or minutes that the pairs are from.
         unit: ``track`` or ``minute``: what is resampled as a whole.
+        is_coarse: whether times are whole seconds of the calendar and tracks are not known. Then pictures of one person
+            may count as those of two, and the thresholds are too high.
     """
 
     points: tuple[Point, ...]
@@ -73,6 +79,7 @@ class Thresholds:
     num_positives: int
     num_units: int
     unit: str
+    is_coarse: bool = False
 
     def at(self, fpr: float) -> float | None:
         """The threshold at a rate that was asked for; None where there is none."""
@@ -94,6 +101,7 @@ def estimate(
     fprs: Sequence[float] = FPRS,
     window: float = 0.0,
     disjoint_views: bool = False,
+    styled: NDArray[np.float64] | None = None,
     max_pairs: int = MAX_PAIRS,
     seed: int = 0,
 ) -> Thresholds:
@@ -105,6 +113,7 @@ def estimate(
         window: how many seconds apart is still the same time.
         disjoint_views: no place is seen by two cameras, and their clocks agree: then images of different cameras at
             the same time are impossible pairs too.
+        styled: similarities of :func:`~reid_da.gallery.styled.styled_similarities`, or None.
         max_pairs: pairs of a kind that are compared.
         seed: of the choice of pairs and of the resampling.
 
@@ -144,7 +153,8 @@ def estimate(
         is_known = threshold is not None and len(limits) > _NUM_BOOTSTRAPS / 2
         low, high = (float(q) for q in np.quantile(limits, (0.025, 0.975))) if is_known else (None, None)
         tpr = float((of_tracks >= threshold).mean()) if threshold is not None and len(of_tracks) else None
-        points.append(Point(fpr=fpr, threshold=threshold, low=low, high=high, tpr=tpr))
+        passing = None if styled is None or threshold is None else float((styled >= threshold).mean())
+        points.append(Point(fpr=fpr, threshold=threshold, low=low, high=high, tpr=tpr, styled=passing))
     return Thresholds(
         points=tuple(points),
         kinds={kind: len(pairs) for kind, pairs in found.items()},
@@ -152,7 +162,13 @@ def estimate(
         num_positives=len(positives),
         num_units=num_units,
         unit=unit,
+        is_coarse=unit != "track" and is_coarse(snapshot.times[negatives.first]),
     )
+
+
+def is_coarse(times: NDArray[np.float64]) -> bool:
+    """Whether times are whole seconds of the calendar, in which a camera may take several pictures of a person."""
+    return len(times) > 0 and bool(((times >= CALENDAR_FROM) & (times == np.floor(times))).all())
 
 
 def save(gallery: Gallery, thresholds: Thresholds) -> None:
@@ -161,13 +177,13 @@ def save(gallery: Gallery, thresholds: Thresholds) -> None:
         writer.set_meta(META, json.dumps(asdict(thresholds)))
 
 
-def stored(gallery: Gallery) -> Thresholds | None:
+def stored(index: ImageIndex) -> Thresholds | None:
     """The thresholds that an index keeps, if any.
 
     Raises:
         InputError: they are damaged.
     """
-    text = gallery.meta(META)
+    text = index.meta(META)
     if text is None:
         return None
     try:
@@ -176,7 +192,7 @@ def stored(gallery: Gallery) -> Thresholds | None:
         return Thresholds(points=points, **fields)
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(
-            f"{gallery.file}: its thresholds are damaged; reid-da index threshold makes them anew"
+            f"{index.place}: its thresholds are damaged; reid-da index threshold makes them anew"
         ) from error
 
 

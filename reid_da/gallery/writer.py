@@ -4,7 +4,6 @@ import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,33 +11,11 @@ import numpy as np
 
 from reid_da.features import pieces
 from reid_da.gallery import database
+from reid_da.gallery.protocol import NewImage
 from reid_da.gallery.vectors import BLOCK_ROWS, Segment, VectorFiles, Vectors
 
 _COPIED_ROWS = 4096
 """Vectors that are copied at a time when blocks are written anew."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class NewImage:
-    """An image to be added.
-
-    Attributes:
-        path: absolute path.
-        size: of the file in bytes.
-        mtime_ns: when the file was changed.
-        digest: of its content.
-        camera: name, or None if not known.
-        time: seconds since 1970, or since any other start; None if not known.
-        track: images of one track in one camera show one person; None if not known.
-    """
-
-    path: str
-    size: int
-    mtime_ns: int
-    digest: bytes
-    camera: str | None = None
-    time: float | None = None
-    track: str | None = None
 
 
 class Writer:

@@ -22,7 +22,7 @@ from reid_da.reading import UnsuitableFileError, read_regular
 Interpolation = Literal["bilinear", "bicubic"]
 """How Pillow resizes; both average over the pixels that they skip when an image shrinks."""
 OnError = Literal["raise", "skip"]
-"""What to do about images that cannot be decoded: stop, or go on with zeros in their place."""
+"""What to do about images that cannot be decoded: stop, or continue with zeros in their place."""
 
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _TURNED = (5, 6, 7, 8)
@@ -45,7 +45,7 @@ class ImageError(Exception):
 
 
 class UnreadableImageError(ImageError):
-    """An image whose file cannot be read at the moment; its content may be sound."""
+    """An image whose file cannot be read at the moment; its content may be valid."""
 
 
 def decode_image(

@@ -17,7 +17,7 @@ from reid_da.world import ALONE, World
 class Batch:
     """Images and which they are, on one device.
 
-    Where several processes train together, the columns are those of the global batch, and the images this process's part.
+    Where several processes train together, columns are those of the global batch, and images those of the own part.
 
     Attributes:
         rows: (B,) int64 rows of the domain that they are from.

@@ -34,6 +34,7 @@ from reid_da.progress import track
 from reid_da.text import size_text
 
 VERSION = 1
+"""Of the format; files of another version are written anew."""
 
 _TAIL = struct.Struct("<QQI4s")
 _SIGNATURE = b"RDPK"
@@ -60,7 +61,7 @@ class UnusablePackError(Exception):
 
 
 class UnreadablePackError(UnusablePackError):
-    """A packed file that cannot be read at the moment; its content may be sound."""
+    """A packed file that cannot be read at the moment; its content may be valid."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -1,4 +1,4 @@
-"""A packed file in the making, which the next process goes on with if this one is killed."""
+"""An unfinished packed file, which the next process completes if this one is killed."""
 
 import errno
 import json

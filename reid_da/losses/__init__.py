@@ -2,7 +2,8 @@
 
 from reid_da.losses.centers import ClassCenters
 from reid_da.losses.invariance import InvarianceLoss, fused_invariance_loss, invariance_loss, memory_logits
-from reid_da.losses.margin import Margin, MarginHead, margin_logits, sphereface_annealing
+from reid_da.losses.margin import Margin, margin_logits, sphereface_annealing
+from reid_da.losses.margin_head import MarginHead, margin_cross_entropy
 from reid_da.losses.metric import (
     angular_triplet_loss,
     batch_hard_triplet_loss,
@@ -33,6 +34,7 @@ __all__ = [
     "inter_loss",
     "intra_loss",
     "invariance_loss",
+    "margin_cross_entropy",
     "margin_logits",
     "marginal_loss",
     "memory_logits",

@@ -12,6 +12,11 @@ CenterRule = Literal["paper", "sgd"]
 class ClassCenters(nn.Module):
     """Running centres of the classes (Wen et al., ECCV 2016), a buffer that no optimiser moves.
 
+    Args:
+        num_classes: number C of classes.
+        dim: length D of the features.
+        generator: source of the random centres, torch's own if None.
+
     Attributes:
         centers: (C, D) float.
         rule: ``paper``, from zeros; or ``sgd`` as the code of Luo et al. (CVPR workshops 2019), from standard normal

@@ -1,4 +1,4 @@
-"""Margin-based softmax losses: one function for the whole family, and a classification head around it.
+"""Margins of softmax losses: one function for the whole family.
 
 A classifier without bias whose rows, like the features, have unit length gives the cosines of the angles between them.
 The target logit is ``cos(m1 * theta + m2) - m3``, all others ``cos(theta)``, and cross-entropy is taken on the logits
@@ -18,18 +18,16 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from reid_da.errors import InputError, unknown_name
-from reid_da.losses._unit import inverse_length, unit_rows
+from reid_da.losses._unit import wide
 
 Beyond = Literal["hard", "easy", "none"]
 """What the target logit is where ``m1 * theta + m2`` passes pi, beyond which the cosine would rise again."""
-CenterInit = Literal["normal", "xavier"]
-"""Random class centres: normal with a deviation of 0.01, or of ``sqrt(2 / (D + C))``."""
 NO_CLASS = -1
-"""Label of a sample whose class is not among the rows, e.g. because another process holds it: it gets no margin."""
+"""Label of a sample that has no class among the rows: it gets no margin, and has no part in a loss."""
 
 
 def margin_logits(
@@ -62,14 +60,7 @@ def margin_logits(
     Raises:
         InputError: an unknown ``beyond``.
     """
-    if beyond not in get_args(Beyond):
-        raise unknown_name("beyond", beyond, get_args(Beyond))
-    cosine = cosine.to(torch.promote_types(cosine.dtype, torch.float32))
-    if (m1, m2) == (1.0, 0.0):
-        return _with_targets(cosine, label, lambda target: target - m3)
-    return _with_targets(
-        cosine, label, lambda target: _AngularMargin.apply(target, m1, m2, beyond, straight_through) - m3
-    )
+    return Margin(m1=m1, m2=m2, m3=m3, beyond=beyond, straight_through=straight_through).logits(cosine, label)
 
 
 def sphereface_annealing(
@@ -116,6 +107,38 @@ class Margin:
             )
         if self.scale is not None and self.scale <= 0:
             raise InputError(f"scale: expected a number above 0, got {self.scale}")
+        if self.beyond not in get_args(Beyond):
+            raise unknown_name("beyond", self.beyond, get_args(Beyond))
+
+    def target(self, cosine: Tensor, *, step: int = 1) -> Tensor:
+        """Target logits, before they are scaled, of the cosines between features and the centres of their classes.
+
+        Args:
+            cosine: float32 or float64 of any shape.
+            step: number of the training step, from 1, for the annealing.
+        """
+        target = cosine
+        if (self.m1, self.m2) != (1.0, 0.0):
+            target = _AngularMargin.apply(cosine, self.m1, self.m2, self.beyond, self.straight_through)
+        target = target - self.m3
+        if self.annealed:
+            weight = sphereface_annealing(step)
+            target = (weight * cosine + target) / (1 + weight)
+        return target
+
+    def logits(self, cosine: Tensor, label: Tensor, *, step: int = 1) -> Tensor:
+        """(B, C) cosines, not scaled, with :meth:`target` in the place of each target's; in float32 at least.
+
+        Args:
+            cosine: (B, C) float.
+            label: (B,) int64 target class, or -1 for none.
+            step: number of the training step, from 1.
+        """
+        cosine = wide(cosine)
+        # without a list of the rows that have one, for which a GPU would have to be waited for
+        has_target, column = (label != NO_CLASS)[:, None], label.clamp_min(0)[:, None]
+        target = cosine.gather(1, column)
+        return cosine.scatter(1, column, torch.where(has_target, self.target(target, step=step), target))
 
 
 MARGINS: dict[str, Margin] = {
@@ -126,95 +149,6 @@ MARGINS: dict[str, Margin] = {
     "combined": Margin(m2=0.3, m3=0.2),
 }
 """The family with the published margins and, but for SphereFace, the scale of 64 of face recognition."""
-
-
-class MarginHead(nn.Module):
-    """Class centres of unit length, and logits with a margin.
-
-    Several processes may hold shards of the classes: each has a head of its own rows and gives -1 as the label of
-    samples whose class another one holds.
-
-    Attributes:
-        weight: (C, D) centres; their length does not matter for the logits, but the longer they are, the less a step of
-            given length turns them.
-        margin: which member of the family.
-        steps: () int64, training steps done, for the annealing; see :meth:`count_step`.
-    """
-
-    steps: Tensor
-
-    def __init__(
-        self,
-        dim: int,
-        num_classes: int,
-        *,
-        margin: Margin,
-        init: CenterInit = "normal",
-        generator: torch.Generator | None = None,
-    ) -> None:
-        """Draw the centres.
-
-        Args:
-            dim: D, length of a feature.
-            num_classes: C.
-            margin: which member of the family.
-            init: how they begin.
-            generator: source of the initial centres, torch's own if None.
-        """
-        super().__init__()
-        self.margin = margin
-        self.weight = nn.Parameter(torch.empty(num_classes, dim))
-        deviation = 0.01 if init == "normal" else math.sqrt(2 / (dim + num_classes))
-        nn.init.normal_(self.weight, std=deviation, generator=generator)
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
-
-    def forward(self, features: Tensor, label: Tensor | None = None) -> Tensor:
-        """(B, C) scaled logits in float32 at least: with the margin, or plain cosines without labels.
-
-        A feature or centre of length zero has no angles: its cosines are 0, and so is its gradient; see
-        :func:`reid_da.losses._unit.inverse_length`.
-
-        Args:
-            features: (B, D) float, of any length.
-            label: (B,) int64 target class, or -1 for none.
-        """
-        dtype = torch.promote_types(features.dtype, torch.float32)
-        with torch.autocast(features.device.type, enabled=False):
-            features = features.to(dtype)
-            weight = self.weight.to(dtype)
-            # dividing the (B, C) products instead of the (C, D) centres: a copy of those less, and of their gradient
-            cosine = unit_rows(features) @ weight.T * inverse_length(weight).T
-            scale = features.norm(dim=1, keepdim=True) if self.margin.scale is None else self.margin.scale
-            return scale * (cosine if label is None else self._with_margin(cosine, label))
-
-    @torch.no_grad()
-    def count_step(self) -> None:
-        """Count a training step, for the annealing; once a step, however many batches went through the head."""
-        self.steps += 1
-
-    def _with_margin(self, cosine: Tensor, label: Tensor) -> Tensor:
-        margin = self.margin
-        logits = margin_logits(
-            cosine,
-            label,
-            m1=margin.m1,
-            m2=margin.m2,
-            m3=margin.m3,
-            beyond=margin.beyond,
-            straight_through=margin.straight_through,
-        )
-        if not margin.annealed:
-            return logits
-        weight = sphereface_annealing(int(self.steps) + 1)
-        return (weight * cosine + logits) / (1 + weight)
-
-
-def _with_targets(cosine: Tensor, label: Tensor, change: Any) -> Tensor:
-    """The cosines with those of the targets changed, where there is one."""
-    # without a list of the rows that have one, for which a GPU would have to be waited for
-    has_target, column = (label != NO_CLASS)[:, None], label.clamp_min(0)[:, None]
-    target = cosine.gather(1, column)
-    return cosine.scatter(1, column, torch.where(has_target, change(target), target))
 
 
 class _AngularMargin(torch.autograd.Function):

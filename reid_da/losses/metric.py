@@ -4,6 +4,7 @@ All compute in float32 at least, inside autocast too: differences of large numbe
 """
 
 import math
+from collections.abc import Callable
 from typing import Literal, get_args
 
 import torch
@@ -12,6 +13,7 @@ from torch.nn import functional
 
 from reid_da.errors import InputError, unknown_name
 from reid_da.losses._unit import angles_between, unit_products, unit_rows, wide
+from reid_da.shards import Shard
 
 Negatives = Literal["semi_hard", "hard"]
 """Which negatives the triplets of :func:`angular_triplet_loss` have."""
@@ -133,18 +135,19 @@ def center_loss(features: Tensor, labels: Tensor, centers: Tensor) -> Tensor:
     return 0.5 * (wide(features) - wide(centers)[labels]).square().sum(dim=1).mean()
 
 
-def intra_loss(features: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+def intra_loss(features: Tensor, weight: Tensor, labels: Tensor, *, shard: Shard | None = None) -> Tensor:
     """Mean angle between a feature and the centre of its class, in units of pi (Deng et al., CVPR 2019, equation 5).
 
     Args:
         features: (B, D) float, of any length.
         weight: (C, D) float class centres, of any length.
         labels: (B,) int64 classes.
+        shard: which classes the centres are of, where several processes share them; None for all.
     """
-    return angles_between(unit_rows(features), unit_rows(weight[labels])).mean() / math.pi
+    return angles_between(unit_rows(features), unit_rows(_rows_of(wide(weight), labels, shard))).mean() / math.pi
 
 
-def inter_loss(weight: Tensor, labels: Tensor) -> Tensor:
+def inter_loss(weight: Tensor, labels: Tensor, *, shard: Shard | None = None) -> Tensor:
     """Minus the mean angle from the centres of the batch's classes to all other centres, in units of pi.
 
     Deng et al., CVPR 2019, equation 6.
@@ -152,15 +155,12 @@ def inter_loss(weight: Tensor, labels: Tensor) -> Tensor:
     Args:
         weight: (C, D) float class centres, of any length, at least two.
         labels: (B,) int64 classes; one that occurs twice counts twice.
+        shard: which classes the centres are of, where several processes share them; None for all.
     """
-    weight = unit_rows(weight)
-    with torch.autocast(weight.device.type, enabled=False):
-        angle = _angle(weight[labels] @ weight.T)
-    own = functional.one_hot(labels, len(weight)).bool()
-    return -angle.masked_fill(own, 0.0).sum() / (math.pi * len(labels) * (len(weight) - 1))
+    return -_mean_to_others(unit_rows(weight), labels, shard, _angle) / math.pi
 
 
-def hyperspherical_energy(weight: Tensor, labels: Tensor, *, power: float = 2.0) -> Tensor:
+def hyperspherical_energy(weight: Tensor, labels: Tensor, *, power: float = 2.0, shard: Shard | None = None) -> Tensor:
     """Mean energy of the repulsion between class centres, for SphereFace+ (Liu et al., NeurIPS 2018).
 
     The mean over the classes of the batch and all other classes of ``||w - w'||^-power``, of ``-log ||w - w'||`` for
@@ -170,13 +170,14 @@ def hyperspherical_energy(weight: Tensor, labels: Tensor, *, power: float = 2.0)
         weight: (C, D) float class centres, of any length, at least two.
         labels: (B,) int64 classes; one that occurs twice counts twice.
         power: 2, 1 or 0 in the paper.
+        shard: which classes the centres are of, where several processes share them; None for all.
     """
-    weight = unit_rows(weight)
-    with torch.autocast(weight.device.type, enabled=False):
-        squared = (2 - 2 * weight[labels] @ weight.T).clamp_min(1e-6)
-    own = functional.one_hot(labels, len(weight)).bool()
-    energy = squared.pow(-power / 2) if power else -0.5 * squared.log()
-    return energy.masked_fill(own, 0.0).sum() / (len(labels) * (len(weight) - 1))
+
+    def energy(cosine: Tensor) -> Tensor:
+        squared = (2 - 2 * cosine).clamp_min(1e-6)
+        return squared.pow(-power / 2) if power else -0.5 * squared.log()
+
+    return _mean_to_others(unit_rows(weight), labels, shard, energy)
 
 
 def marginal_loss(features: Tensor, labels: Tensor, *, threshold: float = 1.2, margin: float = 0.3) -> Tensor:
@@ -274,6 +275,25 @@ def _squared_distance(features: Tensor) -> Tensor:
     with torch.autocast(features.device.type, enabled=False):
         squares = features.square().sum(dim=1)
         return (squares[:, None] + squares[None, :] - 2 * features @ features.T).clamp_min(0)
+
+
+def _mean_to_others(units: Tensor, labels: Tensor, shard: Shard | None, value: Callable[[Tensor], Tensor]) -> Tensor:
+    """Mean value of the cosines between the unit centres of a batch's classes and those of all other classes."""
+    shard = Shard(len(units)) if shard is None else shard
+    with torch.autocast(units.device.type, enabled=False):
+        values = value(_rows_of(units, labels, shard) @ units.T)
+    own = torch.arange(len(units), device=labels.device) + shard.rows.start == labels[:, None]
+    return shard.world.sum(values.masked_fill(own, 0.0).sum()) / (len(labels) * (shard.total - 1))
+
+
+def _rows_of(rows: Tensor, labels: Tensor, shard: Shard | None) -> Tensor:
+    """(B, D) rows by the numbers that they have over all processes, with a gradient."""
+    if shard is None or shard.is_whole:
+        return rows[labels]
+    place, is_own = shard.find(labels)
+    # a process without rows takes part in the backward pass too, whose sum is a collective operation
+    own = rows[place] if len(rows) else rows.sum() + rows.new_zeros(len(labels), rows.shape[1])
+    return shard.world.sum(torch.where(is_own[:, None], own, 0))
 
 
 def _angle(cosine: Tensor) -> Tensor:

@@ -223,5 +223,6 @@ def _check_saved_state(module: nn.Module, state: dict[str, Any], prefix: str, *_
 def _wrong_size(saved: Sequence[int], memory: ExemplarMemory) -> InputError:
     return InputError(
         f"the saved memory has {saved[0]} slots of {saved[1]} values but this data and model need "
-        f"{memory.shard.total} slots of {memory.slots.shape[1]} values; use the data set and settings that it was saved with"
+        f"{memory.shard.total} slots of {memory.slots.shape[1]} values; use the data set and settings that it was "
+        "saved with"
     )

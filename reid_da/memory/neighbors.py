@@ -216,7 +216,7 @@ class ShardedNeighbors:
             self._index.rebuild(memory)
 
     def search(self, features: Tensor, memory: Tensor, num_neighbors: int, *, exclude: Tensor | None = None) -> Tensor:
-        """Slots nearest to each feature; see :meth:`NeighborIndex.search`. ``exclude`` numbers slots of all processes."""
+        """Slots of all processes nearest to each feature; see :meth:`NeighborIndex.search`."""
         require_slots(self._shard.total, num_neighbors, exclude)
         length = num_neighbors + (exclude is not None)
         slots = features.new_zeros(len(features), 0, dtype=torch.int64)
@@ -243,7 +243,9 @@ def open_index(
     """
     if shard.is_whole:
         return check_neighbors(index, sample, memory, num_neighbors)
-    is_replaced = len(memory) > 0 and check_neighbors(index, sample, memory, min(num_neighbors, len(memory))) is not index
+    is_replaced = (
+        len(memory) > 0 and check_neighbors(index, sample, memory, min(num_neighbors, len(memory))) is not index
+    )
     if any(shard.world.tell(is_replaced)):
         return ExactNeighbors(shard=shard)
     return ShardedNeighbors(index, shard)

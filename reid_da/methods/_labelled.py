@@ -4,14 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import Generator, Tensor
-from torch.nn import functional
 
 from reid_da.config import SourceLossSettings
 from reid_da.errors import InputError
 from reid_da.images import Batch
 from reid_da.losses import metric
 from reid_da.losses.centers import ClassCenters
-from reid_da.losses.margin import MarginHead
+from reid_da.losses.margin_head import MarginHead
 from reid_da.models.reid_net import ReIDNetwork
 
 
@@ -21,7 +20,7 @@ class LabelledLosses:
     Args:
         network: the shared network, on its device.
         settings: weights and constants of the terms.
-        seed: of class centres that begin at random.
+        seed: of class centres that begin at random, and of classes that are sampled.
 
     Attributes:
         embeddings: (B, D) of the last batch, without gradients.
@@ -35,11 +34,12 @@ class LabelledLosses:
             raise InputError("source_loss: all weights are 0, nothing is left to train on; set one of them")
         self.network = network
         self.settings = settings
+        self._seed = seed
+        self._shard = network.classifier.shard if isinstance(network.classifier, MarginHead) else None
         self.centers: ClassCenters | None = None
         if settings.center_weight:
-            num_classes = len(network.classifier.weight)
             self.centers = ClassCenters(
-                num_classes,
+                len(network.classifier.weight) if self._shard is None else self._shard.total,
                 network.backbone.feature_dim,
                 rule=settings.center_rule,
                 generator=Generator().manual_seed(seed),
@@ -60,8 +60,7 @@ class LabelledLosses:
         embeddings = self.network.embed(pooled)
         losses: dict[str, Tensor] = {}
         if settings.classification_weight:
-            logits = self.network.source_logits(embeddings, label).float()
-            losses["cross_entropy"] = settings.classification_weight * self._cross_entropy(logits, label)
+            losses["cross_entropy"] = settings.classification_weight * self._cross_entropy(embeddings, label)
         losses |= self._on_pairs(pooled, label) | self._on_centers(pooled, embeddings, label)
         self.embeddings = embeddings.detach()
         self._seen = pooled.detach(), label
@@ -84,12 +83,16 @@ class LabelledLosses:
         if self.centers is not None:
             self.centers.load_state_dict(state["centers"])
 
-    def _cross_entropy(self, logits: Tensor, label: Tensor) -> Tensor:
-        smoothing, share = self.settings.label_smoothing, self.settings.hardest_share
-        if share == 1:
-            return functional.cross_entropy(logits, label, label_smoothing=smoothing)
-        loss = functional.cross_entropy(logits, label, label_smoothing=smoothing, reduction="none")
-        return loss.topk(max(int(len(loss) * share), 1)).values.mean()
+    def _cross_entropy(self, embeddings: Tensor, label: Tensor) -> Tensor:
+        share = self.settings.hardest_share
+        loss = self.network.source_cross_entropy(
+            embeddings,
+            label,
+            label_smoothing=self.settings.label_smoothing,
+            reduction="mean" if share == 1 else "none",
+            seed=self._seed,
+        )
+        return loss if share == 1 else loss.topk(max(int(len(loss) * share), 1)).values.mean()
 
     def _on_pairs(self, pooled: Tensor, label: Tensor) -> dict[str, Tensor]:
         settings = self.settings
@@ -127,10 +130,10 @@ class LabelledLosses:
             # by the rule of SGD the loss is the squared distance, not half of it
             losses["center"] = settings.center_weight * (2 * loss if settings.center_rule == "sgd" else loss)
         if settings.intra_weight:
-            losses["intra"] = settings.intra_weight * metric.intra_loss(embeddings, weight, label)
+            losses["intra"] = settings.intra_weight * metric.intra_loss(embeddings, weight, label, shard=self._shard)
         if settings.inter_weight:
-            losses["inter"] = settings.inter_weight * metric.inter_loss(weight, label)
+            losses["inter"] = settings.inter_weight * metric.inter_loss(weight, label, shard=self._shard)
         if settings.energy_weight:
-            energy = metric.hyperspherical_energy(weight, label, power=settings.energy_power)
+            energy = metric.hyperspherical_energy(weight, label, power=settings.energy_power, shard=self._shard)
             losses["energy"] = settings.energy_weight * energy
         return losses

@@ -221,7 +221,7 @@ def require_cameras(domain: Domain, *, what: str, instead: str) -> None:
     Args:
         domain: the images.
         what: compares cameras, for the message.
-        instead: settings that do without.
+        instead: settings that need none.
 
     Raises:
         InputError: they are of one camera, or of unknown ones.

@@ -49,7 +49,12 @@ class SupervisedSettings(BaselineSettings):
 
 
 class Source(Method):
-    """Training on the labels of the source."""
+    """Training on the labels of the source.
+
+    Args:
+        settings: of the experiment.
+        context: seeds and device of the run, and what it may ask for.
+    """
 
     Settings: ClassVar[type[BaselineSettings]] = SourceSettings
     rows: ClassVar[Rows] = {"source": {"method": "source"}}

@@ -52,7 +52,12 @@ class CamStyleExperiment(ExperimentSettings):
 
 
 class CamStyle(Method):
-    """One training step: real images, then restyled ones with smoothed labels, which the restyling may have spoilt."""
+    """One training step: real images, then restyled ones with smoothed labels, which the restyling may have spoilt.
+
+    Args:
+        settings: of the experiment.
+        context: seeds and device of the run, and what it may ask for.
+    """
 
     Settings = CamStyleExperiment
     rows: ClassVar[Rows] = {"camstyle": {"method": "camstyle"}}

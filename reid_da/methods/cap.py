@@ -87,6 +87,10 @@ class CAP(Method):
 
     Each step: a softmax over the proxies of the own camera and, from an epoch on, one over the proxies of the own
     cluster and the hardest of other clusters. With the online association one more, over proxies that are alike.
+
+    Args:
+        settings: of the experiment.
+        context: seeds and device of the run, and what it may ask for.
     """
 
     Settings = CAPSettings

@@ -83,7 +83,12 @@ class ClusterContrastSettings(PseudoLabelSettings):
 
 
 class ClusterContrast(Method):
-    """Each epoch: features, clusters, their means as a memory; each step: a softmax over the vectors of the memory."""
+    """Each epoch: features, clusters, their means as a memory; each step: a softmax over the vectors of the memory.
+
+    Args:
+        settings: of the experiment.
+        context: seeds and device of the run, and what it may ask for.
+    """
 
     Settings = ClusterContrastSettings
     rows: ClassVar[Rows] = {"cluster-contrast": {"method": "cluster-contrast"}}

@@ -61,6 +61,10 @@ class Clusters(Method):
     random and go on from epoch to epoch, while here they are set to class means like those of the clusters,
     so that no part of the classifier outgrows the other; the triplet loss there has no gradient for the positive and
     the negative of an anchor; and the running statistics of the domains can be kept apart there.
+
+    Args:
+        settings: of the experiment.
+        context: seeds and device of the run, and what it may ask for.
     """
 
     Settings = ClustersSettings

@@ -112,6 +112,10 @@ def _row(*, exemplar: bool, camera: bool, neighborhood: bool) -> dict[str, Any]:
 class ECN(Method):
     """One training step of ECN, and what it keeps between steps.
 
+    Args:
+        settings: of the experiment.
+        context: seeds and device of the run, and what it may ask for.
+
     Attributes:
         network: that both domains share.
         memory: one slot for each target image; None without any invariance.

@@ -87,6 +87,10 @@ class _Outputs(NamedTuple):
 class MMT(Method):
     """Each epoch: clusters of the teachers' mean features; each step: labels, and the other teacher's opinion.
 
+    Args:
+        settings: of the experiment.
+        context: seeds and device of the run, and what it may ask for.
+
     Attributes:
         students: the two networks that are trained.
         teachers: their running means, of which the first is tested.

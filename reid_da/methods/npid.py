@@ -31,7 +31,12 @@ class NPIDSettings(ExperimentSettings):
 
 
 class NPID(Method):
-    """One slot of a memory for each target image; the loss is the cross-entropy of its own slot."""
+    """One slot of a memory for each target image; the loss is the cross-entropy of its own slot.
+
+    Args:
+        settings: of the experiment.
+        context: seeds and device of the run, and what it may ask for.
+    """
 
     Settings = NPIDSettings
     rows: ClassVar[Rows] = {"npid": {"method": "npid"}}

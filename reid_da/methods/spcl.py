@@ -95,6 +95,10 @@ class SpCLSettings(PseudoLabelSettings):
 class SpCL(Method):
     """Each epoch: three clusterings of the memory, reliable clusters; each step: a softmax over the means of classes.
 
+    Args:
+        settings: of the experiment.
+        context: seeds and device of the run, and what it may ask for.
+
     Attributes:
         network: that is tested, with the batch norms of the target.
         memory: S slots for the means of the source classes, then one slot for each target image.

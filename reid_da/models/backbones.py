@@ -131,6 +131,23 @@ def create_backbone(
     return backbone
 
 
+def backbone_skeleton(name: str, *, pooling: Pooling = "default", image_size: tuple[int, int] = (256, 128)) -> Backbone:
+    """A backbone in its published width, for the names, shapes and types of its weights.
+
+    Those of :data:`BACKBONE_NAMES` are on the meta device, where weights take neither time nor memory.
+
+    Raises:
+        InputError: unknown name or pooling.
+    """
+    if name not in _BUILDERS:
+        return create_backbone(name, weights="none", pooling=pooling, image_size=image_size)
+    with torch.device("meta"):
+        backbone = _BUILDERS[name](width=1.0, last_stride=2)
+        if pooling != "default":
+            backbone.set_pooling(pooling)
+    return backbone
+
+
 def _check_shape(name: str, *, width: float, last_stride: int, weights: str | os.PathLike[str]) -> None:
     if last_stride not in (1, 2):
         raise InputError(f"last_stride: expected 1 or 2, got {last_stride}")

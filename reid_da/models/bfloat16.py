@@ -27,6 +27,7 @@ FEATURE_AGREEMENT = 0.999
 LAYER_AGREEMENT = 0.9999
 """The same for a result of one layer. Rounding to eight bits alone leaves 1 - 2e-6; a wrong shape gave 0.8 or NaN."""
 REMEDY = "set ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16 if the processor has AMX, or precision.autocast=none"
+"""What to do where bfloat16 is computed wrongly."""
 
 # By model and shape of its input: which kernels run, and so whether they are right, depends on nothing else
 _agreements: WeakKeyDictionary[nn.Module, dict[torch.Size, bool]] = WeakKeyDictionary()

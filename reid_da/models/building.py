@@ -60,6 +60,7 @@ def build_network(
         test_feature=model.test_feature,
         margin=head_margin(head),
         center_init=head.init,
+        sample_rate=head.sample_rate,
         freeze=model.freeze,
         bn_mode=model.bn_mode,
         generator=generator,
@@ -72,7 +73,7 @@ def build_network(
 
 
 def head_margin(head: HeadSettings) -> Margin | None:
-    """The margin that the settings of a classifier come to, None for a linear one.
+    """The margin of a classifier by its settings; None for a linear one.
 
     Raises:
         InputError: a linear classifier has no margin.
@@ -81,5 +82,7 @@ def head_margin(head: HeadSettings) -> Margin | None:
     if head.kind == "linear":
         if given:
             raise InputError(f"head.{next(iter(given))}: a linear classifier has none; set head.kind")
+        if head.sample_rate < 1:
+            raise InputError("head.sample_rate: a linear classifier has all classes in every step; set head.kind")
         return None
     return replace(MARGINS[head.kind], **given, beyond=head.beyond, straight_through=head.straight_through)

@@ -42,6 +42,10 @@ class GeMPooling(nn.Module):
     GeM pooling of Radenovic et al. (TPAMI 2019, equation 3), with one learned power for all channels. A power of 1 is
     the mean, a large one approaches the maximum.
 
+    Args:
+        power: at which learning starts.
+        eps: least value of a map, so that powers are defined.
+
     Attributes:
         p: (1,) power, learned.
     """
@@ -77,6 +81,10 @@ class Projection(nn.Sequential):
     """Linear layer, batch normalisation and ReLU from (B, C) pooled maps to (B, F) features, as OSNet ends.
 
     Its parts are numbered as in torchreid's files.
+
+    Args:
+        inputs: length of the pooled features.
+        outputs: length of the features.
     """
 
     def __init__(self, inputs: int, outputs: int) -> None:
@@ -91,6 +99,10 @@ class Projection(nn.Sequential):
 
 class NormLinear(nn.Module):
     """Batch normalisation and a linear layer, with dropout between them: how the neck of SphereReID begins.
+
+    Args:
+        inputs: length of the pooled features.
+        outputs: length of the embedding.
 
     Attributes:
         norm: of the (B, F) pooled features.

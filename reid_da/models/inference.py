@@ -98,7 +98,11 @@ def _not_finite(model: nn.Module, features: Tensor, rows: slice, label: Callable
 
 
 class WithMirrored(nn.Module):
-    """Mean of a model's features for images and for their mirror images."""
+    """Mean of a model's features for images and for their mirror images.
+
+    Args:
+        model: (B, 3, H, W) normalised images to (B, D) features.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

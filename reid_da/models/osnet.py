@@ -16,6 +16,7 @@ from reid_da.models.protocol import Backbone, Stage
 Style = Literal["plain", "ibn", "ain"]
 """Where instance normalisation stands: nowhere, in the stem and after the blocks of conv2, or within chosen blocks."""
 Norm = type[nn.BatchNorm2d] | type[nn.InstanceNorm2d]
+"""Classes of normalisation layers."""
 
 _CHANNELS = (64, 256, 384, 512)
 _FEATURES = 512

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reid_da.errors import InputError, unknown_name
-from reid_da.losses.margin import CenterInit, Margin, MarginHead
+from reid_da.losses.margin import Margin
+from reid_da.losses.margin_head import CenterInit, MarginHead, Reduction
 from reid_da.models.heads import Embedding, NormLinear, neck_of
 from reid_da.models.protocol import Backbone
 from reid_da.world import ALONE, World
@@ -59,6 +60,7 @@ class ReIDNetwork(nn.Module):
         test_feature: TestFeature = "pooled",
         margin: Margin | None = None,
         center_init: CenterInit = "normal",
+        sample_rate: float = 1.0,
         freeze: Freeze = "official",
         bn_mode: BatchNormMode = "official",
         generator: torch.Generator | None = None,
@@ -82,6 +84,7 @@ class ReIDNetwork(nn.Module):
             margin: of a head of the margin-softmax family, which takes the embedding without ReLU; None for a linear
                 classifier.
             center_init: how the centres of such a head begin.
+            sample_rate: share of the other classes that a sample is compared with in a step, for such a head.
             freeze: ``official`` keeps the backbone's official part from being trained: in a ResNet conv1, bn1, layer1
                 and layer2. ``none`` freezes nothing, a number so many stages of the backbone.
             bn_mode: batch normalisation in training. ``official`` holds the running statistics of the layers that
@@ -89,7 +92,8 @@ class ReIDNetwork(nn.Module):
                 the shortcuts, which go on adapting. ``frozen`` holds all layers of the frozen stages, or of the
                 official part where ``freeze`` is no number; ``train`` holds none.
             generator: source of the initial weights, torch's own if None.
-            world: the processes that train it together, each with its part of a batch.
+            world: the processes that train it together, each with its part of a batch, and of the classes of a head
+                with a margin.
 
         Raises:
             InputError: an option has a value that is not among the valid ones.
@@ -127,7 +131,13 @@ class ReIDNetwork(nn.Module):
             )
         else:
             self.classifier = MarginHead(
-                self.embedding_dim, num_classes, margin=margin, init=center_init, generator=generator
+                self.embedding_dim,
+                num_classes,
+                margin=margin,
+                init=center_init,
+                sample_rate=sample_rate,
+                generator=generator,
+                world=world,
             )
         backbone.freeze(0 if freeze == "none" else depth)
         self._held_depth = depth
@@ -184,7 +194,7 @@ class ReIDNetwork(nn.Module):
     def source_logits(
         self, embeddings: Tensor, label: Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> Tensor:
-        """(B, C) logits of the source classes from (B, D) embeddings h.
+        """(B, C) logits of the source classes from (B, D) embeddings h; of a shared head those of the own classes.
 
         Args:
             embeddings: h.
@@ -197,6 +207,34 @@ class ReIDNetwork(nn.Module):
         hidden = F.relu(embeddings) if isinstance(self.embedding, nn.Linear) else embeddings
         logits: Tensor = self.classifier(self._drop_late(hidden, generator))
         return logits
+
+    def source_cross_entropy(
+        self,
+        embeddings: Tensor,
+        label: Tensor,
+        *,
+        label_smoothing: float = 0.0,
+        reduction: Reduction = "mean",
+        seed: int = 0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Cross-entropy of the source classes from (B, D) embeddings h, with the margin of a head that has one.
+
+        Args:
+            embeddings: h of the global batch.
+            label: (B,) int64 classes.
+            label_smoothing: share of the target that is spread over the classes.
+            reduction: ``mean`` over the samples, or ``none`` for (B,) losses.
+            seed: of the classes that a head samples.
+            generator: source of the dropout masks, torch's own if None.
+        """
+        if isinstance(self.classifier, MarginHead):
+            hidden = self._drop_late(embeddings, generator)
+            return self.classifier.cross_entropy(
+                hidden, label, label_smoothing=label_smoothing, reduction=reduction, seed=seed
+            )
+        logits = self.source_logits(embeddings, generator=generator).float()
+        return F.cross_entropy(logits, label, label_smoothing=label_smoothing, reduction=reduction)
 
     def target_features(self, embeddings: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """(B, D) features f of the target branch from (B, D) embeddings h."""
@@ -252,6 +290,9 @@ class Unscaled(nn.Module):
     """A network whose test features keep the length that they have before any scaling to unit length.
 
     That of a bare backbone, or of any other model, is what it gives.
+
+    Args:
+        network: whose features; a :class:`ReIDNetwork`, or any other.
     """
 
     def __init__(self, network: nn.Module) -> None:

@@ -10,7 +10,9 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 from reid_da.models.protocol import Backbone, Stage
 
 Block: TypeAlias = type[BasicBlock] | type[Bottleneck]
+"""Residual blocks: of two convolutions, or of three."""
 Depths: TypeAlias = tuple[int, int, int, int]
+"""Numbers of blocks in layer1 to layer4."""
 
 _PARTS = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4")
 
@@ -19,6 +21,9 @@ class InstanceBatchNorm(nn.Module):
     """Instance normalisation of the first half of the channels, batch normalisation of the second.
 
     The IBN block of IBN-Net (Pan et al., ECCV 2018); sub-modules are named as in the authors' weight files.
+
+    Args:
+        channels: number of channels; the first half is normalised by instance.
     """
 
     def __init__(self, channels: int) -> None:

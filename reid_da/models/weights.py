@@ -3,14 +3,17 @@
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from reid_da.errors import InputError, first_few
 from reid_da.models.protocol import Backbone
 from reid_da.models.weight_files import read_state_dict as read_state_dict
+from reid_da.models.weight_notes import read_note
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +45,7 @@ _WHOLE = (  # parts behind the backbone, by their names in other toolkits and in
     ("feat_bn.", "embedding_norm."),
     ("bottleneck.", "embedding_norm."),
 )
-_POWERS = ("gap.p", "heads.pool_layer.p")
+POWERS = ("gap.p", "heads.pool_layer.p")
 """Names of the power of a GeM pooling: cluster-contrast's and FastReID's."""
 _HEADS = (
     *("classifier", "fc.", "fc_norm.", "embedding", "feat.", "feat_bn.", "bottleneck", "head.", "heads.", "head_dist."),
@@ -141,18 +144,31 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> WeightMatch:
     model.load_state_dict(match.state, strict=False)
     left_out = f"; not needed: {first_few(match.ignored, limit=8)}" if match.ignored else ""
     logger.info("%s: %d weights (%s)%s", path, len(match.state), match.layout, left_out)
-    difference = _DIFFERENCES.get(match.layout)
-    if any("sie_embed" in name for name in match.ignored):
-        difference = "the file adds an embedding of the camera to the patches, which is left out"
     has_stem_relu = any(
         isinstance(module, nn.ReLU) for name, module in model.named_modules() if name in ("relu", "backbone.relu")
     )
-    has_ibn = any(".IN." in name for name in match.state)
-    if has_stem_relu and match.layout in _WITHOUT_STEM_RELU and not (has_ibn and match.layout != "MMT"):
-        difference = "its ResNets have no ReLU after the first convolution (stem_relu=false, --no-stem-relu)"
-    if difference:
-        logger.warning("%s: %s; features of this network differ from those of %s", path, difference, match.layout)
+    differences = differences_of(match)
+    note = read_note(Path(path))
+    if has_stem_relu and (lacks_stem_relu(match) if note is None else not note.stem_relu):
+        differences.append("its ResNets have no ReLU after the first convolution (stem_relu=false, --no-stem-relu)")
+    origin = match.layout if note is None else note.layout
+    for difference in differences:
+        logger.warning("%s: %s; features of this network differ from those of %s", path, difference, origin)
     return match
+
+
+def differences_of(match: WeightMatch) -> list[str]:
+    """What makes features differ from those of the toolkit that wrote the weights, whatever the network's settings."""
+    found = [_DIFFERENCES[match.layout]] if match.layout in _DIFFERENCES else []
+    if any("sie_embed" in name for name in match.ignored):
+        found.append("the file adds an embedding of the camera to the patches, which is left out")
+    return found
+
+
+def lacks_stem_relu(match: WeightMatch) -> bool:
+    """Whether the weights are of a ResNet without the ReLU after its first convolution."""
+    has_ibn = any(".IN." in name for name in match.state)
+    return match.layout in _WITHOUT_STEM_RELU and (match.layout == "MMT" or not has_ibn)
 
 
 def _inner_names(names: Mapping[str, str], backbone: Backbone, expected: set[str]) -> tuple[str, dict[str, str]]:
@@ -168,7 +184,7 @@ def _outer_name(name: str, own: str) -> str | None:
         name: name in the file.
         own: prefix of the backbone in the network; empty if the network is a bare backbone.
     """
-    if name in _POWERS:
+    if name in POWERS:
         return f"{own}pooling.p"
     if not own:
         return None
@@ -191,3 +207,11 @@ def _shape(tensor: Tensor) -> str:
 
 def _dtype(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
+
+
+def hash_weights(update: Callable[[bytes], object], network: nn.Module) -> None:
+    """Feed names, shapes, types and values of all weights of a network to a hash, by its ``update``."""
+    for name, tensor in sorted(network.state_dict().items()):
+        values = tensor.detach().cpu().contiguous()
+        update(repr((name, tuple(values.shape), str(values.dtype))).encode())
+        update(values.flatten().view(torch.uint8).numpy().tobytes())

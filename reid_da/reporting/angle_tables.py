@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from reid_da.atomic import atomic_path
 from reid_da.evaluation.angles import AngleStatistics
+from reid_da.reporting.picture_files import save_figure
 from reid_da.reporting.tables import Column, Row, Table
 from reid_da.text import picture_text
 
@@ -42,7 +42,7 @@ def draw_angle_histograms(statistics: Mapping[str, AngleStatistics], path: Path)
 
     Args:
         statistics: of each set, by its name.
-        path: PNG file to write.
+        path: file to write.
     """
     from matplotlib.figure import Figure
 
@@ -60,5 +60,4 @@ def draw_angle_histograms(statistics: Mapping[str, AngleStatistics], path: Path)
         axes.set_xlim(0, 120)
     panels[0].set_ylabel("share of the pairs")
     panels[0].legend(frameon=False)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=150)
+    save_figure(figure, path, dpi=150)

@@ -9,30 +9,46 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from reid_da.atomic import atomic_path
+from reid_da.datasets import SampleTable
 from reid_da.datasets.statistics import DatasetStatistics
+from reid_da.images.decode import decode_row
+from reid_da.images.source import FailedImage
+from reid_da.reporting.picture_files import save_figure
 from reid_da.text import picture_text
 
 _COLOURS = {"train": "#30638e", "test": "#e0902f"}
 _MOST_BINS = 30
 _MOST_TICKS = 40
+_HEIGHT, _WIDTH, _GAP = 128, 64, 6
+"""Pixels of a sample, and between two of them."""
+_SAMPLES, _MOST_SAMPLED = 10, 8
+"""Samples of a camera, and cameras that have some."""
 
 
-def draw_statistics(statistics: DatasetStatistics, path: str | os.PathLike[str]) -> None:
-    """Write :func:`statistics_figure` as a PNG file, whole or not at all."""
-    figure = statistics_figure(statistics)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png")
+def draw_statistics(
+    statistics: DatasetStatistics,
+    path: str | os.PathLike[str],
+    *,
+    table: SampleTable | None = None,
+    title: str | None = None,
+    slide: bool = False,
+) -> None:
+    """Write :func:`statistics_figure` to a file; see :func:`reid_da.reporting.picture_files.save_figure`."""
+    save_figure(statistics_figure(statistics, table=table), path, title=title, slide=slide)
 
 
-def statistics_figure(statistics: DatasetStatistics) -> Figure:
+def statistics_figure(statistics: DatasetStatistics, *, table: SampleTable | None = None) -> Figure:
     """Figure of the statistics: images and ids by camera, ids by number of cameras, ids by number of images.
 
-    The first two are the views of Figure 3 (a) and (c) in Wei et al., CVPR 2018. Where no identity is known, images by
-    camera are all there is.
+    The first two are the views of Figure 3 (a) and (c) in Wei et al., CVPR 2018. Where no identity is known, it
+    shows images by camera, and some images of each.
+
+    Args:
+        statistics: the counts.
+        table: training images, to show some where identities are not known; None: counts alone.
     """
     if not any(camera.train_ids or camera.test_ids for camera in statistics.cameras):
-        return _unlabelled_figure(statistics)
+        return _unlabelled_figure(statistics, table)
     figure = Figure(figsize=(14, 5), dpi=110, layout="constrained")
     figure.suptitle(picture_text(_title(statistics)), fontsize=13)
     left, middle, right = figure.subfigures(1, 3, squeeze=False, width_ratios=(1.35, 1, 1))[0]
@@ -43,16 +59,43 @@ def statistics_figure(statistics: DatasetStatistics) -> Figure:
     return figure
 
 
-def _unlabelled_figure(statistics: DatasetStatistics) -> Figure:
-    """Images by camera alone."""
-    figure = Figure(figsize=(8, 4.5), dpi=110, layout="constrained")
+def _unlabelled_figure(statistics: DatasetStatistics, table: SampleTable | None) -> Figure:
+    """Images by camera, and samples of the cameras."""
+    if table is None or not len(table):
+        figure = Figure(figsize=(8, 4.5), dpi=110, layout="constrained")
+        axes = figure.subplots()
+    else:
+        figure = Figure(figsize=(13, 6.5), dpi=110, layout="constrained")
+        left, right = figure.subfigures(1, 2, squeeze=False)[0]
+        axes = left.subplots()
+        _draw_samples(right.subplots(), statistics, table)
     figure.suptitle(picture_text(f"{_title(statistics)}, identities unknown"), fontsize=13)
-    axes = figure.subplots()
     position = np.arange(len(statistics.cameras), dtype=np.float64)
     _draw_images(axes, position, statistics)
     axes.set(title="Images by camera", xlabel="camera", ylabel="images")
     _name_cameras(axes, position, statistics)
     return figure
+
+
+def _draw_samples(axes: Axes, statistics: DatasetStatistics, table: SampleTable) -> None:
+    """A row of images for each camera, spread evenly over its images; grey where one cannot be read."""
+    cameras = table.cameras.tolist()
+    shown = cameras[:_MOST_SAMPLED]
+    canvas = np.full((len(shown) * (_HEIGHT + _GAP) - _GAP, _SAMPLES * (_WIDTH + _GAP) - _GAP, 3), 255, dtype=np.uint8)
+    for number, camid in enumerate(shown):
+        rows = np.flatnonzero(table.camids == camid)
+        spread = rows[np.unique(np.linspace(0, len(rows) - 1, _SAMPLES).astype(np.int64))]
+        for column, row in enumerate(spread.tolist()):
+            pixels = decode_row(table, row, size=(_HEIGHT, _WIDTH), interpolation="bilinear")
+            top, left = number * (_HEIGHT + _GAP), column * (_WIDTH + _GAP)
+            canvas[top : top + _HEIGHT, left : left + _WIDTH] = 200 if isinstance(pixels, FailedImage) else pixels
+    axes.imshow(canvas, interpolation="nearest")
+    middles = np.arange(len(shown)) * (_HEIGHT + _GAP) + _HEIGHT / 2
+    axes.set_yticks(middles, [picture_text(statistics.cameras[camid].name) for camid in shown])
+    more = "" if len(shown) == len(cameras) else f" (the first {len(shown)} of {len(cameras)})"
+    axes.set(title=f"Samples by camera{more}", xticks=[])
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
 
 
 def _draw_images(axes: Axes, position: NDArray[np.float64], statistics: DatasetStatistics) -> None:

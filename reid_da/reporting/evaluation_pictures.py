@@ -2,14 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from reid_da.atomic import atomic_path
 from reid_da.errors import InputError
 from reid_da.evaluation.by_camera import NUM_COARSE_BINS, CameraMatrix, PairHistogram
 from reid_da.evaluation.retrieval import RetrievalResult
@@ -30,12 +28,6 @@ _MOST_COLOURS = 20
 _OTHERS = "#c8c8c8"
 MOST_PAIRS = 12
 """Pairs of cameras in a picture of histograms."""
-
-
-def write_png(figure: Figure, path: Path) -> None:
-    """Write a figure as a PNG file, whole or not at all."""
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png")
 
 
 def cmc_figure(results: Mapping[str, RetrievalResult], *, title: str = "") -> Figure:

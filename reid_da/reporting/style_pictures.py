@@ -11,8 +11,8 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 from torch.nn import functional
 
-from reid_da.atomic import atomic_path
 from reid_da.datasets import SampleTable
+from reid_da.reporting.picture_files import save_figure
 from reid_da.styles import CameraViews
 from reid_da.text import picture_text
 
@@ -31,10 +31,9 @@ def draw_views(
     cameras: Sequence[int] | None = None,
     back: Tensor | None = None,
 ) -> None:
-    """Write :func:`views_figure` as a PNG file, whole or not at all."""
+    """Write :func:`views_figure` to a file, whose suffix decides the format."""
     figure = views_figure(views, table, rows, camera_names=camera_names, cameras=cameras, back=back)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png")
+    save_figure(figure, path)
 
 
 def views_figure(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reid_da.atomic import atomic_path
+from reid_da.reporting.picture_files import save_figure
 from reid_da.reporting.tables import Column, Row, Table
 from reid_da.styles.check import StyleCheck, StyleScores
 from reid_da.text import picture_text
@@ -59,7 +59,7 @@ def draw_style_check(check: StyleCheck, path: Path, *, camera_names: Sequence[st
 
     Args:
         check: what to draw.
-        path: PNG file to write.
+        path: file to write.
         camera_names: what the cameras are called; by default c1, c2, ...
     """
     from matplotlib.figure import Figure
@@ -82,8 +82,7 @@ def draw_style_check(check: StyleCheck, path: Path, *, camera_names: Sequence[st
     panels[0, 0].set_ylabel("camera wanted\n(the diagonal is right)")
     panels[1, 0].set_ylabel("camera of the real image\n(the diagonal is wrong)")
     below.colorbar(image, ax=panels, label="share of the row, %", shrink=0.6)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png")
+    save_figure(figure, path)
 
 
 def _cells(style: StyleScores) -> list[str | float | None]:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from reid_da.atomic import atomic_path
+from reid_da.reporting.picture_files import save_figure
 from reid_da.reporting.result_tables import Figures, Summary, setting_text, summarize
 from reid_da.text import picture_text
 
@@ -58,17 +58,19 @@ _COUNTS = {"clusters": "clusters", "proxies": "proxies"}
 
 @dataclass(frozen=True, kw_only=True)
 class _Panel:
-    """One panel: title, and its lines as records and what to call each of their keys."""
+    """One panel: title, its lines as records and what to call each of their keys."""
 
     title: str
     records: Sequence[Record]
     names: Mapping[str, str]
     scale: float = 1
+    has_baseline: bool = False
+    """Whether a dotted line continues the value of epoch 0, before the first step."""
 
 
-def draw_run(records: Sequence[Record], path: str | os.PathLike[str], *, title: str = "") -> None:
-    """Write :func:`run_figure` as a PNG file, whole or not at all."""
-    _write(run_figure(records, title=title), path)
+def draw_run(records: Sequence[Record], path: str | os.PathLike[str], *, title: str = "", slide: bool = False) -> None:
+    """Write :func:`run_figure` to a file, whose suffix decides the format; 16 to 9 for a slide."""
+    save_figure(run_figure(records, title=title), path, slide=slide)
 
 
 def run_figure(records: Sequence[Record], *, title: str = "") -> Figure:
@@ -86,7 +88,7 @@ def run_figure(records: Sequence[Record], *, title: str = "") -> Figure:
     losses = {key: key.removeprefix("loss_") for record in train for key in record if key.startswith("loss_")}
     panels = (
         _Panel(title="losses, as weighted in their sum", records=train, names=losses),
-        _Panel(title="evaluation on the target, %", records=evaluations, names=_SCORES, scale=100),
+        _Panel(title="evaluation on the target, %", records=evaluations, names=_SCORES, scale=100, has_baseline=True),
         _Panel(title="neighbours in the memory, shares", records=train, names=_NEIGHBOURS),
         _Panel(title="clusters of the target, shares", records=train, names=_CLUSTERS),
         _Panel(title="clusters of the target, number", records=train, names=_COUNTS),
@@ -130,8 +132,8 @@ def draw_sweep(
     log: bool | None = None,
     title: str = "",
 ) -> None:
-    """Write :func:`sweep_figure` as a PNG file, whole or not at all."""
-    _write(sweep_figure(values, results, xlabel=xlabel, log=log, title=title), path)
+    """Write :func:`sweep_figure` to a file, whose suffix decides the format."""
+    save_figure(sweep_figure(values, results, xlabel=xlabel, log=log, title=title), path)
 
 
 def sweep_figure(
@@ -218,24 +220,37 @@ def _thin_labels(axes: Axes) -> None:
 
 
 def _figure(num_panels: int, title: str) -> Figure:
-    figure = Figure(figsize=(4.7 * num_panels, 3.8), dpi=110, layout="constrained")
+    # more than three side by side would be a strip that no page or slide has room for
+    rows = 1 if num_panels <= 3 else 2
+    columns = -(-num_panels // rows)
+    figure = Figure(figsize=(4.7 * columns, 3.8 * rows), dpi=110, layout="constrained")
     figure.suptitle(picture_text(title), fontsize=12, fontweight="bold")
-    figure.subplots(1, num_panels)
+    for number in range(num_panels):
+        figure.add_subplot(rows, columns, number + 1)
     return figure
 
 
 def _draw_panel(axes: Axes, panel: _Panel) -> None:
     keys = [key for key in panel.names if _has_values(panel.records, key)]
+    before, shown = "", [np.zeros(1)]
     for style, key in zip(cycle(_LINES), keys, strict=False):
         epochs = [record["epoch"] for record in panel.records if key in record]
         values = [_number(record[key]) * panel.scale for record in panel.records if key in record]
         every = -(-len(epochs) // _MOST_MARKERS)
         # a marker on the left axis, of the evaluation before the first epoch, is not cut in half
         line = {"markersize": 4, "markevery": every, "clip_on": False, **style}
+        shown += [np.array(values)] if np.isfinite(values).any() else []
         axes.plot(epochs, values, label=picture_text(panel.names[key]), **line)
+        if panel.has_baseline and epochs[0] == 0 and len(epochs) > 1:
+            axes.axhline(values[0], color=line["color"], linewidth=1, linestyle=":", alpha=0.7)
+            before = "before adaptation"
+    if before:
+        axes.plot([], [], color="#6b6b6b", linewidth=1, linestyle=":", label=before)
     axes.set(title=panel.title, xlabel="epoch")
-    axes.set_ylim(bottom=0)
-    axes.set_xlim(left=0)
+    axes.margins(y=0.08)
+    # an agreement adjusted for chance may be below 0
+    axes.set_ylim(bottom=min(0.0, *(float(np.nanmin(drawn)) for drawn in shown)))
+    axes.set_xlim(0, 1.02 * max(1, *(record["epoch"] for record in panel.records), 1))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     if not keys:
         axes.text(0.5, 0.5, "no epoch yet", transform=axes.transAxes, ha="center", va="center", color="grey")
@@ -256,8 +271,3 @@ def _finish(axes: Axes) -> None:
     axes.set_axisbelow(True)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, fontsize=9)
-
-
-def _write(figure: Figure, path: str | os.PathLike[str]) -> None:
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png")

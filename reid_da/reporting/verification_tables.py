@@ -5,12 +5,14 @@ from pathlib import Path
 
 import numpy as np
 
-from reid_da.atomic import atomic_path
 from reid_da.evaluation.verification import VerificationResult
+from reid_da.reporting.picture_files import save_figure
 from reid_da.reporting.tables import Column, Row, Spread, Table
 
 
-def verification_table(result: VerificationResult, identification: Mapping[int, float] | None = None) -> Table:
+def verification_table(
+    result: VerificationResult, identification: Mapping[int, float] | None = None, *, feature: str = ""
+) -> Table:
     """Table of accuracies, true accept rates and, if given, rank-1 rates by the number of distractors."""
     rows = [
         Row(cells=[name, Spread(100 * accuracy.mean, 100 * accuracy.std), accuracy.threshold])
@@ -35,7 +37,7 @@ def verification_table(result: VerificationResult, identification: Mapping[int, 
         rows.append(Row(cells=[f"rank-1 among {count:,} distractors", 100 * share, ""]))
     return Table(
         title=f"{result.num_same:,} same-person pairs, {result.num_different:,} different-person pairs, "
-        f"{result.num_folds} folds",
+        f"{result.num_folds} folds" + (f"; {feature} features" if feature else ""),
         columns=[
             Column(heading="", align="left"),
             Column(heading="%", form="{:.2f}"),
@@ -55,7 +57,7 @@ def draw_roc(result: VerificationResult, path: Path) -> None:
 
     Args:
         result: of the pairs.
-        path: PNG file to write.
+        path: file to write.
     """
     from matplotlib.figure import Figure
 
@@ -72,5 +74,4 @@ def draw_roc(result: VerificationResult, path: Path) -> None:
     axes.axvline(1 / len(negatives), color="grey", linestyle=":", label="one pair of two persons")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, loc="lower right")
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png")
+    save_figure(figure, path)

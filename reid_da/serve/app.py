@@ -136,13 +136,17 @@ def _add_search(app: FastAPI, session: Session, settings: ServeSettings, audit: 
         camera: Annotated[list[str] | None, Form(max_length=1000)] = None,
         after: Annotated[str | None, Form(max_length=100)] = None,
         before: Annotated[str | None, Form(max_length=100)] = None,
+        query_camera: Annotated[str | None, Form(max_length=255)] = None,
     ) -> dict[str, Any]:
-        """The images that are most similar to a picture. The picture is not kept."""
+        """The images that are most similar to a picture, which is not kept.
+
+        ``query_camera`` is the camera that took it, where the index is centred by camera.
+        """
         criteria = Criteria(top=top, fpr=fpr, threshold=threshold, camera=camera or [], after=after, before=before)
         content = await image.read(settings.max_upload + 1)
         if len(content) > settings.max_upload:
             raise UploadTooLargeError
-        vector = await run_in_threadpool(session.embed, content)
+        vector = await run_in_threadpool(session.embed, content, query_camera or None)
         return await _answer(request, vector, "upload", criteria, ())
 
     @app.get("/api/images/{number}/similar")

@@ -12,8 +12,8 @@ from PIL import Image
 from reid_da.errors import InputError
 from reid_da.gallery import identities
 from reid_da.gallery.choice import choose_threshold
+from reid_da.gallery.embedder import Embedder, embedder_of
 from reid_da.gallery.find import make_filters
-from reid_da.gallery.index import Embedder, embedder_of
 from reid_da.gallery.listing import summary
 from reid_da.gallery.search import Answers, answers, nearest
 from reid_da.gallery.store import Gallery, Snapshot
@@ -77,8 +77,12 @@ class Session:
                 self._snapshot = state, self.gallery.snapshot()
             return self._snapshot[1]
 
-    def embed(self, content: bytes) -> Vectors:
+    def embed(self, content: bytes, camera: str | None = None) -> Vectors:
         """(1, D) vector of an uploaded image.
+
+        Args:
+            content: of its file.
+            camera: that took it, for an index that is centred by camera; None if not known.
 
         Raises:
             ImageError: it is none, is too large, or of a format that is not read.
@@ -87,7 +91,7 @@ class Session:
             raise ImageError("empty")
         pixels = self.embedder.decode(content, max_pixels=self._max_pixels, formats=UPLOAD_FORMATS)
         with self._network:
-            return self.embedder(pixels[None])
+            return self.embedder(pixels[None], [camera])
 
     def vector_of(self, image: int) -> Vectors:
         """(1, D) vector of an indexed image.
@@ -160,7 +164,9 @@ class Session:
             if point.threshold is not None:
                 rates[point.fpr] = {"fpr": point.fpr, "threshold": point.threshold, "source": "index"}
         try:
-            for calibrated in self.embedder.model.calibration.resolved_points:
+            # a run is calibrated without centring
+            points = () if self.gallery.card.center_cameras else self.embedder.model.calibration.resolved_points
+            for calibrated in points:
                 rates[calibrated.fpr] = {
                     "fpr": calibrated.fpr, "threshold": calibrated.threshold, "source": "calibration",
                 }  # fmt: skip

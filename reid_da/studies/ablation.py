@@ -56,7 +56,7 @@ def ablate(
 ) -> dict[str, Results]:
     """Train the rows of the ablation, each with several seeds; what is done already in the folder is not done again.
 
-    Of one seed, all rows start from the same weights: those of the stage before, trained once, where there is one.
+    Of one seed, all rows start from the same weights: those of the pretraining stage, trained once, if there is one.
 
     Args:
         settings: of the full experiment.
@@ -167,7 +167,7 @@ class _Variant:
     Attributes:
         settings: of it.
         folder: its run folder.
-        stage: settings of the stage before that it shares with other rows, None if there is none.
+        stage: settings of the pretraining stage that it shares with other rows; None without one.
         stage_folder: the run folder of that.
     """
 
@@ -255,11 +255,11 @@ def _train_all(planned: Mapping[str, Sequence[_Variant]], folder: Path) -> dict[
     if any(figures for seeds in results.values() for figures in seeds):
         return results
     raise InputError(
-        f"{folder}: the runs are complete, but nothing tells which is the better: their target has no query and gallery"
+        f"{folder}: the runs are complete, but they cannot be compared: their target has no query and gallery"
         " with identities, and without those only a memory tells, after two epochs"
     )
 
 
 def _changes_stage(changes: Mapping[str, Any]) -> bool:
-    """Whether a change concerns the stage before the training too, so that it cannot be shared."""
+    """Whether a change concerns the pretraining stage too, so that it cannot be shared."""
     return "pretrain" in changes or "model" in changes or "data" in changes

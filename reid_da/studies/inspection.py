@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from reid_da.finite import check_rows
 from reid_da.images import open_images
 from reid_da.images.augment import normalize
 from reid_da.images.decode import OnError
-from reid_da.losses.margin import MarginHead
+from reid_da.losses.margin_head import MarginHead
 from reid_da.methods.ecn import ECNSettings
 from reid_da.models.reid_net import ReIDNetwork, Unscaled
 from reid_da.styles.check import StyleCheck, check_styles
@@ -38,29 +39,30 @@ logger = logging.getLogger(__name__)
 
 
 def angles_of_run(
-    run: str | Path, *, data: str | Path | None = None, device: str = "auto"
+    run: str | Path, *, data: str | Path | None = None, feature: str | None = None, device: str = "auto"
 ) -> dict[str, AngleStatistics]:
-    """Angles of the embeddings of a run, on its labelled training images and on the gallery of a data set.
+    """Angles of the features of a run, on its labelled training images and on the gallery of a data set.
 
-    The centres of the classifier count where the training compared the embeddings with them; see
-    :func:`compares_with_centers`.
+    The centres of the classifier count where these are the embeddings, and the training compared them with the centres;
+    see :func:`compares_with_centers`.
 
     Args:
         run: run folder or checkpoint.
         data: another data set to look at; the run's target, if it has a gallery, if None.
+        feature: ``pooled`` or ``embedding``; the one that the run compares if None.
         device: where the network goes.
 
     Raises:
-        InputError: there is no such run, its data are not to be had, or ``data`` has no labelled gallery.
+        InputError: there is no such run, its data cannot be read, or ``data`` has no labelled gallery.
     """
     if not Path(run).is_dir():
         raise InputError(f"{run}: is not a run; only a run knows which images and classes it was trained on")
-    trained = load_trained(run, device=device)
+    trained = load_trained(run, feature=feature, device=device)
     network, settings = trained.network, trained.settings
     assert isinstance(network, ReIDNetwork)
     assert settings is not None
-    network.test_feature = "embedding"
-    is_compared = compares_with_centers(settings, has_margin_head=isinstance(network.classifier, MarginHead))
+    has_margin = isinstance(network.classifier, MarginHead)
+    is_compared = network.test_feature == "embedding" and compares_with_centers(settings, has_margin_head=has_margin)
     people = _people_of_gallery(data, settings.data.target)
     statistics = {}
     labelled = settings.data.target if settings.method == "supervised" else settings.data.source
@@ -68,11 +70,13 @@ def angles_of_run(
         table = load_datasets(labelled).train
         features, rows = _embeddings(network, table, settings)
         weight = network.classifier.weight.detach().cpu() if is_compared else None
-        statistics["train"] = angle_statistics(features, torch.from_numpy(table.labels())[rows], weight=weight)
+        found = angle_statistics(features, torch.from_numpy(table.labels())[rows], weight=weight)
+        statistics["train"] = replace(found, feature=network.test_feature)
     if people is not None:
         name, table = people
         features, rows = _embeddings(network, table, settings)
-        statistics[name] = angle_statistics(features, torch.tensor(table.pids)[rows])
+        found = angle_statistics(features, torch.tensor(table.pids)[rows])
+        statistics[name] = replace(found, feature=network.test_feature)
     if not statistics:
         raise InputError(f"{run}: has no labelled images to look at; give a data set with a gallery, --data PATH")
     return statistics
@@ -177,7 +181,12 @@ def identification(model: TrainedModel, dataset: Dataset, *, counts: Sequence[in
 
 
 def calibrate_run(
-    run: Path, *, fprs: Sequence[float], data: str | Path | None = None, device: str = "auto"
+    run: Path,
+    *,
+    fprs: Sequence[float],
+    data: str | Path | None = None,
+    feature: str | None = None,
+    device: str = "auto",
 ) -> tuple[Calibration, dict[str, Any]]:
     """Thresholds of a run's model on labelled images, and what they belong to.
 
@@ -185,6 +194,7 @@ def calibrate_run(
         run: run folder.
         fprs: false positive rates, above 0 and at most 1.
         data: data set with query and gallery; the run's target if None.
+        feature: ``pooled`` or ``embedding``; the one that the run compares if None.
         device: where the network goes.
 
     Raises:
@@ -192,14 +202,13 @@ def calibrate_run(
             too few pairs of two persons to tell any of the rates.
     """
     check_rates(fprs, name="--fpr")
-    trained = load_trained(RunFolder.open(run).path, device=device)
+    trained = load_trained(RunFolder.open(run).path, feature=feature, device=device)
     dataset = trained.test_data(data)
     features = trained.extract(dataset)
     fingerprints = {"query": dataset.query.fingerprint, "gallery": dataset.gallery.fingerprint}
-    feature = trained.settings.model.test_feature if trained.settings else "unknown"
-    notes = {"data": dataset.title, "fingerprints": fingerprints, "epoch": trained.epoch, "feature": feature}
+    notes = {"data": dataset.title, "fingerprints": fingerprints, "epoch": trained.epoch}
     try:
-        calibration = calibrate(features, fprs=fprs)
+        calibration = calibrate(features, fprs=fprs, feature=trained.feature)
     except InputError as error:
         raise InputError(f"{dataset.root}: {error}") from error
     if not calibration.resolved_points:

@@ -14,16 +14,18 @@ from reid_da.clustering import cluster
 from reid_da.config import ExperimentSettings
 from reid_da.datasets import Dataset, SampleTable
 from reid_da.errors import InputError
-from reid_da.evaluation.extraction import features_of_splits
 from reid_da.evaluation.feature_files import FeatureSet
 from reid_da.evaluation.label_free import CLUSTERING
 from reid_da.evaluation.projection import project
 from reid_da.evaluation.retrieval import RetrievalResult, evaluate_retrieval
+from reid_da.studies.feature_cache import table_features, test_features
 from reid_da.training.run_folder import RunFolder
 from reid_da.training.trained import TrainedModel, load_trained
 
 MOST_IMAGES = 1500
-"""Images on a map, and those that are clustered for the contact sheets."""
+"""Images that are clustered for the contact sheets."""
+MOST_ON_MAP = 1000
+"""Images on a map; t-SNE takes as long as all the rest of a report."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -109,7 +111,7 @@ def _subjects(runs: Sequence[Path], device: str, *, with_stages: bool) -> list[S
 def _look(subjects: Sequence[Subject], dataset: Dataset) -> Look:
     query, gallery = dataset.query.without_junk(), dataset.gallery.without_junk()
     if len(query) and len(gallery) and query.is_labelled and gallery.is_labelled:
-        features = {subject.name: subject.model.extract(dataset) for subject in subjects}
+        features = {subject.name: test_features(subject.model, dataset) for subject in subjects}
         results = {
             name: evaluate_retrieval(*found.arrays, same_camera=dataset.same_camera) for name, found in features.items()
         }
@@ -122,10 +124,10 @@ def _look(subjects: Sequence[Subject], dataset: Dataset) -> Look:
     if not len(table):
         raise InputError(f"{dataset.root}: has neither labelled test images nor training images to report on")
     model = subjects[-1].model
-    arrays = features_of_splits({"train": table}, model.network, name=str(dataset.root), image_size=model.image_size)
+    features_of_last = table_features(model, table, name=str(dataset.root))
     return Look(
         subjects=subjects, dataset=dataset, query=table.select([]), gallery=table, features={}, results={},
-        last=torch.from_numpy(arrays["train_features"]),
+        last=torch.from_numpy(features_of_last),
     )  # fmt: skip
 
 
@@ -133,7 +135,7 @@ def map_of(
     look: Look, method: str
 ) -> tuple[NDArray[np.float64], dict[str, tuple[NDArray[np.int64], Sequence[str]]], str]:
     """(N, 2) points of a map, their groups for :func:`map_figure`, and how it was made, in words."""
-    rows = sample_rows(len(look.gallery))
+    rows = sample_rows(len(look.gallery), most=MOST_ON_MAP)
     points, used = project(look.last[rows], method=method)
     groups: dict[str, tuple[NDArray[np.int64], Sequence[str]]] = {
         "by camera": (look.gallery.camids[rows], look.dataset.camera_names)
@@ -148,9 +150,9 @@ def map_of(
     return points, groups, kind[used]
 
 
-def sample_rows(count: int) -> NDArray[np.int64]:
-    """(M,) int64 rows, spread evenly, of at most :data:`MOST_IMAGES`."""
-    return np.unique(np.linspace(0, count - 1, min(count, MOST_IMAGES)).round().astype(np.int64))
+def sample_rows(count: int, *, most: int = MOST_IMAGES) -> NDArray[np.int64]:
+    """(M,) int64 rows, spread evenly, of at most ``most``."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))
 
 
 def cluster_labels(look: Look, rows: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -119,7 +119,7 @@ def check_styles(
     Of each camera the first half of its images in the order of the table trains the classifier, and the second half is
     looked at, since otherwise it would know the very images that the fakes are made of. Tables are sorted by name, so
     that images of one person mostly stay in one half. Every image that is looked at is restyled to every other camera
-    with images, the same ones for every style. A first entry, :data:`IDENTITY`, shows what doing nothing comes to.
+    with images, the same ones for every style. A first entry, :data:`IDENTITY`, shows the result of doing nothing.
 
     Content and Frechet distance use the test features of ``model`` before any scaling to unit length; see
     :class:`~reid_da.models.reid_net.Unscaled`. Angles tell who is whom, as at test time, while the length

@@ -59,6 +59,9 @@ class CycleGANSettings(StyleSettings):
 class GeneratorPair(nn.Module):
     """The generators between the first and the second camera of a pair.
 
+    Args:
+        settings: of the networks.
+
     Attributes:
         to_second: images of the first camera to the style of the second; G of the paper.
         to_first: images of the second camera to the style of the first; F of the paper.
@@ -80,6 +83,9 @@ class GeneratorPair(nn.Module):
 class DiscriminatorPair(nn.Module):
     """The discriminators of the first and the second camera of a pair.
 
+    Args:
+        settings: of the networks.
+
     Attributes:
         first: tells images of the first camera from fakes.
         second: tells images of the second camera from fakes.
@@ -94,6 +100,9 @@ class DiscriminatorPair(nn.Module):
 
 class CycleNetworks(nn.Module):
     """Generators and discriminators of a pair as one module, and the running mean of the generators if there is one.
+
+    Args:
+        settings: of the networks.
 
     Attributes:
         generator: make styles.

@@ -220,7 +220,7 @@ def generate_styles(
 
 
 def check_cameras(table: SampleTable) -> None:
-    """See to it that there are styles to be had.
+    """Make sure that styles are available.
 
     Raises:
         InputError: all images are of one camera.
@@ -306,7 +306,7 @@ def check_style(style: str, table: SampleTable, *, num_cameras: int, size: tuple
     """See to it that there is such a style and, if it is a run, that it fits, before hours are spent on packing images.
 
     Raises:
-        InputError: there is none, or it does not fit; see :func:`open_style`.
+        InputError: there is no such style, or it does not fit; see :func:`open_style`.
     """
     if kind_of_style(style) == "run":
         _check_possible(load_generator(Path(style), device="cpu"), table, num_cameras=num_cameras, size=size)

@@ -15,7 +15,8 @@ from reid_da.styles.training_images import StyleImages
 from reid_da.training.run_folder import RunFolder
 
 NUM_SAMPLES = 6
-"""Images in a picture of samples."""
+"""Images in a picture of samples, or one of each camera."""
+_MOST_CAMERAS = 12
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ class StyleSamples:
 
     Attributes:
         images: to choose from.
-        groups: rows, (M,) int64 each, of which the picture shows equal numbers.
+        groups: rows of each camera, (M,) int64, of which the picture shows equal numbers.
         cameras: whose styles to draw.
         transfer: gives the styles as they are now.
         run: its folder ``samples`` takes the pictures.
@@ -61,8 +62,10 @@ class StyleSamples:
     def __call__(self) -> Mapping[str, float]:
         """Draw one picture; no figures."""
         dataset, source, camids = self.images.dataset, self.images.source, self.images.camids
-        count = NUM_SAMPLES // len(self.groups)
-        rows = torch.cat([group[torch.linspace(0, len(group) - 1, count).long()] for group in self.groups])
+        # with many cameras one image of each, so that no camera is seen twice before all are seen once
+        groups = [group for group in self.groups if len(group)][:_MOST_CAMERAS]
+        count = max(1, NUM_SAMPLES // len(groups))
+        rows = torch.cat([group[torch.linspace(0, len(group) - 1, count).long()] for group in groups])
         epoch = len(self.run.records("train"))
         picture = Path("samples") / f"epoch_{epoch:04d}.png"
         path = self.run.path / picture

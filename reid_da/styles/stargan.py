@@ -53,6 +53,10 @@ class StarGANSettings(StyleSettings):
 class StarNetworks(nn.Module):
     """Generator and critic as one module, and the running mean of the generator if there is one.
 
+    Args:
+        settings: of the networks.
+        num_cameras: number of cameras, and of styles.
+
     Attributes:
         generator: makes styles.
         critic: judges them.

@@ -129,7 +129,8 @@ def _trainer(
     else:
         assert isinstance(settings, StarGANSettings)
         method = star = StarGAN(settings, context, images)
-        groups, cameras = [images.rows()], images.dataset.train.cameras.tolist()
+        cameras = images.dataset.train.cameras.tolist()
+        groups = [images.rows(camid) for camid in cameras]
         transfer = lambda: GeneratorTransfer(star.networks.best_generator)  # noqa: E731
     samples = None
     if draw is not None:

@@ -50,7 +50,7 @@ def settings_of_run(run: RunFolder) -> StyleSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedStyles:
-    """What a training of camera styles has come to.
+    """The result of training camera styles.
 
     Attributes:
         folder: the run folder.

@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from reid_da.atomic import atomic_folder, recording
 from reid_da.checksums import KEY as CHECKSUM
@@ -37,7 +36,7 @@ _NAME = re.compile("epoch_[0-9]{4,9}")
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """What a run needs to go on.
+    """What a run needs to resume.
 
     Attributes:
         weights: state of the network by name. On their way to the disk, rows that several processes hold are a
@@ -71,9 +70,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, world: World = ALON
     agreed(world, lambda: None)
 
 
-def _write(
-    folder: Path, checkpoint: Checkpoint, state: Any, rows: Mapping[str, ShardedTensor], world: World
-) -> None:
+def _write(folder: Path, checkpoint: Checkpoint, state: Any, rows: Mapping[str, ShardedTensor], world: World) -> None:
     try:
         with atomic_folder(folder) as temporary:
             if any(isinstance(tensor, ShardedTensor) for tensor in checkpoint.weights.values()):

@@ -14,6 +14,7 @@ from reid_da.models.bfloat16 import REMEDY, first_wrong_layer, recording_layers
 logger = logging.getLogger(__name__)
 
 Autocast = Literal["none", "bfloat16", "float16"]
+"""Type that forward passes are computed in; ``none``: float32."""
 
 
 def usable_autocast(

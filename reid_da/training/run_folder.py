@@ -86,7 +86,7 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path, *, world: World = ALONE) -> "RunFolder":
-        """An existing run folder, to read it; who goes on with the training opens :meth:`training` too.
+        """An existing run folder, to read it; to resume the training, open :meth:`training` too.
 
         Raises:
             InputError: the folder holds no run.
@@ -163,7 +163,7 @@ class RunFolder:
 
     @property
     def runs_inside(self) -> list[Path]:
-        """Folders in this one that hold a run: a stage before the training, or parts of it."""
+        """Folders in this one that hold a run: a pretraining stage, or parts of the training."""
         return sorted(file.parent for file in self.path.glob("*/config.yaml"))
 
     def has_checkpoint(self, epoch: int) -> bool:

@@ -1,7 +1,7 @@
 """What several processes do together around a step: add up gradients, and keep what each of them holds a part of.
 
-A parameter with an attribute ``shard`` (:class:`reid_da.shards.Shard`) has the own rows of a larger one. Its gradient is
-complete where it is; all other parameters are the same in every process, and their gradients are added up.
+A parameter with an attribute ``shard`` (:class:`reid_da.shards.Shard`) has the own rows of a larger one. Its gradient
+is complete where it is; all other parameters are the same in every process, and their gradients are added up.
 """
 
 from collections.abc import Iterable, Mapping
@@ -44,7 +44,7 @@ def sum_gradients(parameters: Iterable[nn.Parameter], world: World) -> None:
 
 @torch.no_grad()
 def clip_gradients(parameters: Iterable[nn.Parameter], most: float, world: World) -> None:
-    """Scale the gradients to a norm of ``most`` where theirs is larger; as ``nn.utils.clip_grad_norm_``, over shards."""
+    """Scale the gradients to a norm of ``most`` where it is larger: ``nn.utils.clip_grad_norm_`` that knows shards."""
     every = [parameter for parameter in parameters if parameter.grad is not None]
     sharded = [parameter for parameter in every if shard_of(parameter) is not None]
     if not sharded:
@@ -112,7 +112,7 @@ def _is_of_rows(value: object, parameter: nn.Parameter) -> bool:
 
 def _sum(gradients: list[Tensor], world: World) -> None:
     total = world.sum(torch.cat([grad.reshape(-1) for grad in gradients]))
-    for grad, values in zip(gradients, total.split([grad.numel() for grad in gradients]), strict=True):
+    for grad, values in zip(gradients, torch.split(total, [grad.numel() for grad in gradients]), strict=True):
         grad.copy_(values.view_as(grad))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast, get_args
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from reid_da.centering import camera_means
 from reid_da.config import ExperimentSettings
 from reid_da.datasets import Dataset, load_datasets
 from reid_da.device import choose_device
-from reid_da.errors import InputError
+from reid_da.errors import InputError, unknown_name
 from reid_da.evaluation.centered import NamedMeans
 from reid_da.evaluation.extraction import features_of_splits, features_of_test_images, naming_undecodable, open_table
 from reid_da.evaluation.feature_files import FeatureSet
@@ -26,6 +26,8 @@ from reid_da.images.augment import normalize
 from reid_da.methods import METHODS
 from reid_da.models.adabn import with_batch_norms_of
 from reid_da.models.backbones import BACKBONE_NAMES, create_backbone, is_backbone_name
+from reid_da.models.reid_net import ReIDNetwork, TestFeature
+from reid_da.models.weight_notes import read_note
 from reid_da.training.checkpoint import Checkpoint, load_checkpoint
 from reid_da.training.portable import read_portable
 from reid_da.training.run_folder import RunFolder
@@ -56,6 +58,11 @@ class TrainedModel:
     name: str = "the model"
     run: Path | None = None
     epoch: int | None = None
+
+    @property
+    def feature(self) -> str:
+        """What is compared: ``pooled`` or ``embedding`` of a run's network, ``backbone`` features of any other."""
+        return self.network.test_feature if isinstance(self.network, ReIDNetwork) else "backbone"
 
     def test_data(self, data: str | Path | Sequence[Path] | Dataset | None = None) -> Dataset:
         """The data set to evaluate on.
@@ -176,22 +183,54 @@ def load_trained(
     stem_relu: bool = True,
     weights: str = "imagenet",
     image_size: tuple[int, int] | None = None,
+    feature: str | None = None,
     device: str = "auto",
 ) -> TrainedModel:
     """A model by what names it: a run folder, one of its checkpoints, a file of weights, or a backbone.
 
     Args:
         model: the run, the checkpoint, the file, or a name such as ``resnet50``.
-        backbone: network that a file of weights belongs to; one that ``reid-da export`` wrote says so itself.
+        backbone: network that a file of weights belongs to; one that ``reid-da export`` or ``import-weights`` wrote
+            says so itself.
         last_stride: stride of ``layer4``, for files and names.
         stem_relu: whether a ResNet has the ReLU after its first convolution, for files and names.
         weights: ``imagenet`` or ``none`` (random), for names.
         image_size: height and width of the images; that of the run, else 256x128, if None.
+        feature: what is compared, ``pooled`` or ``embedding``; that of the run's settings if None.
         device: where the network goes.
 
     Raises:
-        InputError: there is no such model, or its weights do not fit.
+        InputError: there is no such model, its weights do not fit, or it has no such feature.
     """
+    trained = _load(
+        model,
+        backbone=backbone,
+        last_stride=last_stride,
+        stem_relu=stem_relu,
+        weights=weights,
+        image_size=image_size,
+        device=device,
+    )
+    if feature is None:
+        return trained
+    if feature not in get_args(TestFeature):
+        raise unknown_name("feature", feature, get_args(TestFeature))
+    if not isinstance(trained.network, ReIDNetwork):
+        raise InputError(f"{model}: feature {feature} is for runs; a backbone has one kind of features only")
+    trained.network.test_feature = cast("TestFeature", feature)
+    return trained
+
+
+def _load(
+    model: str | Path,
+    *,
+    backbone: str,
+    last_stride: int,
+    stem_relu: bool,
+    weights: str,
+    image_size: tuple[int, int] | None,
+    device: str,
+) -> TrainedModel:
     path = Path(model)
     chosen = choose_device(device)
     if path.is_dir():
@@ -215,7 +254,12 @@ def load_trained(
             f"{model}: no such run or file of weights, and no backbone of this name ({', '.join(BACKBONE_NAMES)})"
         )
     size = image_size or (256, 128)
-    network = create_backbone(name, last_stride=last_stride, stem_relu=stem_relu, weights=source, image_size=size)
+    note = read_note(path) if path.is_file() else None
+    if note is not None:
+        size = image_size or note.image_size or size
+        network = create_backbone(weights=source, image_size=size, **note.options())
+    else:
+        network = create_backbone(name, last_stride=last_stride, stem_relu=stem_relu, weights=source, image_size=size)
     network = network.to(chosen).eval()
     check_weights(network, str(model))
     return TrainedModel(network=network, image_size=size, name=str(model))

@@ -11,6 +11,7 @@ import reid_da
 from reid_da.errors import InputError
 from reid_da.evaluation import evaluate_retrieval, load_feature_file
 from reid_da.evaluation.centered import load_means
+from reid_da.gallery.store import Gallery
 
 
 @pytest.fixture(scope="module")
@@ -97,3 +98,45 @@ def test_adabn_changes_the_statistics_and_nothing_else(run, trained_run, model):
     record = json.loads(run("evaluate", trained_run, "--adabn", "--json").out)
     assert record["mAP"] == pytest.approx(expected, abs=1e-6)
     assert expected != pytest.approx(model.evaluate().mean_ap, abs=1e-5)
+
+
+def test_an_index_is_centred_with_what_is_stored(run, trained_run, model, small_sites, tmp_path):
+    own, index = shutil.copytree(trained_run, tmp_path / "run"), tmp_path / "index"
+    folder = small_sites / "site-b" / "query"
+    files = sorted(folder.iterdir())
+    refused = run("index", "add", index, folder, "--model", own, "--center-cameras")
+    assert "there are no camera means yet: reid-da center" in refused.err
+    assert not index.exists()
+    assert run("center", own).status == 0
+    assert "give --flip or --center-cameras" in run(
+        "index", "add", index, folder, "--model", own, "--center-cameras", "--flip"
+    ).err  # fmt: skip
+    assert run("index", "add", index, folder, "--model", own, "--center-cameras").status == 0
+    cameras = [file.name.split("_")[1][:2] for file in files]
+    expected = reid_da.load(own).center_cameras(model.embed(files), cameras)
+    with Gallery(index) as gallery:
+        np.testing.assert_allclose(gallery.snapshot().vectors(np.arange(len(files))), expected, atol=1e-5)
+    # the index keeps the means: those of the run may change or go
+    (own / "camera_means.safetensors").unlink()
+    shutil.copy(files[0], tmp_path / "query.jpg")
+
+    def best(*arguments):
+        outcome = run("search", index, *arguments, "--top", 1, "--json")
+        assert outcome.status == 0, outcome.err
+        return json.loads(outcome.out)["answers"][0]["hits"][0]
+
+    assert best(files[0])["similarity"] == pytest.approx(1, abs=1e-5)
+    assert best(tmp_path / "query.jpg", "--query-camera", cameras[0])["similarity"] == pytest.approx(1, abs=1e-5)
+    assert best(tmp_path / "query.jpg")["similarity"] < 0.999
+    calibrated = run("search", index, files[0], "--fpr", 0.1, "--threshold-from", "calibration")
+    assert "the run is calibrated without centring" in calibrated.err
+    (tmp_path / "cameras.csv").write_text("path,camera\n" + "".join(f"{file.name},9\n" for file in files))
+    moved = run("index", "add", index, folder, "--table", tmp_path / "cameras.csv")
+    assert (moved.status, "was centred as an image of camera" in moved.err) == (2, True)
+    new = tmp_path / "new"
+    new.mkdir()
+    shutil.copy(files[0], new / "0001_c9_1.jpg")
+    assert "without a mean of their own, centred by that over all cameras: 9" in run("index", "add", index, new).out
+    assert run("index", "add", tmp_path / "plain", new, "--model", own).status == 0
+    late = run("index", "add", tmp_path / "plain", new, "--center-cameras")
+    assert "was made without --center-cameras" in late.err

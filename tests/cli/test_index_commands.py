@@ -96,6 +96,8 @@ def test_a_threshold_without_labels_is_used_by_search(run, index, tmp_path):
     assert found.status == 0, found.err
     assert "of same-camera at the same time" in found.out
     assert run("search", index, crops, "--fpr", "0.5").status == 0
+    styled = run("index", "threshold", index, "--fpr", "0.5", "--window", "5", "--styles", "statistics")
+    assert "other style passes (%)" in styled.out
     assert json.loads(run("index", "threshold", index, "--window", "5", "--json").out)["unit"] == "minute"
 
 
@@ -125,7 +127,7 @@ def test_a_folder_is_clustered_in_one_command(run, small_sites, tmp_path):
     arguments = ("cluster", crops, "--model", "osnet_x0_25", "--device", "cpu", "--min-samples", 2)
     assert "--model RUN" in run("cluster", crops).err
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("reid_da.gallery.index.load", _random_model)
+        patch.setattr("reid_da.gallery.embedder.load", _random_model)
         outcome = run(*arguments, "--eps", 0.9, "--json")
     assert outcome.status == 0, outcome.err
     assert json.loads(outcome.out)["identities"] >= 1
@@ -136,3 +138,18 @@ def _random_model(model, **options):
     from reid_da import load
 
     return load(model, **{**options, "weights": "none", "image_size": (32, 16)})
+
+
+def test_nothing_is_left_of_an_index_that_could_not_be_begun(run, weights, tmp_path):
+    (tmp_path / "file").write_text("x")
+    assert "is a file, and no index" in run("index", "list", tmp_path / "file").err
+    (tmp_path / "crops").mkdir()
+    options = ("--model", weights, "--backbone", "osnet_x0_25", "--size", "32x16", "--device", "cpu")
+    assert "has no images" in run("index", "add", tmp_path / "index", tmp_path / "crops", *options).err
+    assert not (tmp_path / "index").exists()
+    (tmp_path / "crops" / "0001_c1_1.jpg").write_bytes(b"no image")
+    assert "is a file; name a folder" in run("index", "add", tmp_path / "file", tmp_path / "crops", *options).err
+    empty = run("index", "add", tmp_path / "index", tmp_path / "crops", *options)
+    assert (empty.status, "is still empty, none of 1 images can be decoded" in empty.err) == (2, True)
+    nothing = run("search", tmp_path / "index", tmp_path / "crops")
+    assert (nothing.status, "has no images yet" in nothing.err) == (2, True)

@@ -22,8 +22,9 @@ from reid_da.memory.exemplar import ExemplarMemory
 from reid_da.memory.neighbors import ExactNeighbors, FaissNeighbors, open_index
 from reid_da.models.grouped_norm import group_batch_norms
 from reid_da.models.shared_norm import share_batch_norms
-from reid_da.shards import Shard
+from reid_da.shards import Shard, ShardedTensor
 from reid_da.training.run_folder import RunFolder
+from reid_da.training.together import saved_optimizer, saved_weights
 from reid_da.world import World
 
 Found = dict[str, Any]
@@ -82,7 +83,9 @@ def memory(world: World, num_slots: int, dtype: torch.dtype) -> Found:
     index = torch.tensor([0, 1, 0, 2, 1, 0, 2, 2, 1, 0]) % num_slots
     held = ExemplarMemory(num_slots, 6, world=world, dtype=dtype)
     held.fill(lambda rows: rows.copy_(functional.normalize(_random(num_slots, 6, seed=7)).to(rows)))
-    held.update(torch.arange(num_slots), functional.normalize(_random(num_slots, 6, seed=8)).to(held.slots), momentum=0.5)
+    held.update(
+        torch.arange(num_slots), functional.normalize(_random(num_slots, 6, seed=8)).to(held.slots), momentum=0.5
+    )
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     for name, options in {
         "plain": {},
@@ -194,6 +197,13 @@ TRAININGS: dict[str, dict[str, Any]] = {
         "clustering": {"k1": 4, "k2": 2, "min_samples": 2, "eps": 0.7},
         "model": _NECK,
     },
+    "sampled classes": {
+        "method": "supervised",
+        "head": {"kind": "arcface", "scale": 8.0, "sample_rate": 0.5},
+        "source_loss": {"label_smoothing": 0.1, "intra_weight": 0.1, "inter_weight": 0.1, "energy_weight": 0.1},
+        "model": _NECK,
+        "optimizer": {"lr": 2e-4, "clip_norm": 0.5},
+    },
     "o2cap": {
         "method": "cap",
         "proxies": {"intra_weight": 0.0, "inter_weight": 1.0, "inter_from_epoch": 0},
@@ -227,14 +237,19 @@ def training(world: World, sites: Path, name: str, dtype: torch.dtype, folder: P
         trainer, curve = harness.trained(settings, folder, dtype=dtype, build=build, look=look)
     found["losses"] = torch.tensor([value for losses in curve for value in losses.values()], dtype=torch.float64)
     found["rows"] = torch.cat(rows)
-    found |= {f"weight {key}": value.double() for key, value in trainer.method.trained.state_dict().items()}
-    for key, value in trainer.optimizer.state_dict()["state"].items():
-        found |= {f"optimizer {key} {kind}": part.double() for kind, part in value.items() if torch.is_tensor(part)}
+    found |= {f"weight {key}": _all_rows(value) for key, value in saved_weights(trainer.method.trained).items()}
+    for key, value in saved_optimizer(trainer.optimizer)["state"].items():
+        found |= {f"optimizer {key} {kind}": _all_rows(part) for kind, part in value.items() if part is not None}
     for part in ("memory", "source_memory"):
         held = getattr(trainer.method, part, None)
         if held is not None:
             found[f"slots of {part}"] = held.shard.world.gather(held.slots.double())
     return found
+
+
+def _all_rows(value: Tensor | ShardedTensor) -> Tensor:
+    values = value if isinstance(value, Tensor) else value.shard.world.gather(value.values)
+    return values.double()
 
 
 def run(world: World, sites: Path, folder: Path, epochs: int, changes: dict[str, Any]) -> Found:

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import cases
 import loss_curves
@@ -101,7 +100,7 @@ def test_a_run_is_resumed_by_another_number_of_processes(sites, tmp_path):
     ]
     losses = [[record["loss_exemplar"] for record in kept if "loss_exemplar" in record] for kept in (records, expected)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
-    assert not [path for path in folder.rglob("*.tmp")]
+    assert not list(folder.rglob("*.tmp"))
 
 
 def test_rows_of_a_checkpoint_do_not_tell_of_processes(sites, tmp_path):
@@ -124,7 +123,7 @@ def test_a_network_that_drops_at_random_is_refused():
     share_batch_norms(network, World())
 
 
-# ----------------------------------------------------------------------------------------------------- on the command line
+# ------------------------------------------------------------------------------------------------- on the command line
 
 
 def start(size, port, config, folder, *overrides, environment=None):
@@ -173,7 +172,9 @@ def config(sites, tmp_path):
 
 
 def test_a_mistake_is_one_line_of_one_process(config, tmp_path, free_port):
-    statuses, errors, outputs = ends(start(2, free_port, config, tmp_path / "run", "batch.target=1", "views.per_image=1"))
+    statuses, errors, outputs = ends(
+        start(2, free_port, config, tmp_path / "run", "batch.target=1", "views.per_image=1")
+    )
     assert statuses == [2, 2]
     assert len(lines_of_errors(errors)) == 1
     assert "Traceback" not in "".join(errors)

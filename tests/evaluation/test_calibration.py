@@ -36,16 +36,37 @@ def test_bins_span_the_similarities(spread, tmp_path):
     found = calibrate(given, fprs=[1e-1])
     assert (sum(found.positives), sum(found.negatives)) == (30, 870)
     # to a bin of the fine histogram on either side
-    assert found.low == pytest.approx(np.sort(similarities.ravel())[0], abs=0.02 * (found.high - found.low) + 1e-4)
-    assert found.high >= similarities.max() - 1e-4
+    edges = np.array(found.edges)
+    assert edges[0] == pytest.approx(similarities.min(), abs=1e-4)
+    assert edges[-1] == pytest.approx(similarities.max(), abs=1e-4)
+    assert (np.diff(edges) > 0).all()
     # most of the pairs are not in one bin, as they would be from -1 to 1
-    assert max(found.negatives) < 0.1 * 870
-    half = len(found.positives) // 2
-    middle = np.linspace(found.low, found.high, len(found.positives) + 1)[half]
-    assert sum(found.positives[:half]) == pytest.approx((np.diag(similarities) < middle).sum(), abs=1)
+    assert max(found.negatives) < 0.2 * 870
+    is_same = np.eye(30, dtype=bool)
+    for kind, counts in ((is_same, found.positives), (~is_same, found.negatives)):
+        # thresholds have the resolution of the fine histogram
+        least, most = ([(similarities[kind] < edge + side).sum() for edge in edges[1:-1]] for side in (-4e-5, 4e-5))
+        assert (least <= np.cumsum(counts)[:-1]).all()
+        assert (np.cumsum(counts)[:-1] <= most).all()
+    # both kinds together fill the bins evenly, as far as they are that fine
+    shares = np.array(found.positives) / 30 + np.array(found.negatives) / 870
+    if spread > 0.05:  # else the resolution of the thresholds is too coarse
+        assert shares.max() < 0.2
     save_calibration(tmp_path / "c.json", found, notes={})
     assert load_calibration(tmp_path / "c.json") == found
     draw_calibration(found, tmp_path / "c.png", title="test")
+
+
+def test_bins_of_earlier_versions_and_the_feature_that_is_compared(tmp_path):
+    file = tmp_path / "c.json"
+    save_calibration(file, calibrate(features(1.0), fprs=[0.1], feature="pooled"), notes={})
+    assert load_calibration(file, feature="pooled").feature == "pooled"
+    with pytest.raises(InputError, match="is of pooled features, and the model compares embedding ones; .* --feature"):
+        load_calibration(file, feature="embedding")
+    record = {key: value for key, value in json.loads(file.read_text()).items() if key not in ("checksum", "edges")}
+    count = len(record["positives"])
+    file.write_text(json.dumps({**record, "low": 0.5, "high": 1.0}))
+    assert np.allclose(load_calibration(file).edges, np.linspace(0.5, 1, count + 1))
 
 
 def test_a_changed_digit_is_noticed(tmp_path):

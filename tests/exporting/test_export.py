@@ -1,6 +1,7 @@
 """Exported models against the PyTorch model, in every format."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -14,7 +15,10 @@ from reid_da.errors import InputError
 from reid_da.exporting import export, export_model
 from reid_da.exporting.formats import Exportable, open_torchscript
 from reid_da.images.augment import normalize
+from reid_da.models import create_backbone
+from reid_da.models.resnet import Bottleneck, ResNet
 from reid_da.training.portable import read_portable
+from reid_da.training.trained import TrainedModel
 
 NAMES = {"onnx": "model.onnx", "torchscript": "model.pt", "safetensors": "model.safetensors"}
 
@@ -152,3 +156,58 @@ def test_command(trained_run, tmp_path, capsys):
             assert record["exported"]["mAP"] == pytest.approx(record["pytorch"]["mAP"], abs=1e-6)
         else:
             assert captured.err.endswith("none: no such folder\n")
+
+
+def small_ibn():
+    return ResNet(Bottleneck, (1, 1, 1, 1), width=0.125, has_ibn=True)
+
+
+def small_ain():
+    """The first stage of OSNet-AIN, with its instance norms and gates."""
+    network = create_backbone("osnet_ain_x1_0", weights="none", width=0.125, image_size=(32, 16))
+    return nn.Sequential(network.conv1, network.maxpool, network.conv2[0], nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+def small_mobilenet():
+    features = create_backbone("mobilenet_v2", weights="none", width=0.25, image_size=(32, 16)).features
+    return nn.Sequential(*features[:5], nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+def small_vit():
+    timm = pytest.importorskip("timm", reason="the extra timm is not installed")
+    return timm.create_model("vit_tiny_patch16_224", num_classes=0, img_size=(32, 16), depth=1)
+
+
+class SideBySide(nn.Module):
+    """Networks whose features are one after the other, so that one export covers all of them."""
+
+    def __init__(self, *networks):
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+
+    def forward(self, images):
+        return torch.cat([F.normalize(network(images)) for network in self.networks], dim=1)
+
+
+def check_onnx(network, tmp_path):
+    network.eval()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):  # those of a new network change nothing
+            nn.init.normal_(module.running_mean, std=0.5)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+    found = export_model(TrainedModel(network=network, image_size=(32, 16)), tmp_path / "m.onnx", kind="onnx")
+    assert set(found.differences) == {1, 2, 5, 16}
+    assert max(found.differences.values()) < 1e-5
+
+
+def test_layers_of_other_networks_are_the_same_in_onnx(tmp_path):
+    torch.manual_seed(0)
+    check_onnx(SideBySide(small_ibn(), small_ain(), small_mobilenet(), small_vit()), tmp_path)
+
+
+@pytest.mark.skipif("REID_DA_ALL_NETWORKS" not in os.environ, reason="half a minute each: REID_DA_ALL_NETWORKS=1")
+@pytest.mark.parametrize("name", ["mobilenet_v2", "resnet50_ibn_a", "osnet_ain_x1_0", "timm:vit_tiny_patch16_224"])
+def test_other_networks_are_the_same_in_onnx(name, tmp_path):
+    torch.manual_seed(0)
+    width = {} if name.startswith("timm:") else {"width": 0.125}
+    check_onnx(create_backbone(name, weights="none", image_size=(32, 16), **width), tmp_path)

@@ -6,8 +6,9 @@ import pytest
 import torch
 from small_galleries import card
 
+from reid_da.gallery.embedder import Embedder, load_embedder
 from reid_da.gallery.identities import split
-from reid_da.gallery.index import Embedder, add, load_embedder
+from reid_da.gallery.index import add, find_images
 from reid_da.gallery.store import create
 from reid_da.gallery.threshold import Point, Thresholds, save
 from reid_da.models import create_backbone
@@ -37,7 +38,7 @@ def indexed(embedder, crops, tmp_path_factory):
     """Folder of an index of ``crops``; not to be written to."""
     path = tmp_path_factory.mktemp("indexed") / "index"
     with create(path, embedder.card) as gallery:
-        add(gallery, embedder, [crops], num_workers=1)
+        add(gallery, embedder, find_images([crops]), num_workers=1)
     return path
 
 
@@ -59,7 +60,7 @@ def served(weights_file, embedder, small_sites, tmp_path_factory):
     """Folder of an index with two identities and a threshold; not to be written to."""
     path = tmp_path_factory.mktemp("served") / "index"
     with create(path, embedder.card) as gallery:
-        add(gallery, embedder, [small_sites / "site-b" / "bounding_box_test"], num_workers=1)
+        add(gallery, embedder, find_images([small_sites / "site-b" / "bounding_box_test"]), num_workers=1)
         split(gallery, [1, 2, 3])
         split(gallery, [4, 5])
         points = tuple(

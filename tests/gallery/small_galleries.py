@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from reid_da.gallery.store import Gallery, ModelCard
-from reid_da.gallery.writer import NewImage
+from reid_da.gallery.protocol import ModelCard, NewImage
+from reid_da.gallery.store import Gallery
 
 DIM = 8
 
@@ -17,9 +17,12 @@ def card(dim: int = DIM) -> ModelCard:
 
 def images(*names: str, camera: str | None = None, time: float | None = None, track: str | None = None):
     return [
-        NewImage(path=f"/crops/{name}", size=1, mtime_ns=1, digest=name.encode(), camera=camera, time=time, track=track)
+        NewImage(
+            path=f"/crops/{name}", size=1, mtime_ns=1, digest=name.encode().ljust(16, b"\0"), camera=camera, time=time,
+            track=track,
+        )
         for name in names
-    ]
+    ]  # fmt: skip
 
 
 def unit(*shape: int, seed: int = 0):

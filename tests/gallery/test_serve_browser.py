@@ -1,9 +1,11 @@
 """The page in headless Chromium, driven by real clicks; skipped where browser, driver or selenium are missing."""
 
+import os
 import shutil
 import socket
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -162,3 +164,37 @@ def test_what_is_no_image_is_told_on_the_page(browser, address, tmp_path):
     wait(browser, lambda: "images" in by_id(browser, "summary").text)
     by_id(browser, "file").send_keys(str(tmp_path / "letter.png"))
     wait(browser, lambda: by_id(browser, "message").text == "cannot be decoded as an image (not an image)")
+
+
+def test_uploads_that_break_off_leave_nothing_behind(address, crops):
+    """Clients that vanish in the middle of a request; those after them are answered."""
+    import httpx
+
+    host, port = address.removeprefix("http://").rstrip("/").split(":")
+    content = sorted(crops.iterdir())[0].read_bytes()
+    boundary = "----cut"
+    head = f'--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="q.jpg"\r\n\r\n'.encode()
+    body = head + content + f"\r\n--{boundary}--\r\n".encode()
+    request = (
+        f"POST /api/search HTTP/1.1\r\nHost: {host}:{port}\r\nAuthorization: Bearer {TOKEN}\r\n"
+        f"Content-Type: multipart/form-data; boundary={boundary}\r\nContent-Length: {len(body)}\r\n\r\n"
+    ).encode() + body
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+
+    def best():
+        found = httpx.post(
+            f"{address}api/search", headers=headers, files={"image": ("q.jpg", content)}, data={"top": 1}, timeout=30
+        )
+        return found.json()["hits"][0]["similarity"]
+
+    assert best() == pytest.approx(1, abs=1e-4)
+    files = Path(f"/proc/{os.getpid()}/fd")
+    before = len(list(files.iterdir())) if files.is_dir() else None
+    for share in range(20):
+        with socket.create_connection((host, int(port)), timeout=10) as client:
+            client.sendall(request[: len(request) * share // 20])
+    assert best() == pytest.approx(1, abs=1e-4)
+    deadline = time.monotonic() + SECONDS
+    while before is not None and len(list(files.iterdir())) > before:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

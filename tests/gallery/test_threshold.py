@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
-from small_galleries import DIM, card, images, unit
+from small_galleries import DIM, card, fill, images, unit
 
 from reid_da.errors import InputError
+from reid_da.gallery.listing import threshold_table
 from reid_da.gallery.store import create
 from reid_da.gallery.threshold import _threshold, estimate, impossible_pairs, save, stored, track_numbers
 
@@ -131,3 +132,11 @@ def test_too_few_minutes_give_no_interval(gallery):
 def test_settings_out_of_range(gallery, options):
     with pytest.raises(InputError, match="expected"):
         estimate(gallery, **options)
+
+
+def test_whole_seconds_without_tracks_are_warned_of(gallery):
+    fill(gallery, 4, camera="1", time=1.8e9)
+    assert estimate(gallery, fprs=[0.5]).is_coarse
+    assert "pictures of one person within a second" in threshold_table(estimate(gallery, fprs=[0.5])).notes[-1]
+    fill(gallery, 2, prefix="x", camera="1", time=1.8e9 + 0.5)
+    assert not estimate(gallery, fprs=[0.5]).is_coarse

@@ -11,7 +11,8 @@ import torch
 from pytorch_metric_learning import distances, losses, miners, reducers
 from torch.nn import functional
 
-from reid_da.losses.margin import Margin, MarginHead
+from reid_da.losses.margin import Margin
+from reid_da.losses.margin_head import MarginHead
 from reid_da.losses.metric import batch_hard_triplet_loss, contrastive_loss
 
 NUM_CLASSES, DIM = 7, 5

@@ -10,7 +10,8 @@ from torch.nn import functional
 
 from reid_da.errors import InputError
 from reid_da.losses._unit import SHORTEST
-from reid_da.losses.margin import MARGINS, Margin, MarginHead, margin_logits, sphereface_annealing
+from reid_da.losses.margin import MARGINS, Margin, margin_logits, sphereface_annealing
+from reid_da.losses.margin_head import MarginHead
 
 FAMILY = {
     "norm_softmax": (1.0, 0.0, 0.0),

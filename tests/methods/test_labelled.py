@@ -2,6 +2,7 @@
 
 import math
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ from reid_da.errors import InputError
 from reid_da.experiments.runs import resume, train
 from reid_da.experiments.setup import build_trainer
 from reid_da.images import Batch
-from reid_da.losses.margin import Margin, MarginHead
+from reid_da.losses.margin import Margin
+from reid_da.losses.margin_head import MarginHead
 from reid_da.methods import settings_of
 from reid_da.methods._labelled import LabelledLosses
 from reid_da.models.backbones import create_backbone
@@ -111,6 +113,33 @@ def test_a_head_takes_its_kind_and_what_is_given():
     assert (sphereface.m1, sphereface.scale, sphereface.annealed) == (4.0, None, True)
     with pytest.raises(InputError, match="head.m2: a linear classifier has none; set head.kind"):
         head_margin(HeadSettings(m2=0.3))
+    with pytest.raises(InputError, match="head.sample_rate: a linear classifier has all classes in every step"):
+        head_margin(HeadSettings(sample_rate=0.5))
+
+
+def test_sampled_classes_change_with_the_step_and_the_seed():
+    def curve(seed):
+        model = network(Margin(m3=0.35)).train()
+        model.classifier.sample_rate = 0.5
+        method, losses = LabelledLosses(model, settings=SourceLossSettings(), seed=seed), []
+        for _ in range(6):
+            losses.append(method.losses(replace(batch(), labels=torch.zeros_like(LABELS)))["cross_entropy"].item())
+            method.after_backward()
+        return losses
+
+    # nothing is trained here: all that differs is with which of the two other classes the first one is compared
+    assert len(set(curve(0))) > 1
+    assert curve(0) == curve(0) != curve(1)
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_a_margin_head_has_the_loss_of_its_logits(share):
+    model = network(Margin(m2=0.5, scale=16)).eval()
+    settings = SourceLossSettings(hardest_share=share, label_smoothing=0.1)
+    loss = LabelledLosses(model, settings=settings).losses(batch())["cross_entropy"]
+    logits = model.source_logits(model.embed(model.backbone(batch().images)), LABELS)
+    each = torch.nn.functional.cross_entropy(logits, LABELS, label_smoothing=0.1, reduction="none")
+    assert loss.item() == pytest.approx(each.topk(int(6 * share)).values.mean().item(), rel=1e-5)
 
 
 def test_a_network_with_a_margin_head_gives_margined_logits_to_labels_alone():
@@ -177,16 +206,20 @@ def test_experiments_are_compared_by_their_names(small_settings, tmp_path):
 def test_angles_of_a_run(small_settings, small_sites, tmp_path, caplog):
     model = {"embedding": "none"}
     run = train(supervised(small_settings, epochs=1, head={"kind": "arcface"}, model=model), tmp_path / "run")
-    found = angles_of_run(run.path)
+    found = angles_of_run(run.path, feature="embedding")
+    # pooled features, which this run compares, have nothing to do with the centres
+    plain = angles_of_run(run.path)["train"]
+    assert (plain.feature, plain.w_inter) == ("pooled", None)
+    assert plain.intra != found["train"].intra
     assert list(found) == ["train", "site-b (market1501) gallery"]
     assert found["train"].num_classes == 5
     assert found["train"].w_inter is not None
     assert found["site-b (market1501) gallery"].w_inter is None
-    other = angles_of_run(run.path, data=small_sites / "site-a")
+    other = angles_of_run(run.path, data=small_sites / "site-a", feature="embedding")
     assert list(other) == ["train", "site-a (dukemtmcreid) gallery"]
     assert other["train"].intra == found["train"].intra
     linear = train(supervised(small_settings, epochs=1), tmp_path / "linear")
-    assert angles_of_run(linear.path)["train"].w_ec is None
+    assert angles_of_run(linear.path, feature="embedding")["train"].w_ec is None
     shutil.copytree(small_sites / "site-a" / "bounding_box_train", tmp_path / "crops" / "c1")
     with pytest.raises(InputError, match="crops: has no gallery images of known people; give a data set that has"):
         angles_of_run(run.path, data=tmp_path / "crops")

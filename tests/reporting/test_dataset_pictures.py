@@ -8,6 +8,7 @@ import pytest
 from matplotlib.axes import Axes
 from PIL import Image
 
+from reid_da.datasets import SampleTable
 from reid_da.datasets.statistics import CameraCounts, DatasetStatistics, IdentityStatistics, SplitCounts
 from reid_da.reporting.dataset_pictures import draw_statistics, statistics_figure
 
@@ -136,3 +137,22 @@ def test_no_state_of_pyplot() -> None:
     program = "import sys, reid_da.reporting.dataset_pictures; sys.exit('matplotlib.pyplot' in sys.modules)"
 
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_unlabelled_crops_are_shown_by_camera(tmp_path: Path) -> None:
+    rows = []
+    for number in range(14):
+        path, camid = f"{number:02d}.png", number % 3
+        Image.new("RGB", (8, 16), (0, 0, 80 * camid + 40)).save(tmp_path / path)
+        rows.append((path, -2, camid))
+    table = SampleTable.from_rows("train", tmp_path, rows)
+    cameras = tuple(camera(f"cam{number}", 5 - number // 2, 0, 0, 0) for number in range(3))
+    unknown = statistics(cameras, NOBODY, NOBODY)
+    samples, counts = sorted(statistics_figure(unknown, table=table).axes, key=lambda axes: len(axes.containers))
+    assert bars(counts) == {"train": [5, 5, 4]}
+    assert [label.get_text() for label in samples.get_yticklabels()] == ["cam0", "cam1", "cam2"]
+    canvas = samples.images[0].get_array()
+    for number in range(3):
+        line = canvas[number * 134 + 64]
+        shown = {tuple(map(int, pixel)) for pixel in line} - {(255, 255, 255)}
+        assert shown == {(0, 0, 80 * number + 40)}

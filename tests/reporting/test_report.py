@@ -4,11 +4,13 @@ import re
 import shutil
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 
 import reid_da
 from reid_da.cli import main
 from reid_da.errors import InputError
+from reid_da.evaluation.extraction import features_of_splits
 from reid_da.reporting.page import Section, render
 from reid_da.reporting.tables import Column, Row, Table
 from reid_da.studies.looking import labelled_look, look_at, map_of
@@ -86,8 +88,46 @@ def test_its_figures_are_those_of_the_runs(page, runs):
     assert re.search(r"chosen: .*adapted, epoch [12]", text)
 
 
+def test_features_are_extracted_once_and_known_by_weights_and_images(runs, small_sites, tmp_path, monkeypatch):
+    run, site = shutil.copytree(runs / "adapted", tmp_path / "run"), shutil.copytree(small_sites, tmp_path / "sites")
+    extracted = []
+
+    def counting(tables, *arguments, **options):
+        extracted.extend(map(len, tables.values()))
+        return features_of_splits(tables, *arguments, **options)
+
+    monkeypatch.setattr("reid_da.studies.feature_cache.features_of_splits", counting)
+
+    def features(data, run=run):
+        found = next(iter(look_at([run], data=data, device="cpu", with_stages=False).features.values()))
+        return found.gallery_features
+
+    expected = features(site / "site-b")
+    assert len(extracted) == 2
+    np.testing.assert_array_equal(features(site / "site-b"), expected)
+    assert len(extracted) == 2
+    # the images of the query set have changed, then a file of features, then the weights
+    image = next((site / "site-b" / "query").iterdir())
+    image.write_bytes(image.read_bytes() + b" ")
+    features(site / "site-b")
+    assert len(extracted) == 3
+    for file in (run / "features").iterdir():
+        content = bytearray(file.read_bytes())
+        content[-1] ^= 1
+        file.write_bytes(content)
+    np.testing.assert_array_equal(features(site / "site-b"), expected)
+    assert len(extracted) == 5
+    assert not np.array_equal(features(site / "site-b", run=run / "pretrain"), expected)
+    assert len(extracted) == 7
+    # without room they are not kept, and that is all
+    shutil.rmtree(run / "features")
+    (run / "features").write_text("a file in the way")
+    np.testing.assert_array_equal(features(site / "site-b"), expected)
+
+
 def test_names_of_others_are_text(runs, tmp_path):
-    write_report([runs / "adapted", runs / "<b>&"], tmp_path / "r.html", map_method="pca", device="cpu")
+    before = runs / "adapted" / "pretrain"
+    write_report([before, runs / "<b>&"], tmp_path / "r.html", map_method="pca", device="cpu")
     content = (tmp_path / "r.html").read_text()
     outline = Outline(content)
     assert outline.open == []

@@ -211,3 +211,32 @@ def test_files_are_pictures(tmp_path: Path) -> None:
             image.load()
             assert image.format == "PNG"
             assert image.size == (int(panels * 4.7 * 110), int(3.8 * 110))
+
+
+def test_the_evaluation_before_adaptation_is_a_dotted_line_and_nothing_is_cut_off() -> None:
+    records = [
+        {"kind": "train", "epoch": 1, "loss_source": 1.0, "clusters_ami_pids": -0.1, "clusters_agreement": 0.2},
+        *({"kind": "evaluation", "epoch": epoch, "mAP": mean_ap} for epoch, mean_ap in ((0, 0.25), (1, 0.5))),
+    ]
+    figure = run_figure(records)
+    losses, evaluation, clusters = figure.axes
+    (baseline,) = [line for line in evaluation.get_lines() if line.get_linestyle() == ":" and len(line.get_xdata())]
+    assert list(baseline.get_ydata()) == [25, 25]
+    assert "before adaptation" in {text.get_text() for text in evaluation.get_legend().get_texts()}
+    assert clusters.get_ylim()[0] <= -0.1
+    assert losses.get_ylim()[0] == 0
+    assert all(axes.get_xlim()[1] >= 1 for axes in figure.axes)
+    # with nothing to compare there is no line
+    alone = run_figure([records[1]])
+    assert "before adaptation" not in {text.get_text() for text in alone.axes[-1].get_legend().get_texts()}
+
+
+def test_many_panels_stand_in_two_rows() -> None:
+    records = [
+        {"kind": "train", "epoch": 1, "loss_a": 1.0, "clusters": 3, "clusters_outliers": 0.1, "neighbors_precision": 1},
+        {"kind": "evaluation", "epoch": 1, "mAP": 0.5},
+    ]
+    figure = run_figure(records)
+    width, height = figure.get_size_inches()
+    assert len(figure.axes) == 5
+    assert width < 2 * height

@@ -3,6 +3,7 @@
 The tests speak of settings, losses and tensors, so that another shape of trainer or method changes this file alone.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -30,6 +31,7 @@ from reid_da.methods.ecn import ECN
 from reid_da.methods.protocol import Domain, Role, RunContext
 from reid_da.models.building import build_network
 from reid_da.models.reid_net import ReIDNetwork
+from reid_da.shards import Shard
 from reid_da.styles import cyclegan, stargan, train
 from reid_da.styles.settings import StyleSettings
 from reid_da.styles.trained import load_style_settings
@@ -199,9 +201,12 @@ def _draw_exact_weights(network: nn.Module) -> None:
     """Weights that are uniform, from random integers, with the standard deviation 1 / sqrt(inputs)."""
     generator = torch.Generator().manual_seed(0)
     for value in network.parameters():
-        if value.ndim > 1 and len(value):
-            draws = torch.randint(-(2**20), 2**20, value.shape, generator=generator).double() / 2**20
-            value.copy_(draws * (3 / value[0].numel()) ** 0.5)
+        # of a parameter that processes share all rows are drawn
+        shard = getattr(value, "shard", Shard(len(value)))
+        if value.ndim > 1 and shard.total:
+            shape = (shard.total, *value.shape[1:])
+            draws = torch.randint(-(2**20), 2**20, shape, generator=generator).double() / 2**20
+            value.copy_((draws * (3 / math.prod(shape[1:])) ** 0.5)[shard.rows])
 
 
 # ------------------------------------------------------------------------------------------------------- ECN by itself

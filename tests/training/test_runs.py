@@ -193,7 +193,7 @@ def test_a_sweep_on_a_target_without_labels_tells_what_needs_none(small_settings
         run = RunFolder.open(tmp_path / "sweep" / f"loss_weight={value}-seed0")
         assert (key, agreement) == ("neighbors_agreement", run.records("train")[-1]["neighbors_agreement"])
         assert 0 < agreement < 1
-    with pytest.raises(InputError, match="the runs are complete, but nothing tells which is the better"):
+    with pytest.raises(InputError, match="the runs are complete, but they cannot be compared"):
         sweep(changed(settings, epochs=1), tmp_path / "short", key="loss_weight", values=[0.1])
 
 

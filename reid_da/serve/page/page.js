@@ -77,7 +77,7 @@ function when(seconds) {
 }
 
 const plural = (count, one, many) => `${count.toLocaleString("en")} ${count === 1 ? one : many}`;
-const place = (record) => [record.camera === null ? "" : `camera ${record.camera}`, when(record.time)].filter(Boolean);
+const place = (record) => [record.camera === null ? "" : /^\d+$/.test(record.camera) ? `camera ${record.camera}` : record.camera, when(record.time)].filter(Boolean);
 
 // ---- search
 
@@ -265,7 +265,8 @@ async function statistics() {
       element("cameras").append(make("label", {}, make("input", { type: "checkbox", value: camera }), camera));
     }
     element("cameras").hidden = cameras.every(({ camera }) => camera === null);
-    if (thresholds.length) element("threshold").value = thresholds[thresholds.length - 1].threshold;
+    // upwards to a step of the slider: below, the rate would be a higher one
+    if (thresholds.length) element("threshold").value = Math.ceil(thresholds[thresholds.length - 1].threshold * 1000) / 1000;
   }
   judge();
 }

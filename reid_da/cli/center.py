@@ -1,0 +1,38 @@
+"""``reid-da center``: the mean feature of each camera, stored with a run."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from reid_da.cli.evaluate import AsJson, Device
+from reid_da.cli.output import check_output, print_json, say, show_log
+
+
+def center(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")],
+    data: Annotated[Path | None, typer.Option(help="Images, labelled or not. Default: the run's target.")] = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Store the mean feature of each camera with a run, so that single new images can be centred.
+
+    The means are those of the training images, or of query and gallery where there are none; no label is read. Writes
+    RUN/camera_means.safetensors.
+
+    Example: reid-da center runs/demo
+    """
+    from reid_da.evaluation.centered import FILE_NAME, save_means
+    from reid_da.training.run_folder import RunFolder
+    from reid_da.training.trained import load_trained
+
+    show_log()
+    file = RunFolder.open(run).path / FILE_NAME
+    check_output(file)
+    named = load_trained(run, device=device).camera_means(data)
+    save_means(file, named)
+    counts = dict(zip(named.names, named.means.counts.tolist(), strict=True))
+    if as_json:
+        print_json({"data": named.data, "epoch": named.epoch, "images": counts})
+        return
+    say(f"{file}: {len(counts)} cameras of {named.data} ({sum(counts.values()):,} images)")
