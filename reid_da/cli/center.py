@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from reid_da.cli.evaluate import AsJson, Device
+from reid_da.cli.arguments import Device
+from reid_da.cli.evaluate import AsJson
 from reid_da.cli.output import check_output, print_json, say, show_log
 
 

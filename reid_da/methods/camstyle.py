@@ -10,7 +10,6 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
-from torch.nn import functional
 
 from reid_da.config import Count, ExperimentSettings, HeadSettings, Settings, SourceLossSettings, ViewSettings
 from reid_da.images import Batch
@@ -65,9 +64,10 @@ class CamStyle(Method):
 
     def __init__(self, settings: CamStyleExperiment, context: Context) -> None:
         self.settings = settings
+        self._seed = context.seed("centers")
         source = context.domain("source")
         self.trained = self.network = context.network(num_classes=source.num_classes, head=settings.head)
-        self.labelled = LabelledLosses(self.network, settings=settings.source_loss, seed=context.seed("centers"))
+        self.labelled = LabelledLosses(self.network, settings=settings.source_loss, seed=self._seed)
         sizes, augment = settings.batch, settings.augment
         stream = labelled_stream(source, size=sizes.source, instances=sizes.instances, augment=augment)
         if settings.camstyle.cameras == "source":
@@ -94,9 +94,12 @@ class CamStyle(Method):
         restyled = batches["restyled"]
         assert restyled.labels is not None
         embeddings = self.network.embed(self.network.pooled(restyled.images))
-        logits = self.network.source_logits(embeddings, restyled.labels).float()
-        smoothing = self.settings.camstyle.label_smoothing
-        losses["restyled"] = functional.cross_entropy(logits, restyled.labels, label_smoothing=smoothing)
+        losses["restyled"] = self.network.source_cross_entropy(
+            embeddings,
+            restyled.labels,
+            label_smoothing=self.settings.camstyle.label_smoothing,
+            seed=self._seed,
+        )
         return losses
 
     def after_backward(self) -> None:

@@ -205,7 +205,7 @@ def test_settings_prints_what_a_file_comes_to(run, config):
 def test_settings_of_a_method_are_those_that_count(run, method):
     text = run("settings", "--method", method).out
     assert yaml.safe_load(text) == yaml.safe_load(dump_settings(METHODS[method].Settings()))
-    assert ("memory:" in text) == (method == "ecn")
+    assert ("memory:" in text) == (method in ("ecn", "ecn-gpp"))
     # what a key means, its range, its choices
     assert "# learning rate of new layers; above 0" in text
     assert "one of sgd, adam" in text

@@ -171,6 +171,12 @@ TRAININGS: dict[str, dict[str, Any]] = {
         "optimizer": {"lr": 2e-4, "accumulate": 2},
     },
     "npid": {"method": "npid"},
+    "camstyle": {
+        "method": "camstyle",
+        "camstyle": {"cameras": "source"},
+        "head": {"kind": "arcface", "scale": 8.0},
+        "model": _NECK,
+    },
     "cluster-contrast": {
         "method": "cluster-contrast",
         "source_weight": 0.0,
