@@ -55,6 +55,15 @@ def peak_memory(device: torch.device) -> int | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
+def resident_memory() -> int:
+    """Bytes of this process in memory now; 0 where the system does not tell."""
+    with suppress(OSError):
+        found = re.search(r"VmRSS:\s*(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
+        if found:
+            return 1024 * int(found[1])
+    return 0
+
+
 def _missing(name: str, *, number: int) -> str | None:
     """Why a device cannot be used, None if it can."""
     if name == "mps":

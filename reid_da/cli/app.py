@@ -17,6 +17,7 @@ from reid_da.cli import (
     index,
     init,
     pictures,
+    plan,
     rank,
     report,
     results,
@@ -36,7 +37,7 @@ app = typer.Typer(
 )
 _COMMANDS = {
     "Start": (init.init, train.settings, weights.import_weights),
-    "Train": (train.train, train.ablate, train.sweep, train.compare),
+    "Train": (train.train, plan.plan, train.ablate, train.sweep, train.compare),
     "Results": (
         results.results,
         select.select,

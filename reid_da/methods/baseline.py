@@ -60,6 +60,7 @@ class Source(Method):
     rows: ClassVar[Rows] = {"source": {"method": "source"}}
     table = ("source", "supervised")
     role: ClassVar[Role] = "source"
+    classified: ClassVar[Role | None] = "source"
 
     def __init__(self, settings: BaselineSettings, context: Context) -> None:
         self.settings = settings
@@ -103,4 +104,4 @@ class Supervised(Source):
 
     Settings = SupervisedSettings
     rows: ClassVar[Rows] = {"supervised": {"method": "supervised"}}
-    role = "target"
+    role = classified = "target"

@@ -61,6 +61,7 @@ class CamStyle(Method):
     Settings = CamStyleExperiment
     rows: ClassVar[Rows] = {"camstyle": {"method": "camstyle"}}
     table = ("source", "camstyle", "supervised")
+    classified = "source"
 
     def __init__(self, settings: CamStyleExperiment, context: Context) -> None:
         self.settings = settings

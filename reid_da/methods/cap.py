@@ -29,11 +29,12 @@ from reid_da.methods._pseudo_labels import (
     PseudoLabels,
     PseudoLabelSettings,
     check_instances,
+    clustering_holds,
     require_cameras,
     require_embedding,
 )
 from reid_da.methods.cluster_contrast import STRONG_MODEL, STRONG_OPTIMIZER, memory_of
-from reid_da.methods.protocol import NO_LABEL, Context, EpochPlan, Method, Rows
+from reid_da.methods.protocol import NO_LABEL, Context, EpochPlan, Held, Method, Role, Rows
 
 
 class BatchSettings(Settings):
@@ -103,6 +104,11 @@ class CAP(Method):
         },
     }
     table = ("cap", "o2cap", "supervised")
+
+    @classmethod
+    def holds(cls, settings: CAPSettings, sizes: Mapping[Role, int], dim: int) -> tuple[Held, ...]:
+        """Features and neighbours of the clustering."""
+        return clustering_holds(settings, sizes, dim)
 
     def __init__(self, settings: CAPSettings, context: Context) -> None:
         check_instances(size=settings.batch.target, instances=settings.batch.instances)

@@ -24,9 +24,15 @@ from reid_da.config import (
 from reid_da.images import Batch
 from reid_da.losses.invariance import fused_invariance_loss
 from reid_da.memory.exemplar import ExemplarMemory
-from reid_da.methods._pseudo_labels import PseudoLabels, PseudoLabelSettings, check_instances, require_embedding
+from reid_da.methods._pseudo_labels import (
+    PseudoLabels,
+    PseudoLabelSettings,
+    check_instances,
+    clustering_holds,
+    require_embedding,
+)
 from reid_da.methods._streams import labelled_stream
-from reid_da.methods.protocol import Context, EpochPlan, Method, Rows
+from reid_da.methods.protocol import Context, EpochPlan, Held, Method, Role, Rows
 from reid_da.world import ALONE, World
 
 
@@ -93,6 +99,11 @@ class ClusterContrast(Method):
     Settings = ClusterContrastSettings
     rows: ClassVar[Rows] = {"cluster-contrast": {"method": "cluster-contrast"}}
     table = ("source", "cluster-contrast", "supervised")
+
+    @classmethod
+    def holds(cls, settings: ClusterContrastSettings, sizes: Mapping[Role, int], dim: int) -> tuple[Held, ...]:
+        """Features and neighbours of the clustering."""
+        return clustering_holds(settings, sizes, dim)
 
     def __init__(self, settings: ClusterContrastSettings, context: Context) -> None:
         check_instances(size=settings.batch.target, instances=settings.batch.instances)

@@ -23,10 +23,16 @@ from reid_da.config import (
 from reid_da.errors import InputError
 from reid_da.images import Batch
 from reid_da.methods._labelled import LabelledLosses
-from reid_da.methods._pseudo_labels import PseudoLabels, PseudoLabelSettings, check_instances, require_embedding
+from reid_da.methods._pseudo_labels import (
+    PseudoLabels,
+    PseudoLabelSettings,
+    check_instances,
+    clustering_holds,
+    require_embedding,
+)
 from reid_da.methods._streams import labelled_stream
 from reid_da.methods.cluster_contrast import STRONG_AUGMENT, STRONG_MODEL, STRONG_OPTIMIZER
-from reid_da.methods.protocol import Context, Domain, EpochPlan, Method, Rows, StreamPlan
+from reid_da.methods.protocol import Context, Domain, EpochPlan, Held, Method, Role, Rows, StreamPlan
 
 
 class BatchSettings(Settings):
@@ -70,6 +76,11 @@ class Clusters(Method):
     Settings = ClustersSettings
     rows: ClassVar[Rows] = {"clusters": {"method": "clusters"}}
     table = ("source", "clusters", "supervised")
+
+    @classmethod
+    def holds(cls, settings: ClustersSettings, sizes: Mapping[Role, int], dim: int) -> tuple[Held, ...]:
+        """Features and neighbours of the clustering."""
+        return clustering_holds(settings, sizes, dim)
 
     def __init__(self, settings: ClustersSettings, context: Context) -> None:
         check_instances(size=settings.batch.target, instances=settings.batch.instances)

@@ -36,7 +36,7 @@ from reid_da.memory.exemplar import ExemplarMemory, momentum_schedule
 from reid_da.memory.neighbors import ExactNeighbors, FaissNeighbors, NeighborIndex, open_index
 from reid_da.methods._labelled import LabelledLosses
 from reid_da.methods._streams import labelled_stream, styled_stream
-from reid_da.methods.protocol import Context, Domain, EpochPlan, Method, Rows
+from reid_da.methods.protocol import Context, Domain, EpochPlan, Held, Method, Role, Rows
 
 logger = logging.getLogger(__name__)
 
@@ -132,6 +132,14 @@ class ECN(Method):
         "e+c+n": _row(exemplar=True, camera=True, neighborhood=True),
     }
     table: ClassVar[tuple[str, ...]] = ("source", "e", "e+c", "e+n", "e+c+n")
+    classified = "source"
+
+    @classmethod
+    def holds(cls, settings: ECNSettings, sizes: Mapping[Role, int], dim: int) -> tuple[Held, ...]:
+        """The exemplar memory."""
+        if not settings.invariance.exemplar:
+            return ()
+        return (Held.memory(sizes["target"], dim, dtype=settings.memory.dtype),)
 
     def __init__(self, settings: ECNSettings, context: Context) -> None:
         switches = settings.invariance

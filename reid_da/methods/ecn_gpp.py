@@ -18,7 +18,7 @@ from reid_da.losses.invariance import NeighborShare
 from reid_da.memory.exemplar import ExemplarMemory
 from reid_da.memory.neighbors import ExactNeighbors
 from reid_da.methods.ecn import ECN, ECNSettings, MemorySettings
-from reid_da.methods.protocol import Context, Domain, EpochPlan, Rows
+from reid_da.methods.protocol import Context, Domain, EpochPlan, Held, Role, Rows
 from reid_da.models.pair_graph import PositivePrediction, positive_loss
 from reid_da.nearest import NO_NEIGHBOR
 
@@ -116,6 +116,12 @@ class ECNGPP(ECN):
     def inference(self) -> nn.Module:
         """The network, without the graph network."""
         return self.network
+
+    @classmethod
+    def holds(cls, settings: ECNSettings, sizes: Mapping[Role, int], dim: int) -> tuple[Held, ...]:
+        """The exemplar memories of both domains."""
+        source = Held.memory(sizes["source"], dim, dtype=settings.memory.dtype, name="exemplar memory of the source")
+        return (*super().holds(settings, sizes, dim), source)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Those of the network, and ``positives`` of the graph network."""

@@ -27,9 +27,15 @@ from reid_da.errors import InputError
 from reid_da.images import Batch
 from reid_da.losses.metric import batch_hard_triplet_loss
 from reid_da.losses.mutual import soft_cross_entropy, soft_triplet_loss
-from reid_da.methods._pseudo_labels import PseudoLabels, PseudoLabelSettings, check_instances, require_embedding
+from reid_da.methods._pseudo_labels import (
+    PseudoLabels,
+    PseudoLabelSettings,
+    check_instances,
+    clustering_holds,
+    require_embedding,
+)
 from reid_da.methods.cluster_contrast import STRONG_AUGMENT, STRONG_MODEL, STRONG_OPTIMIZER
-from reid_da.methods.protocol import Context, EpochPlan, Method, Rows
+from reid_da.methods.protocol import Context, EpochPlan, Held, Method, Role, Rows
 from reid_da.models.reid_net import ReIDNetwork
 from reid_da.models.running_mean import copy_for_mean, follow
 
@@ -100,6 +106,13 @@ class MMT(Method):
     rows: ClassVar[Rows] = {"mmt": {"method": "mmt"}}
     table = ("source", "mmt", "supervised")
     inference_part = "teacher_1."
+    num_networks = 2
+    num_teachers = 2
+
+    @classmethod
+    def holds(cls, settings: MMTSettings, sizes: Mapping[Role, int], dim: int) -> tuple[Held, ...]:
+        """Features and neighbours of the clustering."""
+        return clustering_holds(settings, sizes, dim)
 
     def __init__(self, settings: MMTSettings, context: Context) -> None:
         batch = settings.batch

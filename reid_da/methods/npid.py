@@ -11,7 +11,7 @@ from reid_da.images import Batch
 from reid_da.losses.invariance import fused_invariance_loss
 from reid_da.memory.exemplar import ExemplarMemory
 from reid_da.methods._streams import styled_stream
-from reid_da.methods.protocol import Context, EpochPlan, Method, Rows
+from reid_da.methods.protocol import Context, EpochPlan, Held, Method, Role, Rows
 
 
 class BatchSettings(Settings):
@@ -56,6 +56,11 @@ class NPID(Method):
         generator = Generator().manual_seed(context.seed("memory"))
         memory.fill(lambda rows: rows.uniform_(-bound, bound, generator=generator))
         self.memory = memory.to(context.device)
+
+    @classmethod
+    def holds(cls, settings: NPIDSettings, sizes: Mapping[Role, int], dim: int) -> tuple[Held, ...]:  # noqa: ARG003
+        """The memory."""
+        return (Held.memory(sizes["target"], dim),)
 
     def begin_epoch(self, epoch: int) -> EpochPlan:  # noqa: ARG002
         """One pass over the target."""

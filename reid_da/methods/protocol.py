@@ -178,6 +178,32 @@ class RunContext(Shared):
         return derived_seed(self.run_seed, purpose, *numbers)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """Something large that a method keeps beside its networks.
+
+    Attributes:
+        name: what it is.
+        rows: how many of them; at most, where that is found out in training.
+        row_bytes: size of one.
+        remedy: settings that make it smaller.
+        is_sharded: whether several processes hold a part of the rows each.
+    """
+
+    name: str
+    rows: int
+    row_bytes: int
+    remedy: str = ""
+    is_sharded: bool = False
+
+    @classmethod
+    def memory(cls, rows: int, dim: int, *, dtype: str = "float32", name: str = "exemplar memory") -> "Held":
+        """A memory of features, which several processes hold together."""
+        size = dim * (4 if dtype == "float32" else 2)
+        remedy = "memory.dtype=bfloat16, model.embedding_dim, more processes"
+        return cls(name=name, rows=rows, row_bytes=size, remedy=remedy, is_sharded=True)
+
+
 class Context(Protocol):
     """What a method of an experiment may ask for.
 
@@ -254,6 +280,9 @@ class Method(ABC):
         rows: changes of the settings by the name of a row of a table of results.
         table: the usual rows of a table that compares it.
         inference_part: prefix of the weights of :attr:`inference` among those of :attr:`trained`, with its dot.
+        classified: whose identities the network classifies; None for none that are known beforehand.
+        num_networks: networks that are trained.
+        num_teachers: further ones that are not.
         settings: of the run.
         trained: what is optimised and saved.
     """
@@ -262,6 +291,9 @@ class Method(ABC):
     rows: ClassVar[Rows] = {}
     table: ClassVar[tuple[str, ...]] = ()
     inference_part: ClassVar[str] = ""
+    classified: ClassVar[Role | None] = None
+    num_networks: ClassVar[int] = 1
+    num_teachers: ClassVar[int] = 0
     settings: Any
     trained: nn.Module
 
@@ -277,6 +309,22 @@ class Method(ABC):
             lr_new=optimizer.lr, lr_backbone=optimizer.lr * optimizer.backbone_lr_factor
         )
         return groups
+
+    @classmethod
+    def holds(
+        cls,
+        settings: Any,  # noqa: ARG003
+        sizes: Mapping[Role, int],  # noqa: ARG003
+        dim: int,  # noqa: ARG003
+    ) -> tuple[Held, ...]:
+        """What is large beside the networks, for a plan of the memory that a training takes.
+
+        Args:
+            settings: an instance of :attr:`Settings`.
+            sizes: training images of source and target.
+            dim: length D of an embedding.
+        """
+        return ()
 
     @abstractmethod
     def __init__(self, settings: Any, context: Context) -> None:

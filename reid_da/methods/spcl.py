@@ -41,11 +41,12 @@ from reid_da.methods._pseudo_labels import (
     PseudoLabels,
     PseudoLabelSettings,
     check_instances,
+    clustering_holds,
     require_embedding,
 )
 from reid_da.methods._streams import check_batch, labelled_stream
 from reid_da.methods.cluster_contrast import STRONG_AUGMENT, STRONG_MODEL, STRONG_OPTIMIZER, cluster_loss
-from reid_da.methods.protocol import NO_LABEL, Context, Domain, EpochPlan, Method, Rows, StreamPlan
+from reid_da.methods.protocol import NO_LABEL, Context, Domain, EpochPlan, Held, Method, Role, Rows, StreamPlan
 
 logger = logging.getLogger(__name__)
 
@@ -109,6 +110,14 @@ class SpCL(Method):
     rows: ClassVar[Rows] = {"spcl": {"method": "spcl"}}
     table = ("source", "spcl", "supervised")
     inference_part = "network."
+
+    @classmethod
+    def holds(cls, settings: SpCLSettings, sizes: Mapping[Role, int], dim: int) -> tuple[Held, ...]:
+        """The hybrid memory, and features in clustering."""
+        hybrid = Held(
+            name="hybrid memory, means", rows=2 * sizes["target"], row_bytes=4 * dim, remedy="model.embedding"
+        )
+        return (hybrid, *clustering_holds(settings, sizes, dim))
 
     def __init__(self, settings: SpCLSettings, context: Context) -> None:
         _check(settings)

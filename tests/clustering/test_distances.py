@@ -205,5 +205,7 @@ def test_settings_that_do_not_fit():
         camera_jaccard_encoding(points, np.arange(10) % 2, k1_inter=2, k2_inter=4)
     with pytest.raises(InputError, match="two cameras at least, these are of one; use jaccard"):
         camera_jaccard_encoding(points, np.zeros(10, dtype=np.int64))
-    with pytest.raises(InputError, match="eps_share: a share of 0.001 of 43 pairs is none"):
+    with pytest.raises(
+        InputError, match="eps_share: a share of 0.001 of 43 pairs is less than one pair; set eps instead"
+    ):
         distance_quantile_mean(jaccard(identities(10)), 0.001)
