@@ -102,9 +102,9 @@ def agreed(world: World, function: Callable[[], T]) -> T:
     except AgreedError:
         raise
     except InputError as error:
-        _compare(world.tell(str(error)))
+        _exchange(world, error=str(error))
         raise AssertionError("an error that nobody has") from error
-    _compare(world.tell(None))
+    _exchange(world)
     return result
 
 
@@ -125,7 +125,7 @@ def main_first(world: World, function: Callable[[], T]) -> T:
 
 
 def require_equal(world: World, facts: dict[str, Any]) -> None:
-    """See to it that all processes have the same versions, settings and data.
+    """See to it that all processes have the same versions, settings and data; may be called inside :func:`agreed`.
 
     Args:
         world: the processes.
@@ -134,7 +134,7 @@ def require_equal(world: World, facts: dict[str, Any]) -> None:
     Raises:
         InputError: a process differs from the first one; names both values.
     """
-    every = world.tell(facts)
+    every = _exchange(world, facts=facts)
     for rank, other in enumerate(every):
         for name, value in every[0].items():
             if other.get(name) != value:
@@ -144,14 +144,19 @@ def require_equal(world: World, facts: dict[str, Any]) -> None:
                 )
 
 
-def _compare(errors: list[str | None]) -> None:
-    failed = [(rank, text) for rank, text in enumerate(errors) if text is not None]
-    if not failed:
-        return
-    rank, text = failed[0]
-    if len(failed) == len(errors) or text.startswith("process "):
-        raise AgreedError(text)
-    raise AgreedError(f"process {rank}: {text}")
+def _exchange(world: World, *, facts: Any = None, error: str | None = None) -> list[Any]:
+    """Facts of all processes, unless one of them has an error: whatever the others are about to exchange, they hear it.
+
+    Raises:
+        AgreedError: one has.
+    """
+    every = world.tell({"facts": facts, "error": error})
+    failed = [(rank, told["error"]) for rank, told in enumerate(every) if told["error"] is not None]
+    if failed:
+        rank, text = failed[0]
+        is_common = len(failed) == len(every)
+        raise AgreedError(text if is_common else f"process {rank}: {text}")
+    return [told["facts"] for told in every]
 
 
 def _join(device: str) -> World:

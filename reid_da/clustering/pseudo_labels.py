@@ -127,7 +127,7 @@ def cluster_at_eps(
     points = unit_points(features)
     if world.size == 1:
         return _clusters(points, camids, settings=settings, eps=eps, seed=seed)
-    neighbors = agreed(world, lambda: _neighbors(points, camids, settings=settings, world=world))
+    neighbors = _neighbors(points, camids, settings=settings, world=world)
     found = agreed(
         world,
         lambda: (

@@ -30,7 +30,7 @@ def train(settings: ExperimentSettings, folder: Path, *, stages_after: int = 0, 
     Raises:
         InputError: settings, data or folder do not fit, or a loss is not finite.
     """
-    require_equal(world, {"the versions": _versions(), "the settings": settings.model_dump(mode="json")})
+    require_equal(world, {**_versions(), "the settings": settings.model_dump(mode="json")})
     run = RunFolder.create(folder, settings, world=world)
     try:
         return _train(run, skip_damaged=False, stages_after=stages_after)
@@ -55,6 +55,7 @@ def resume(folder: Path, overrides: Overrides = (), *, skip_damaged: bool = Fals
         InputError: there is no run, its checkpoint is damaged, the data are not those that it was made with, or a
             change of settings would invalidate what is done.
     """
+    require_equal(world, _versions())
     run = agreed(world, lambda: RunFolder.open(folder, world=world))
     with run.training():
         if overrides:
@@ -214,7 +215,7 @@ def _train(run: RunFolder, *, skip_damaged: bool, stages_after: int = 0) -> RunF
 
 def _versions() -> dict[str, str | None]:
     found = software_versions()
-    return {name: found[name] for name in ("reid_da", "git", "torch", "torchvision")}
+    return {f"the version of {name}": found[name] for name in ("reid_da", "git", "torch", "torchvision")}
 
 
 def _num_stages(settings: ExperimentSettings) -> int:

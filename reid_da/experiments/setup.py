@@ -49,8 +49,7 @@ def build_trainer(settings: ExperimentSettings, run: RunFolder, *, bare: bool = 
 def _trainer(settings: ExperimentSettings, run: RunFolder, *, bare: bool, world: World) -> Trainer:
     context = ExperimentContext(settings, bare=bare, world=world)
     method = _method(settings, context)
-    facts = {f"the {role} images": fingerprint for role, fingerprint in context.fingerprints.items()}
-    require_equal(world, {"the settings": settings.model_dump(mode="json", exclude={"data"}), **facts})
+    require_equal(world, {f"the {role} images": known for role, known in context.fingerprints.items()})
     return Trainer(
         settings=settings,
         run=run,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from reid_da.clustering import ClusteringSettings, cluster_at_eps
+from reid_da.errors import InputError
 from reid_da.evaluation import evaluate_retrieval
 from reid_da.evaluation.extraction import extract_features
 from reid_da.experiments import domains
@@ -22,6 +23,7 @@ from reid_da.memory.exemplar import ExemplarMemory
 from reid_da.memory.neighbors import ExactNeighbors, FaissNeighbors, open_index
 from reid_da.models.grouped_norm import group_batch_norms
 from reid_da.models.shared_norm import share_batch_norms
+from reid_da.processes import agreed, main_first, require_equal
 from reid_da.shards import Shard, ShardedTensor
 from reid_da.training.run_folder import RunFolder
 from reid_da.training.together import saved_optimizer, saved_weights
@@ -148,6 +150,36 @@ def retrieval(world: World) -> Found:
     result = evaluate_retrieval(query, pids[0], pids[0] * 0, gallery, pids[1], pids[1] * 0 + 1, world=world)
     per_query = {name: torch.from_numpy(value) for name, value in vars(result.per_query).items()}
     return {"figures": result.to_json(), **per_query}
+
+
+def one_that_fails(world: World) -> Found:
+    """What all hear where one fails while others compare, agree, or let the first one begin."""
+    heard = []
+    for others in (
+        lambda: require_equal(world, {"the images": "same"}),
+        lambda: agreed(world, lambda: None),
+        lambda: main_first(world, lambda: None),
+    ):
+
+        def act(others: Any = others) -> None:
+            if world.rank == world.size - 1:
+                raise InputError("no such file")
+            others()
+
+        try:
+            agreed(world, act)
+        except InputError as error:
+            heard.append(str(error))
+    return {"heard": heard}
+
+
+def other_facts(world: World) -> Found:
+    """What is heard where the last process has other images."""
+    try:
+        require_equal(world, {"the versions": 1, "the images": "a" if world.rank < 1 else "b"})
+    except InputError as error:
+        return {"heard": str(error)}
+    return {"heard": ""}
 
 
 # --------------------------------------------------------------------------------------------------------- trainings

@@ -59,6 +59,17 @@ def test_parts_are_those_of_one_process(tmp_path, size):
         assert different(found[name], expected[name], tolerance=tolerance) == [], name
 
 
+def test_an_error_of_one_is_heard_by_all_whatever_they_exchange(tmp_path):
+    found = together(3, cases.one_that_fails, tmp_path)
+    assert found["heard"] == ["process 2: no such file"] * 3
+
+
+def test_what_differs_is_named(tmp_path):
+    found = together(2, cases.other_facts, tmp_path)
+    assert found["heard"] == "process 1 differs from process 0 in the images: b and a; give all machines the same"
+    assert cases.other_facts(World()) == {"heard": ""}
+
+
 @pytest.fixture(scope="module")
 def alone(sites):
     """Trainings in one process by name."""
