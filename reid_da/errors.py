@@ -21,6 +21,10 @@ class InputError(ValueError):
         super().__init__(printable(message))
 
 
+class ProcessLostError(InputError):
+    """Another of several processes has ended, and this one cannot go on alone."""
+
+
 def unknown_name(kind: str, name: str, valid: Iterable[str]) -> InputError:
     """Error for a name that is not among the valid ones, with the nearest of them as a suggestion."""
     names = sorted(valid)

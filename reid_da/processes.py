@@ -5,7 +5,6 @@ told to all, and one of them prints it.
 """
 
 import contextlib
-import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +14,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from reid_da.errors import InputError
+from reid_da.errors import InputError, ProcessLostError
+from reid_da.launch import number, started_rank, started_size
 from reid_da.world import World
 
 T = TypeVar("T")
@@ -31,10 +31,6 @@ _LOST = re.compile(
 
 class AgreedError(InputError):
     """An error that all processes know of."""
-
-
-class ProcessLostError(InputError):
-    """Another process has ended."""
 
 
 @contextmanager
@@ -63,11 +59,6 @@ def joined(device: str = "auto") -> Iterator[World]:
         dist.destroy_process_group()
 
 
-def started_size() -> int:
-    """Number of processes that ``torchrun`` has started; 1 without it."""
-    return _number("WORLD_SIZE", 1)
-
-
 def may_speak(*, patience: float = 0.0) -> bool:
     """Whether this process is the first that has something to say about the end; always, if it is alone.
 
@@ -75,7 +66,7 @@ def may_speak(*, patience: float = 0.0) -> bool:
         patience: seconds for another process, which may know the cause, to say it.
     """
     if not (dist.is_available() and dist.is_initialized()):
-        return _number("RANK", 0) == 0 or started_size() == 1
+        return started_rank() == 0 or started_size() == 1
     store = dist.distributed_c10d._get_default_store()
     try:
         if patience:
@@ -165,7 +156,7 @@ def _join(device: str) -> World:
         return World()
     on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
     if on_gpu and torch.cuda.is_available():
-        local, count = _number("LOCAL_RANK", 0), torch.cuda.device_count()
+        local, count = number("LOCAL_RANK", 0), torch.cuda.device_count()
         if local >= count:
             raise InputError(f"this machine has {count} GPUs, one for each process; start at most {count} on it")
         torch.cuda.set_device(local)
@@ -179,8 +170,3 @@ def _join(device: str) -> World:
             "--master-port another one where it is in use"
         ) from error
     return World(rank=dist.get_rank(), size=size)
-
-
-def _number(name: str, default: int) -> int:
-    text = os.environ.get(name, "")
-    return int(text) if text.isdecimal() else default

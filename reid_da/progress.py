@@ -1,6 +1,5 @@
 """Progress bars: on a terminal only, on the first process only, on standard error."""
 
-import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
@@ -16,6 +15,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from reid_da.launch import started_rank
 from reid_da.text import markup
 
 T = TypeVar("T")
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 def _bar(*columns: ProgressColumn) -> Progress:
     console = Console(stderr=True)
-    is_hidden = not console.is_terminal or os.environ.get("RANK", "0") != "0"
+    is_hidden = not console.is_terminal or started_rank() != 0
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=20),

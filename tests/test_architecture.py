@@ -12,6 +12,7 @@ ORDER = (
         "locks",
         "text",
         "seeds",
+        "launch",
         "world",
         "processes",
         "shards",

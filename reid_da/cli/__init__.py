@@ -17,7 +17,8 @@ if "OMP_WAIT_POLICY" not in os.environ:
 from reid_da.atomic import naming
 from reid_da.cli.app import app
 from reid_da.cli.output import PlainConsole
-from reid_da.errors import InputError
+from reid_da.errors import InputError, ProcessLostError
+from reid_da.launch import started_size
 from reid_da.text import markup
 
 _OUT_OF_MEMORY = re.compile("can't allocate memory|not enough memory|out of memory", re.IGNORECASE)
@@ -37,7 +38,7 @@ def main(arguments: list[str] | None = None) -> None:
             with naming("standard output"):
                 sys.stdout.flush()
     except InputError as error:
-        _fail_once(error)
+        _fail(str(error), is_lost=isinstance(error, ProcessLostError))
     except KeyboardInterrupt:  # before a command has begun; what commands say is in cli.output.stoppable
         sys.exit(130)
     except BrokenPipeError:
@@ -62,17 +63,14 @@ def _reason(error: OSError) -> str:
     return error.strerror or str(error)
 
 
-def _fail_once(error: InputError) -> NoReturn:
-    """End with the line of a mistake, unless another of several processes has said it or knows the cause."""
-    from reid_da.processes import ProcessLostError, may_speak
-
-    if not may_speak(patience=3.0 if isinstance(error, ProcessLostError) else 0.0):
-        sys.exit(2)
-    _fail(str(error))
-
-
-def _fail(message: str) -> NoReturn:
+def _fail(message: str, *, is_lost: bool = False) -> NoReturn:
+    """End with one line, unless another of several processes has said it, or knows why this one is alone."""
     _drop_stdout()
+    if started_size() > 1:
+        from reid_da.processes import may_speak  # imports torch, for which a mistake should not wait
+
+        if not may_speak(patience=3.0 if is_lost else 0.0):
+            sys.exit(2)
     # soft_wrap: one line stays one line, whatever the width of the terminal
     with suppress(OSError):
         PlainConsole(stderr=True, highlight=False).print(f"[red]error:[/] {markup(message)}", soft_wrap=True)

@@ -27,6 +27,8 @@ from reid_da.cli import (
     train,
     weights,
 )
+from reid_da.errors import InputError
+from reid_da.launch import started_size
 
 app = typer.Typer(
     name="reid-da",
@@ -94,8 +96,11 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def options(
-    version: Annotated[
+    context: typer.Context,
+    version: Annotated[  # noqa: ARG001
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """Unsupervised domain adaptation for person re-identification."""
+    if started_size() > 1 and context.invoked_subcommand != "train":
+        raise InputError(f"{context.invoked_subcommand}: runs in one process; start it without torchrun")

@@ -14,6 +14,7 @@ from rich.segment import Segment
 
 from reid_da.atomic import check_writable
 from reid_da.errors import InputError
+from reid_da.launch import started_rank
 from reid_da.text import markup, printable
 
 
@@ -59,7 +60,7 @@ def show_log() -> None:
         if type(handler) is logging.StreamHandler:
             handler.setFormatter(_PlainFormatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
     # of several processes the first one tells what all of them do
-    logging.getLogger("reid_da").setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
+    logging.getLogger("reid_da").setLevel(logging.INFO if started_rank() == 0 else logging.ERROR)
 
 
 def check_output(path: Path | None) -> None:

@@ -208,6 +208,18 @@ def test_the_end_of_one_process_ends_all(config, tmp_path, free_port):
     assert "Traceback" not in errors[0]
 
 
+def test_other_commands_are_for_one_process(config, monkeypatch, capsys):
+    from reid_da.cli import main
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, line in (("0", "error: ablate: runs in one process; start it without torchrun\n"), ("1", "")):
+        monkeypatch.setenv("RANK", rank)
+        with pytest.raises(SystemExit) as ended:
+            main(["ablate", str(config)])
+        assert ended.value.code == 2
+        assert capsys.readouterr().err == line
+
+
 def test_other_data_on_one_machine_are_found_at_the_start(sites, config, tmp_path, free_port):
     other = loss_curves.write_coded_site(tmp_path / "other", pids=(21, 22, 23, 24), num_cameras=3, per_camera=2)
     processes = start(1, free_port, config, tmp_path / "a", environment={0: {"WORLD_SIZE": "2"}})
