@@ -164,7 +164,8 @@ def write_own_rows(path: Path, tensors: Mapping[str, Tensor | ShardedTensor]) ->
         OSError: it cannot be written.
     """
     header, _ = _header(tensors)
-    with path.open("r+b") as stream:
+    # without a buffer: it would hold what others have not written yet, and write that back
+    with path.open("r+b", buffering=0) as stream:
         begin = 8 + int.from_bytes(stream.read(8), "little")
         for name, tensor in tensors.items():
             if isinstance(tensor, ShardedTensor) and len(tensor.values):
@@ -172,7 +173,6 @@ def write_own_rows(path: Path, tensors: Mapping[str, Tensor | ShardedTensor]) ->
                 row = (last - first) // tensor.shard.total
                 stream.seek(begin + first + tensor.shard.rows.start * row)
                 _copy(tensor.values, stream)
-        stream.flush()
         os.fsync(stream.fileno())
 
 
@@ -194,4 +194,6 @@ def _copy(tensor: Tensor, stream: Any) -> None:
     step = max(_BLOCK // values.element_size(), 1)
     for start in range(0, len(values), step):
         part = values[start : start + step].cpu().contiguous()
-        stream.write(part.view(torch.uint8).numpy().tobytes())
+        left = memoryview(part.view(torch.uint8).numpy().tobytes())
+        while len(left):
+            left = left[stream.write(left) :]
