@@ -6,7 +6,7 @@ those that it needs. No process holds more.
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,22 @@ class Shard:
         own = self.rows
         is_own = (rows >= own.start) & (rows < own.stop)
         return torch.where(is_own, rows - own.start, 0), is_own
+
+    def fill(self, values: Tensor, write: Callable[[Tensor], Any], *, block_rows: int) -> None:
+        """Let a function write all rows, block by block in their order, and keep the own ones; it may draw numbers.
+
+        Args:
+            values: (m, D) the own rows, written in place.
+            write: called with (b, D) rows of all processes, to be written in place.
+            block_rows: most rows of a block.
+        """
+        own = self.rows
+        for start in range(0, self.total, block_rows):
+            block = values.new_empty(min(block_rows, self.total - start), *values.shape[1:])
+            write(block)
+            first, last = max(own.start, start), min(own.stop, start + len(block))
+            if first < last:
+                values[first - own.start : last - own.start] = block[first - start : last - start]
 
     def collect(self, values: Tensor, rows: Tensor) -> Tensor:
         """(..., D) rows of all processes by their numbers, on each of them, in float32 at least; no gradient.

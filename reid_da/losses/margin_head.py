@@ -217,11 +217,6 @@ class MarginHead(nn.Module):
 
 def _drawn_rows(shard: Shard, dim: int, *, deviation: float, generator: torch.Generator | None) -> Tensor:
     """(c, D) own rows of normal random ones, the same ones however many processes share them."""
-    own = shard.rows
     rows = torch.empty(len(shard), dim)
-    for start in range(0, shard.total, _DRAWN):
-        block = torch.empty(min(_DRAWN, shard.total - start), dim).normal_(std=deviation, generator=generator)
-        first, last = max(own.start, start), min(own.stop, start + len(block))
-        if first < last:
-            rows[first - own.start : last - own.start] = block[first - start : last - start]
+    shard.fill(rows, lambda block: block.normal_(std=deviation, generator=generator), block_rows=_DRAWN)
     return rows

@@ -119,14 +119,7 @@ class ExemplarMemory(nn.Module):
         Args:
             write: called with (b, D) slots of all processes, to be written in place.
         """
-        own = self.shard.rows
-        for start in range(0, self.shard.total, _ROWS_PER_BLOCK):
-            rows = range(start, min(start + _ROWS_PER_BLOCK, self.shard.total))
-            block = self.slots.new_empty(len(rows), self.slots.shape[1])
-            write(block)
-            first, last = max(rows.start, own.start), min(rows.stop, own.stop)
-            if first < last:
-                self.slots[first - own.start : last - own.start] = block[first - start : last - start]
+        self.shard.fill(self.slots, write, block_rows=_ROWS_PER_BLOCK)
 
     def read(self, index: Tensor) -> Tensor:
         """(..., D) slots by their numbers, on every process.

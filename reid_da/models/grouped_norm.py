@@ -4,7 +4,8 @@ Without synchronisation every GPU normalises its part of a batch with the statis
 depend on that: the more GPUs share a batch, the noisier the statistics.
 """
 
-from typing import TypeVar
+from collections.abc import Mapping
+from typing import TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +39,10 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
         return super().forward(input) if groups < 2 else _by_group(self, input, groups)
 
 
+NormKinds: TypeAlias = Mapping[type[nn.Module], type[GroupedBatchNorm1d] | type[GroupedBatchNorm2d]]
+"""Class of a new layer by that of the one whose place it takes."""
+
+
 def group_batch_norms(network: Network, samples: int) -> Network:
     """The network, whose batch normalisation in training takes ``samples`` images at a time, in their order.
 
@@ -58,29 +63,42 @@ def group_batch_norms(network: Network, samples: int) -> Network:
         return network
     if samples < 2:
         raise InputError(f"samples_per_norm: expected 0 or at least 2, got {samples}")
-    for parent in list(network.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, _BatchNorm):
-                setattr(parent, name, _grouped(child, samples))
+    kinds: NormKinds = {nn.BatchNorm1d: GroupedBatchNorm1d, nn.BatchNorm2d: GroupedBatchNorm2d}
+    for norm in replace_batch_norms(network, kinds, what="samples_per_norm", instead="leave it at 0 or choose another"):
+        norm.samples = samples
     return network
 
 
-def _grouped(norm: _BatchNorm, samples: int) -> _BatchNorm:
-    kinds: dict[type[nn.Module], type[GroupedBatchNorm1d | GroupedBatchNorm2d]] = {
-        nn.BatchNorm1d: GroupedBatchNorm1d,
-        nn.BatchNorm2d: GroupedBatchNorm2d,
-    }
-    kind = kinds.get(type(norm))
-    if kind is None:
-        raise InputError(
-            f"samples_per_norm: this network has {type(norm).__name__} layers, which are not normalised in groups; "
-            "leave it at 0 or choose another backbone"
-        )
-    grouped = kind(norm.num_features, affine=False, eps=norm.eps, momentum=norm.momentum)
-    # the very parameters and buffers, whether trained or frozen, of whichever type
-    grouped.__dict__.update(norm.__dict__)
-    grouped.samples = samples
-    return grouped
+def replace_batch_norms(
+    network: nn.Module, kinds: NormKinds, *, what: str, instead: str
+) -> list[GroupedBatchNorm1d | GroupedBatchNorm2d]:
+    """The layers of other classes that have taken the places of a network's batch normalisation.
+
+    Args:
+        network: changed in place; names, weights and evaluation stay as they are.
+        kinds: class of the new layer by that of the old one.
+        what: needs them, for the message.
+        instead: of a backbone with layers of another class, for the message.
+
+    Raises:
+        InputError: the network has batch normalisation of another class.
+    """
+    found = []
+    for parent in list(network.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, _BatchNorm):
+                kind = kinds.get(type(child))
+                if kind is None:
+                    raise InputError(
+                        f"{what}: this network has {type(child).__name__} layers, which cannot be normalised so; "
+                        f"{instead} backbone"
+                    )
+                layer = kind(child.num_features, affine=False, eps=child.eps, momentum=child.momentum)
+                # the very parameters and buffers, whether trained or frozen, of whichever type
+                layer.__dict__.update(child.__dict__)
+                setattr(parent, name, layer)
+                found.append(layer)
+    return found
 
 
 def _groups(norm: GroupedBatchNorm1d | GroupedBatchNorm2d, values: Tensor) -> int:

@@ -9,10 +9,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from reid_da.errors import InputError
-from reid_da.models.grouped_norm import GroupedBatchNorm1d, GroupedBatchNorm2d
+from reid_da.models.grouped_norm import GroupedBatchNorm1d, GroupedBatchNorm2d, NormKinds, replace_batch_norms
 from reid_da.world import World
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -55,28 +54,16 @@ def share_batch_norms(network: Network, world: World) -> Network:
         rate = getattr(module, "drop_prob", getattr(module, "p", 0.0))
         if ("Drop" in type(module).__name__ or type(module).__name__ == "StochasticDepth") and rate:
             raise InputError(f"{name}: this network drops values at random, which one process can train alone")
-    for parent in list(network.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, _BatchNorm):
-                setattr(parent, name, _shared(child, world))
-    return network
-
-
-def _shared(norm: _BatchNorm, world: World) -> _BatchNorm:
-    kinds: dict[type[nn.Module], type[SharedBatchNorm1d | SharedBatchNorm2d]] = {
+    kinds: NormKinds = {
         nn.BatchNorm1d: SharedBatchNorm1d,
         nn.BatchNorm2d: SharedBatchNorm2d,
         GroupedBatchNorm1d: SharedBatchNorm1d,
         GroupedBatchNorm2d: SharedBatchNorm2d,
     }
-    kind = kinds.get(type(norm))
-    if kind is None:
-        raise InputError(f"{type(norm).__name__}: is not normalised over several processes; choose another backbone")
-    shared = kind(norm.num_features, affine=False, eps=norm.eps, momentum=norm.momentum)
-    # the very parameters and buffers, whether trained or frozen, of whichever type
-    shared.__dict__.update(norm.__dict__)
-    shared.world = world
-    return shared
+    for norm in replace_batch_norms(network, kinds, what="several processes", instead="choose another"):
+        assert isinstance(norm, SharedBatchNorm1d | SharedBatchNorm2d)
+        norm.world = world
+    return network
 
 
 def _normalized(norm: SharedBatchNorm1d | SharedBatchNorm2d, values: Tensor) -> Tensor:
