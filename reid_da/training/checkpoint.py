@@ -30,7 +30,8 @@ from reid_da.world import ALONE, World
 WEIGHTS, STATE, ROWS, DESCRIPTION = "model.safetensors", "state.pt", "rows.safetensors", "checkpoint.json"
 _STORED = "__stored__"
 """Key of the name that stands in a state for rows in a file of their own."""
-FORMAT = 1
+FORMAT, FORMAT_WITH_ROWS = 1, 2
+"""Earlier versions, which read the first alone, do not know that rows may lie in a file of their own."""
 _NAME = re.compile("epoch_[0-9]{4,9}")
 
 
@@ -87,7 +88,11 @@ def _write(folder: Path, checkpoint: Checkpoint, state: Any, rows: Mapping[str, 
             world.tell(str(temporary))
             agreed(world, lambda: _write_rows(temporary, checkpoint, rows))
             checksums = {name: _checksum(temporary / name) for name in files}
-            description = {**checkpoint.description, "format": FORMAT, "checksums": checksums}
+            description = {
+                **checkpoint.description,
+                "format": FORMAT_WITH_ROWS if rows else FORMAT,
+                "checksums": checksums,
+            }
             description[CHECKSUM] = json_digest(description)
             (temporary / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
         agreed(world, lambda: None)
@@ -181,9 +186,9 @@ def _check_description(file: Path, description: Mapping[str, Any]) -> None:
     Raises:
         InputError: it is one of these.
     """
-    if description["format"] != FORMAT:
+    if description["format"] not in (FORMAT, FORMAT_WITH_ROWS):
         raise InputError(
-            f"{file}: has format {description['format']}, and this version reads format {FORMAT}; use the version of "
+            f"{file}: has format {description['format']}, and this version reads formats 1 and 2; use the version of "
             "reid-da that wrote it"
         )
     if not is_intact(description):

@@ -119,7 +119,9 @@ def test_rows_of_a_checkpoint_do_not_tell_of_processes(sites, tmp_path):
     checkpoint = tmp_path / "run" / "checkpoints" / "epoch_0001"
     from reid_da.training.checkpoint import load_checkpoint
 
-    memory = load_checkpoint(checkpoint).state["method"]["memory"]
+    loaded = load_checkpoint(checkpoint)
+    assert loaded.description["format"] == 2
+    memory = loaded.state["method"]["memory"]
     assert memory["slots"].shape == (24, 32)
     assert memory["last_update"].read(slice(5, 9)).tolist() == memory["last_update"].read().tolist()[5:9]
     (checkpoint / "rows.safetensors").write_bytes((checkpoint / "rows.safetensors").read_bytes()[:-1] + b"?")

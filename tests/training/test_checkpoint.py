@@ -130,7 +130,7 @@ def test_folders_with_other_names_are_neither_counted_nor_removed(tmp_path):
         ({"epoch": 7}, "damaged or changed"),
         ({"epoch": 7, "checksum": None}, "it is of epoch 7, and the folder is not"),
         ({"epoch": -2, "checksum": None}, "it is of epoch -2"),
-        ({"format": 9}, "has format 9, and this version reads format 1"),
+        ({"format": 9}, "has format 9, and this version reads formats 1 and 2"),
     ],
 )
 def test_a_description_that_was_edited_is_refused(tmp_path, change, message):
