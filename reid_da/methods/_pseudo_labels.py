@@ -24,7 +24,7 @@ from reid_da.config import AugmentSettings, ExperimentSettings, ModelSettings, V
 from reid_da.errors import InputError
 from reid_da.features import Labels
 from reid_da.images import IdentitySampler, OneView, Sampler
-from reid_da.methods.protocol import NO_LABEL, Context, Domain, Held, Role, StreamPlan
+from reid_da.methods.protocol import NO_LABEL, Context, Domain, Held, Method, Role, StreamPlan
 
 logger = logging.getLogger(__name__)
 
@@ -215,16 +215,20 @@ class PseudoLabels:
         self.labels = state.get("labels")
 
 
-def clustering_holds(settings: PseudoLabelSettings, sizes: Mapping[Role, int], dim: int) -> tuple[Held, ...]:
-    """Features of all images, in every process, and the sparse distances that the first process makes of them."""
-    clustering, images = settings.clustering, sizes["target"]
-    is_by_camera = clustering.metric == "camera_jaccard"
-    length = clustering.k1_intra + clustering.k1_inter + 2 if is_by_camera else clustering.k1 + 1
-    features = Held(name="features to cluster", rows=2 * images, row_bytes=4 * dim, remedy="model.embedding_dim")
-    # lists of int64; rows of about twice as many neighbours, and distances to those of neighbours, of 12 bytes each
-    graph = 8 * length + 12 * 2 * length + 12 * length * length // 2
-    remedy = "clustering.k1, clustering.k1_inter, clustering.algorithm=dbscan"
-    return features, Held(name="distances (first process)", rows=images, row_bytes=graph, remedy=remedy)
+class PseudoLabelMethod(Method):
+    """A method that clusters the images of the target in each epoch."""
+
+    @classmethod
+    def holds(cls, settings: PseudoLabelSettings, sizes: Mapping[Role, int], dim: int) -> tuple[Held, ...]:
+        """Features of all images, in every process, and the sparse distances that the first process makes of them."""
+        clustering, images = settings.clustering, sizes["target"]
+        is_by_camera = clustering.metric == "camera_jaccard"
+        length = clustering.k1_intra + clustering.k1_inter + 2 if is_by_camera else clustering.k1 + 1
+        features = Held(name="features to cluster", rows=2 * images, row_bytes=4 * dim, remedy="model.embedding_dim")
+        # lists of int64; rows of about twice as many neighbours, and distances to those of neighbours, of 12 bytes each
+        graph = 8 * length + 12 * 2 * length + 12 * length * length // 2
+        remedy = "clustering.k1, clustering.k1_inter, clustering.algorithm=dbscan"
+        return features, Held(name="distances (first process)", rows=images, row_bytes=graph, remedy=remedy)
 
 
 def require_cameras(domain: Domain, *, what: str, instead: str) -> None:

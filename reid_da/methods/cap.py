@@ -26,15 +26,15 @@ from reid_da.errors import InputError
 from reid_da.images import Batch
 from reid_da.memory.exemplar import ExemplarMemory
 from reid_da.methods._pseudo_labels import (
+    PseudoLabelMethod,
     PseudoLabels,
     PseudoLabelSettings,
     check_instances,
-    clustering_holds,
     require_cameras,
     require_embedding,
 )
 from reid_da.methods.cluster_contrast import STRONG_MODEL, STRONG_OPTIMIZER, memory_of
-from reid_da.methods.protocol import NO_LABEL, Context, EpochPlan, Held, Method, Role, Rows
+from reid_da.methods.protocol import NO_LABEL, Context, EpochPlan, Rows
 
 
 class BatchSettings(Settings):
@@ -83,7 +83,7 @@ class CAPSettings(PseudoLabelSettings):
     optimizer: OptimizerSettings = STRONG_OPTIMIZER.model_copy(update={"warmup_epochs": 10.0})
 
 
-class CAP(Method):
+class CAP(PseudoLabelMethod):
     """Each epoch: features, clusters, their parts by camera and the means of these as a memory.
 
     Each step: a softmax over the proxies of the own camera and, from an epoch on, one over the proxies of the own
@@ -104,11 +104,6 @@ class CAP(Method):
         },
     }
     table = ("cap", "o2cap", "supervised")
-
-    @classmethod
-    def holds(cls, settings: CAPSettings, sizes: Mapping[Role, int], dim: int) -> tuple[Held, ...]:
-        """Features and neighbours of the clustering."""
-        return clustering_holds(settings, sizes, dim)
 
     def __init__(self, settings: CAPSettings, context: Context) -> None:
         check_instances(size=settings.batch.target, instances=settings.batch.instances)

@@ -9,7 +9,6 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn import functional
 
 from reid_da.clustering import cluster_means
 from reid_da.config import (
@@ -25,14 +24,15 @@ from reid_da.images import Batch
 from reid_da.losses.invariance import fused_invariance_loss
 from reid_da.memory.exemplar import ExemplarMemory
 from reid_da.methods._pseudo_labels import (
+    PseudoLabelMethod,
     PseudoLabels,
     PseudoLabelSettings,
     check_instances,
-    clustering_holds,
     require_embedding,
 )
 from reid_da.methods._streams import labelled_stream
-from reid_da.methods.protocol import Context, EpochPlan, Held, Method, Role, Rows
+from reid_da.methods.protocol import Context, EpochPlan, Rows
+from reid_da.shards import Shard
 from reid_da.world import ALONE, World
 
 
@@ -88,7 +88,7 @@ class ClusterContrastSettings(PseudoLabelSettings):
     optimizer: OptimizerSettings = STRONG_OPTIMIZER
 
 
-class ClusterContrast(Method):
+class ClusterContrast(PseudoLabelMethod):
     """Each epoch: features, clusters, their means as a memory; each step: a softmax over the vectors of the memory.
 
     Args:
@@ -99,11 +99,6 @@ class ClusterContrast(Method):
     Settings = ClusterContrastSettings
     rows: ClassVar[Rows] = {"cluster-contrast": {"method": "cluster-contrast"}}
     table = ("source", "cluster-contrast", "supervised")
-
-    @classmethod
-    def holds(cls, settings: ClusterContrastSettings, sizes: Mapping[Role, int], dim: int) -> tuple[Held, ...]:
-        """Features and neighbours of the clustering."""
-        return clustering_holds(settings, sizes, dim)
 
     def __init__(self, settings: ClusterContrastSettings, context: Context) -> None:
         check_instances(size=settings.batch.target, instances=settings.batch.instances)
@@ -174,11 +169,8 @@ class ClusterContrast(Method):
         assert self.memory is not None
         features = self.network(batch.images, "target")
         self._seen.append((labels, features.detach()))
-        temperature, memory = self.settings.clusters.temperature, self.memory
-        if memory.shard.is_whole:
-            return cluster_loss(features, memory.slots, labels, temperature=temperature)
-        loss = fused_invariance_loss(features, memory.slots, labels, temperature=temperature, shard=memory.shard)
-        return loss.exemplar.mean()
+        temperature, shard = self.settings.clusters.temperature, self.memory.shard
+        return cluster_loss(features, self.memory.slots, labels, temperature=temperature, shard=shard)
 
     def _source_means(self) -> Tensor:
         assert self._source is not None
@@ -187,7 +179,9 @@ class ClusterContrast(Method):
         return cluster_means(features, labels).to(self.context.device)
 
 
-def cluster_loss(features: Tensor, vectors: Tensor, labels: Tensor, *, temperature: float) -> Tensor:
+def cluster_loss(
+    features: Tensor, vectors: Tensor, labels: Tensor, *, temperature: float, shard: Shard | None = None
+) -> Tensor:
     """() mean of ``-log softmax(f . c / temperature)`` at the own vector, in float32 at least.
 
     Args:
@@ -195,11 +189,10 @@ def cluster_loss(features: Tensor, vectors: Tensor, labels: Tensor, *, temperatu
         vectors: (C, D), which get no gradient.
         labels: (B,) int64 own vector of each feature.
         temperature: tau of the paper.
+        shard: which vectors these are, where several processes hold them; None for all.
     """
-    wide = torch.promote_types(features.dtype, torch.float32)
-    with torch.autocast(features.device.type, enabled=False):
-        logits = features.to(wide) @ vectors.detach().to(wide).T / temperature
-    return functional.cross_entropy(logits, labels)
+    loss = fused_invariance_loss(features, vectors.detach(), labels, temperature=temperature, shard=shard)
+    return loss.exemplar.mean()
 
 
 def memory_of(vectors: Tensor, *, world: World = ALONE) -> ExemplarMemory:

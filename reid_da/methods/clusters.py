@@ -24,15 +24,15 @@ from reid_da.errors import InputError
 from reid_da.images import Batch
 from reid_da.methods._labelled import LabelledLosses
 from reid_da.methods._pseudo_labels import (
+    PseudoLabelMethod,
     PseudoLabels,
     PseudoLabelSettings,
     check_instances,
-    clustering_holds,
     require_embedding,
 )
 from reid_da.methods._streams import labelled_stream
 from reid_da.methods.cluster_contrast import STRONG_AUGMENT, STRONG_MODEL, STRONG_OPTIMIZER
-from reid_da.methods.protocol import Context, Domain, EpochPlan, Held, Method, Role, Rows, StreamPlan
+from reid_da.methods.protocol import Context, Domain, EpochPlan, Rows, StreamPlan
 
 
 class BatchSettings(Settings):
@@ -60,7 +60,7 @@ class ClustersSettings(PseudoLabelSettings):
     optimizer: OptimizerSettings = STRONG_OPTIMIZER.model_copy(update={"schedule": "constant"})
 
 
-class Clusters(Method):
+class Clusters(PseudoLabelMethod):
     """Each epoch: features, clusters, their means as rows of the classifier, an optimiser that begins anew.
 
     Classes of the source have rows behind those of the clusters. Departures: in the authors' code these rows begin at
@@ -76,11 +76,6 @@ class Clusters(Method):
     Settings = ClustersSettings
     rows: ClassVar[Rows] = {"clusters": {"method": "clusters"}}
     table = ("source", "clusters", "supervised")
-
-    @classmethod
-    def holds(cls, settings: ClustersSettings, sizes: Mapping[Role, int], dim: int) -> tuple[Held, ...]:
-        """Features and neighbours of the clustering."""
-        return clustering_holds(settings, sizes, dim)
 
     def __init__(self, settings: ClustersSettings, context: Context) -> None:
         check_instances(size=settings.batch.target, instances=settings.batch.instances)

@@ -28,14 +28,14 @@ from reid_da.images import Batch
 from reid_da.losses.metric import batch_hard_triplet_loss
 from reid_da.losses.mutual import soft_cross_entropy, soft_triplet_loss
 from reid_da.methods._pseudo_labels import (
+    PseudoLabelMethod,
     PseudoLabels,
     PseudoLabelSettings,
     check_instances,
-    clustering_holds,
     require_embedding,
 )
 from reid_da.methods.cluster_contrast import STRONG_AUGMENT, STRONG_MODEL, STRONG_OPTIMIZER
-from reid_da.methods.protocol import Context, EpochPlan, Held, Method, Role, Rows
+from reid_da.methods.protocol import Context, EpochPlan, Rows
 from reid_da.models.reid_net import ReIDNetwork
 from reid_da.models.running_mean import copy_for_mean, follow
 
@@ -90,7 +90,7 @@ class _Outputs(NamedTuple):
     logits: Tensor
 
 
-class MMT(Method):
+class MMT(PseudoLabelMethod):
     """Each epoch: clusters of the teachers' mean features; each step: labels, and the other teacher's opinion.
 
     Args:
@@ -108,11 +108,6 @@ class MMT(Method):
     inference_part = "teacher_1."
     num_networks = 2
     num_teachers = 2
-
-    @classmethod
-    def holds(cls, settings: MMTSettings, sizes: Mapping[Role, int], dim: int) -> tuple[Held, ...]:
-        """Features and neighbours of the clustering."""
-        return clustering_holds(settings, sizes, dim)
 
     def __init__(self, settings: MMTSettings, context: Context) -> None:
         batch = settings.batch

@@ -197,11 +197,17 @@ class Held:
     is_sharded: bool = False
 
     @classmethod
-    def memory(cls, rows: int, dim: int, *, dtype: str = "float32", name: str = "exemplar memory") -> "Held":
-        """A memory of features, which several processes hold together."""
-        size = dim * (4 if dtype == "float32" else 2)
-        remedy = "memory.dtype=bfloat16, model.embedding_dim, more processes"
-        return cls(name=name, rows=rows, row_bytes=size, remedy=remedy, is_sharded=True)
+    def memory(cls, rows: int, dim: int, *, dtype: str | None = None, name: str = "exemplar memory") -> "Held":
+        """A memory of features, which several processes hold together; in float32 where its type is no setting."""
+        size = dim * (2 if dtype == "bfloat16" else 4)
+        choice = "memory.dtype=bfloat16, " if dtype == "float32" else ""
+        return cls(
+            name=name,
+            rows=rows,
+            row_bytes=size,
+            remedy=f"{choice}model.embedding_dim, more processes",
+            is_sharded=True,
+        )
 
 
 class Context(Protocol):

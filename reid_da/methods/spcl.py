@@ -38,15 +38,15 @@ from reid_da.images import Batch, GroupSampler
 from reid_da.memory.exemplar import ExemplarMemory
 from reid_da.methods._pseudo_labels import (
     LEAST_CLUSTERS,
+    PseudoLabelMethod,
     PseudoLabels,
     PseudoLabelSettings,
     check_instances,
-    clustering_holds,
     require_embedding,
 )
 from reid_da.methods._streams import check_batch, labelled_stream
 from reid_da.methods.cluster_contrast import STRONG_AUGMENT, STRONG_MODEL, STRONG_OPTIMIZER, cluster_loss
-from reid_da.methods.protocol import NO_LABEL, Context, Domain, EpochPlan, Held, Method, Role, Rows, StreamPlan
+from reid_da.methods.protocol import NO_LABEL, Context, Domain, EpochPlan, Held, Role, Rows, StreamPlan
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ class SpCLSettings(PseudoLabelSettings):
     optimizer: OptimizerSettings = STRONG_OPTIMIZER
 
 
-class SpCL(Method):
+class SpCL(PseudoLabelMethod):
     """Each epoch: three clusterings of the memory, reliable clusters; each step: a softmax over the means of classes.
 
     Args:
@@ -112,12 +112,12 @@ class SpCL(Method):
     inference_part = "network."
 
     @classmethod
-    def holds(cls, settings: SpCLSettings, sizes: Mapping[Role, int], dim: int) -> tuple[Held, ...]:
+    def holds(cls, settings: PseudoLabelSettings, sizes: Mapping[Role, int], dim: int) -> tuple[Held, ...]:
         """The hybrid memory, and features in clustering."""
         hybrid = Held(
-            name="hybrid memory, means", rows=2 * sizes["target"], row_bytes=4 * dim, remedy="model.embedding"
+            name="hybrid memory, means", rows=2 * sizes["target"], row_bytes=4 * dim, remedy="model.embedding_dim"
         )
-        return (hybrid, *clustering_holds(settings, sizes, dim))
+        return (hybrid, *super().holds(settings, sizes, dim))
 
     def __init__(self, settings: SpCLSettings, context: Context) -> None:
         _check(settings)
