@@ -33,12 +33,11 @@ class World:
         """Whether this is the process that prints, draws, locks and writes what all have in common."""
         return self.rank == 0
 
-    def span(self, count: int, rank: int | None = None) -> slice:
-        """Which of ``count`` rows a process has, this one by default; where parts differ, the first have one more."""
+    def span(self, count: int) -> slice:
+        """Which of ``count`` rows this process has; where parts differ in length, the first have one more."""
         least, more = divmod(count, self.size)
-        rank = self.rank if rank is None else rank
-        start = rank * least + min(rank, more)
-        return slice(start, start + least + (rank < more))
+        start = self.rank * least + min(self.rank, more)
+        return slice(start, start + least + (self.rank < more))
 
     def part(self, values: Tensor) -> Tensor:
         """This process's part of the rows of a global batch; parts differ in length by at most one row."""
@@ -79,11 +78,11 @@ class World:
         whole: Tensor = _Gather.apply(values, self.rank, self.sizes(len(values), values.device))
         return whole
 
-    def broadcast(self, values: Tensor, source: int = 0) -> Tensor:
-        """The values of one process, on each of them; others give a tensor of that shape and type."""
+    def broadcast(self, values: Tensor) -> Tensor:
+        """The values of the first process, on each of them; others give a tensor of that shape and type."""
         if self.size > 1:
             values = values.detach().clone(memory_format=torch.contiguous_format)
-            dist.broadcast(values, source)
+            dist.broadcast(values, 0)
         return values
 
     def tell(self, facts: Any) -> list[Any]:

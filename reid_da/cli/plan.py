@@ -10,6 +10,7 @@ from reid_da.cli.output import print_json, say, show
 from reid_da.errors import InputError
 
 if TYPE_CHECKING:
+    from reid_da.experiments.plan import StagePlan
     from reid_da.reporting.tables import Table
 
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -66,11 +67,9 @@ def parse_bytes(text: str) -> int:
     return int(float(found[1]) * _UNITS[found[2]])
 
 
-def _table(stage: object, title: str) -> "Table":
-    from reid_da.experiments.plan import StagePlan
+def _table(stage: "StagePlan", title: str) -> "Table":
     from reid_da.reporting.tables import Column, Row, Table
 
-    assert isinstance(stage, StagePlan)
     rows = [
         Row(cells=(part.name, part.count / 1e6, part.why), style="dim" if part.on_disk else "") for part in stage.parts
     ]

@@ -46,9 +46,9 @@ def train(
     A resumed run may change what does not invalidate what is trained: paths of the data, the device, more epochs, and
     the settings of a stage that has not begun.
 
-    Example: reid-da train experiments/rendered/site-a2site-b.yaml memory.temperature=0.1 -o runs/warm
+    Several processes train together where torchrun starts them, with the results of one; see docs/scaling.md.
 
-    Several processes train together where torchrun starts them, with the numbers of one; see docs/scaling.md.
+    Example: reid-da train experiments/rendered/site-a2site-b.yaml memory.temperature=0.1 -o runs/warm
 
     Example: reid-da train --resume runs/warm epochs=60 data.target=/mnt/site-b
 
@@ -110,8 +110,8 @@ def _print_result(run: "RunFolder", result: Mapping[str, float]) -> None:
         show(before_after_table(before, result, title=f"{name}: on the target, before and after"))
         if result.get("mAP", 0) <= before.get("mAP", 0):
             say(
-                f"note: mAP did not rise; the model before adaptation is {stage}. What helps most: pretrained weights "
-                f"(model.weights=PATH), then more epochs (reid-da train --resume {run.path} epochs=N)"
+                f"note: mAP did not rise; the model before adaptation is {stage}. Often it is too weak to begin with: "
+                f"start from pretrained weights (model.weights=PATH), or train it for longer (pretrain.epochs=N)"
             )
     else:
         show(ablation_table([ResultRow(name="last epoch", results=(result,))], title=f"{name}: on the target"))

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -88,9 +89,7 @@ class ExperimentContext(Shared):
             lambda: open_images(
                 dataset.train,
                 size=data.image_size,
-                cache=data.cache,
-                cache_dir=data.cache_dir,
-                on_error=data.on_error,
+                **self._reading,
             ),
         )
         return Domain(name=role, table=dataset.train, images=images, num_cameras=dataset.num_cameras)
@@ -102,7 +101,6 @@ class ExperimentContext(Shared):
                 f"{domain.table.root}: has one camera, and camera styles need several; set invariance.camera=false,"
                 " or for method camstyle camstyle.cameras=target"
             )
-        data = self.settings.data
         styled = main_first(
             self.world,
             lambda: open_style(
@@ -111,9 +109,7 @@ class ExperimentContext(Shared):
                 domain.table,
                 num_cameras=domain.num_cameras,
                 on_missing=views.on_missing,
-                cache=data.cache,
-                cache_dir=data.cache_dir,
-                on_error=data.on_error,
+                **self._reading,
                 device=str(self.device),
             ),
         )
@@ -164,6 +160,12 @@ class ExperimentContext(Shared):
             network.backbone.compile()
         return network
 
+    @property
+    def _reading(self) -> dict[str, Any]:
+        """How image files are read, and where they are packed."""
+        data = self.settings.data
+        return {"cache": data.cache, "cache_dir": data.cache_dir, "on_error": data.on_error}
+
     def extract(self, model: nn.Module, domain: Domain) -> Tensor:
         """Features of all images of a domain; see :class:`reid_da.methods.protocol.Context`."""
         autocast = self.settings.precision.autocast == "bfloat16"
@@ -212,9 +214,7 @@ class ExperimentContext(Shared):
             lambda: open_test_images(
                 dataset,
                 image_size=data.image_size,
-                cache=data.cache,
-                cache_dir=data.cache_dir,
-                on_error=data.on_error,
+                **self._reading,
             ),
         )
 

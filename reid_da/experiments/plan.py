@@ -209,8 +209,7 @@ def _batch(settings: ExperimentSettings) -> int:
 
 def _kept_by(backbone: nn.Module, image_size: tuple[int, int]) -> tuple[int, int]:
     """Bytes of an image that autograd keeps, and of its largest map."""
-    shadow = backbone.train()
-    of_weights = {value.untyped_storage()._cdata for value in (*shadow.parameters(), *shadow.buffers())}
+    of_weights = {value.untyped_storage()._cdata for value in (*backbone.parameters(), *backbone.buffers())}
     seen: dict[int, int] = {}
     alive: list[Tensor] = []
 
@@ -222,7 +221,7 @@ def _kept_by(backbone: nn.Module, image_size: tuple[int, int]) -> tuple[int, int
         return value
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
-        shadow(torch.zeros(_LOOKED_AT, 3, *image_size))
+        backbone.train()(torch.zeros(_LOOKED_AT, 3, *image_size))
     return sum(seen.values()) // _LOOKED_AT, max(seen.values(), default=0) // _LOOKED_AT
 
 
