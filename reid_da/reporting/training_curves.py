@@ -50,6 +50,7 @@ _LABEL_FREE = {
 _CLUSTERS = {
     "clusters_agreement": "agreement with the epoch before",
     "clusters_outliers": "outliers",
+    "clusters_largest": "largest cluster",
     "clusters_camera_entropy": "camera entropy",
     "clusters_ami_pids": "AMI with the identities (labels)",
 }
