@@ -115,6 +115,6 @@ def stoppable(command: str = "", run: Path | None = None) -> Iterator[None]:
         elif (run / "config.yaml").exists():
             text = f"stopped; resume with `{command} --resume {run}`"
         else:
-            text = "stopped before the end of the first epoch; nothing was saved"
+            text = "stopped before the end of the first epoch; nothing was saved, run the same command again"
         PlainConsole(stderr=True, highlight=False).print(markup(text), soft_wrap=True)
         raise typer.Exit(130) from None

@@ -1,6 +1,7 @@
 """Features to pseudo-labels: sparse Jaccard distances, DBSCAN and others, and what is asked of labelings."""
 
 from reid_da.clustering.agglomerative import average_linkage
+from reid_da.clustering.collapse import Collapse, find_collapse, remedy
 from reid_da.clustering.dbscan import dbscan
 from reid_da.clustering.distances import (
     camera_jaccard_encoding,
@@ -37,6 +38,7 @@ from reid_da.clustering.settings import ClusteringSettings
 __all__ = [
     "ClusterResult",
     "ClusteringSettings",
+    "Collapse",
     "Proxies",
     "adjusted_mutual_information",
     "average_linkage",
@@ -50,6 +52,7 @@ __all__ = [
     "cosine_distances",
     "dbscan",
     "distance_quantile_mean",
+    "find_collapse",
     "group",
     "image_distances",
     "independence_threshold",
@@ -61,5 +64,6 @@ __all__ = [
     "ordered_labels",
     "outliers_as_clusters",
     "reliable_images",
+    "remedy",
     "unit_points",
 ]

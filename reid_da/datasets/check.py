@@ -125,6 +125,8 @@ def _split_findings(dataset: Dataset, splits: dict[str, SplitCounts]) -> list[Fi
         findings.append(Finding(severity="note", code="no-train-split", message=message, count=1))
     if not query and not gallery:
         message = "no query and no gallery images: the set can be trained on or adapted to, but nothing can be measured"
+        if splits["train"].ids:
+            message += "; to test on its people: reid-da data import FOLDER --test-only"
         findings.append(Finding(severity="note", code="no-test-split", message=message, count=1))
     elif not query or not gallery:
         absent, present = ("query", "gallery") if not query else ("gallery", "query")

@@ -238,6 +238,6 @@ def check_model(index: ImageIndex, card: ModelCard) -> None:
     if card.fingerprint != index.card.fingerprint:
         raise InputError(
             f"{index.place}: holds vectors of another model ({index.card.model}, {index.card.fingerprint[:8]}) "
-            f"than {card.model} ({card.fingerprint[:8]}): other weights, image size, --flip or --center-cameras; use "
-            "that model, or make a new index"
+            f"than {card.model} ({card.fingerprint[:8]}): other weights (also after more training), image size, --flip "
+            "or --center-cameras; use that model, or make a new index"
         )

@@ -12,6 +12,8 @@ from reid_da.gallery.store import Gallery
 from reid_da.reporting.galleries import MATCH, NEUTRAL, NO_MATCH, Tile, draw_tiles
 
 _MOST_QUERIES = 40
+_HITS_IN_ROW = 10
+"""More of a query go on in the row below: a strip of 20 is too wide for a page or a slide."""
 
 
 def draw_answers(
@@ -24,10 +26,12 @@ def draw_answers(
     """
     if len(queries) > _MOST_QUERIES:
         raise InputError(f"a picture shows at most {_MOST_QUERIES} queries, these are {len(queries)}")
-    rows = []
+    rows: list[list[Tile | None]] = []
     for query, answer in zip(queries, answers.answers, strict=True):
         verdict = "unknown" if answer.is_unknown else "query"
-        rows.append([Tile(query, (verdict,)), *map(_tile_of_hit, answer.hits)])
+        hits = [_tile_of_hit(hit) for hit in answer.hits]
+        rows.append([Tile(query, (verdict,)), *hits[:_HITS_IN_ROW]])
+        rows += [[None, *hits[start : start + _HITS_IN_ROW]] for start in range(_HITS_IN_ROW, len(hits), _HITS_IN_ROW)]
     legend = ""
     if answers.threshold is not None:
         legend = f"thick frame: similarity of {answers.threshold:.3f} or more ({answers.source})"

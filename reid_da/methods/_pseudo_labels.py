@@ -19,6 +19,8 @@ from reid_da.clustering import (
     cluster_at_eps,
     cluster_camera_entropy,
     cluster_means,
+    find_collapse,
+    remedy,
 )
 from reid_da.config import AugmentSettings, ExperimentSettings, ModelSettings, ViewSettings
 from reid_da.errors import InputError
@@ -82,6 +84,7 @@ class PseudoLabels:
         self.shown = domain if views is None else context.styled(domain, views)
         self.labels: Tensor | None = None
         self._context = context
+        self._collapse: str | None = None
 
     def extract(self, network: nn.Module) -> Tensor:
         """(M, D) float32 features of unit length of the images that can be decoded, on the CPU.
@@ -113,13 +116,15 @@ class PseudoLabels:
     def find(self, features: Tensor, *, epoch: int, eps: Sequence[float | None] = (None,)) -> tuple[ClusterResult, ...]:
         """Clusters of the images that can be decoded at one or several values of eps, None for that of the settings.
 
+        Warns where those at the first one have collapsed, once until they recover or collapse otherwise.
+
         Args:
             features: (M, D) of the images that can be decoded.
             epoch: from 0.
             eps: one value for each result.
         """
         camids = self.domain.camids[self.domain.rows]
-        return cluster_at_eps(
+        results = cluster_at_eps(
             (center_cameras(features, camids) if self.settings.center_cameras else features).to(self._context.device),
             camids.numpy(),
             settings=self.settings,
@@ -127,6 +132,17 @@ class PseudoLabels:
             seed=self._context.seed("clustering", epoch),
             world=self._context.world,
         )
+        self._warn_of_collapse(results[0], epoch=epoch)
+        return results
+
+    def _warn_of_collapse(self, found: ClusterResult, *, epoch: int) -> None:
+        if found.num_clusters < LEAST_CLUSTERS:  # an error, or the labels are kept with a warning of its own
+            return
+        before = None if self.labels is None else self.num_clusters
+        collapse = find_collapse(found, settings=self.settings, before=before)
+        if collapse is not None and collapse.kind != self._collapse:
+            logger.warning("epoch %d: %s", epoch + 1, collapse.message)
+        self._collapse = None if collapse is None else collapse.kind
 
     def accept(self, found: ClusterResult, *, epoch: int) -> dict[str, float]:
         """Let clusters of the images that can be decoded be the current ones; see :meth:`assign`.
@@ -136,9 +152,10 @@ class PseudoLabels:
         """
         if found.num_clusters < LEAST_CLUSTERS and self.labels is not None:
             logger.warning(
-                "epoch %d: clustering found %d clusters; the labels of the epoch before are kept",
+                "epoch %d: clustering found %d clusters; the labels of the epoch before are kept; %s",
                 epoch + 1,
                 found.num_clusters,
+                remedy(found, settings=self.settings, join=found.num_clusters == 0),
             )
             return {"clusters_kept": 1.0}
         found.require_clusters(LEAST_CLUSTERS)
@@ -274,5 +291,6 @@ def _figures_of(found: ClusterResult, camids: Labels) -> dict[str, float]:
     return {
         "clusters": float(found.num_clusters),
         "clusters_outliers": found.outlier_share,
+        "clusters_largest": int(found.sizes.max()) / max(len(found.labels) - found.num_outliers, 1),
         "clusters_camera_entropy": cluster_camera_entropy(found.labels, np.asarray(camids)),
     }

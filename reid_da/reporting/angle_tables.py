@@ -50,14 +50,15 @@ def draw_angle_histograms(statistics: Mapping[str, AngleStatistics], path: Path)
     panels = figure.subplots(1, len(statistics), squeeze=False, sharey=True)[0]
     for axes, (name, entry) in zip(panels, statistics.items(), strict=True):
         for counts, label, colour in (
-            (entry.positive_pairs, "one identity", "tab:blue"),
-            (entry.negative_pairs, "two identities", "tab:orange"),
+            (entry.positive_pairs, "one identity", "#30638e"),
+            (entry.negative_pairs, "two identities", "#e0902f"),
         ):
             share = counts.double() / counts.sum().clamp_min(1)
             axes.stairs(share.tolist(), range(len(counts) + 1), fill=True, alpha=0.5, color=colour, label=label)
         axes.set_title(picture_text(name))
         axes.set_xlabel("angle between two images, degrees")
         axes.set_xlim(0, 120)
+        axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("share of the pairs")
     panels[0].legend(frameon=False)
     save_figure(figure, path, dpi=150)

@@ -37,7 +37,7 @@ class Tile(NamedTuple):
 
 
 def draw_tiles(
-    rows: Sequence[Sequence[Tile]],
+    rows: Sequence[Sequence[Tile | None]],
     path: str | os.PathLike[str],
     *,
     title: str = "",
@@ -47,7 +47,7 @@ def draw_tiles(
     """Write a PNG file with rows of images.
 
     Args:
-        rows: from top to bottom; a file that cannot be read is a grey tile.
+        rows: from top to bottom; a file that cannot be read is a grey tile, None an empty place.
         path: the file.
         title: above the images.
         legend: below them.
@@ -59,7 +59,7 @@ def draw_tiles(
     columns = max((len(row) for row in rows), default=0)
     width = max(2 * _MARGIN + columns * (_WIDTH + _GAP), 420)
     step = _HEIGHT + _LABEL + _GAP
-    height = 2 * _MARGIN + 2 * _TITLE + len(rows) * step
+    height = 2 * _MARGIN + (2 if legend else 1) * _TITLE + len(rows) * step
     if width * height * _SCALE**2 > _MOST_PIXELS:
         raise InputError(f"a picture of {len(rows)} rows of {columns} images is too large; ask for fewer")
     canvas = np.full((height, width, 3), 255, dtype=np.uint8)
@@ -69,7 +69,8 @@ def draw_tiles(
     for number, row in enumerate(rows):
         top = _MARGIN + _TITLE + number * step
         for column, tile in enumerate(row):
-            _draw(axes, canvas, tile, _MARGIN + column * (_WIDTH + _GAP), top, blur_faces=blur_faces)
+            if tile is not None:
+                _draw(axes, canvas, tile, _MARGIN + column * (_WIDTH + _GAP), top, blur_faces=blur_faces)
     axes.imshow(canvas, extent=(0, width, height, 0), interpolation="nearest", aspect="auto")
     axes.text(_MARGIN, _MARGIN, picture_text(title), fontsize=9, va="top")
     axes.text(_MARGIN, height - _MARGIN, picture_text(legend), fontsize=7, va="bottom")

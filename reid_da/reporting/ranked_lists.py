@@ -303,7 +303,7 @@ def comparison_figure(
     axes.imshow(canvas, extent=(0, width, height, 0), interpolation="nearest", aspect="auto")
     _draw_names(axes, list(lists), layout)
     _text(axes, _MARGIN, _MARGIN, title, size=11 if slide else 9, va="top")
-    legend = f"{_LEGEND}; numbers: cosine similarity" if similarities else _LEGEND
+    legend = f"{_LEGEND}; below each image: person, camera and cosine similarity" if similarities else _LEGEND
     _text(axes, _MARGIN, height - _MARGIN, legend, size=7, va="bottom")
     return figure
 

@@ -50,7 +50,8 @@ _LABEL_FREE = {
 _CLUSTERS = {
     "clusters_agreement": "agreement with the epoch before",
     "clusters_outliers": "outliers",
-    "clusters_camera_entropy": "camera entropy",
+    "clusters_largest": "largest cluster",
+    "clusters_camera_entropy": "camera entropy, nats",
     "clusters_ami_pids": "AMI with the identities (labels)",
 }
 _COUNTS = {"clusters": "clusters", "proxies": "proxies"}
@@ -93,10 +94,11 @@ def run_figure(records: Sequence[Record], *, title: str = "") -> Figure:
         _Panel(title="clusters of the target, shares", records=train, names=_CLUSTERS),
         _Panel(title="clusters of the target, number", records=train, names=_COUNTS),
     )
+    last = _last_epoch(train, evaluations)
     shown = [panel for panel in panels if any(_has_values(panel.records, key) for key in panel.names)] or panels[:1]
     figure = _figure(len(shown), title)
     for axes, panel in zip(figure.axes, shown, strict=True):
-        _draw_panel(axes, panel)
+        _draw_panel(axes, panel, last)
     return figure
 
 
@@ -115,9 +117,10 @@ def label_free_figure(records: Sequence[Record], *, chosen: int | None = None, t
         panels.append(
             _Panel(title="evaluation on the target (hidden), %", records=evaluations, names=_SCORES, scale=100)
         )
+    last = _last_epoch(found, evaluations)
     figure = _figure(len(panels), title)
     for axes, panel in zip(figure.axes, panels, strict=True):
-        _draw_panel(axes, panel)
+        _draw_panel(axes, panel, last)
         if chosen is not None:
             axes.axvline(chosen, color="#202020", linewidth=1, linestyle=":")
     return figure
@@ -230,7 +233,22 @@ def _figure(num_panels: int, title: str) -> Figure:
     return figure
 
 
-def _draw_panel(axes: Axes, panel: _Panel) -> None:
+def _name_point(axes: Axes, epoch: int, value: float, *, last: int, colour: Any) -> None:
+    """Write a value beside its point, on the side where there is room."""
+    is_right = epoch > last / 2
+    axes.annotate(
+        f"{value:.3g}",
+        (epoch, value),
+        xytext=(-8 if is_right else 8, 0),
+        textcoords="offset points",
+        ha="right" if is_right else "left",
+        va="center",
+        fontsize=9,
+        color=colour,
+    )
+
+
+def _draw_panel(axes: Axes, panel: _Panel, last: int) -> None:
     keys = [key for key in panel.names if _has_values(panel.records, key)]
     before, shown = "", [np.zeros(1)]
     for style, key in zip(cycle(_LINES), keys, strict=False):
@@ -241,6 +259,9 @@ def _draw_panel(axes: Axes, panel: _Panel) -> None:
         line = {"markersize": 4, "markevery": every, "clip_on": False, **style}
         shown += [np.array(values)] if np.isfinite(values).any() else []
         axes.plot(epochs, values, label=picture_text(panel.names[key]), **line)
+        if len(values) == 1 and math.isfinite(values[0]):
+            # a point alone tells little without its figure
+            _name_point(axes, epochs[0], values[0], last=last, colour=line["color"])
         if panel.has_baseline and epochs[0] == 0 and len(epochs) > 1:
             axes.axhline(values[0], color=line["color"], linewidth=1, linestyle=":", alpha=0.7)
             before = "before adaptation"
@@ -250,11 +271,16 @@ def _draw_panel(axes: Axes, panel: _Panel) -> None:
     axes.margins(y=0.08)
     # an agreement adjusted for chance may be below 0
     axes.set_ylim(bottom=min(0.0, *(float(np.nanmin(drawn)) for drawn in shown)))
-    axes.set_xlim(0, 1.02 * max(1, *(record["epoch"] for record in panel.records), 1))
+    axes.set_xlim(0, 1.02 * last)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     if not keys:
         axes.text(0.5, 0.5, "no epoch yet", transform=axes.transAxes, ha="center", va="center", color="grey")
     _finish(axes)
+
+
+def _last_epoch(*records: Sequence[Record]) -> int:
+    """Where the axes of all panels end."""
+    return max([1, *(int(record["epoch"]) for of_kind in records for record in of_kind)])
 
 
 def _has_values(records: Sequence[Record], key: str) -> bool:

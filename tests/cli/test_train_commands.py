@@ -113,7 +113,9 @@ def test_a_stopped_training_tells_how_to_go_on(run, config, folder, monkeypatch)
     monkeypatch.setattr(loop.Trainer, "train_epoch", stopped)
     outcome = run("train", config, "-o", folder)
     assert (outcome.status, folder.exists()) == (130, False)
-    assert outcome.err.endswith("stopped before the end of the first epoch; nothing was saved\n")
+    assert outcome.err.endswith(
+        "stopped before the end of the first epoch; nothing was saved, run the same command again\n"
+    )
     outcome = run("train", config, "-o", folder)
     assert outcome.status == 130
     assert outcome.err.endswith(f"stopped; resume with `reid-da train --resume {folder}`\n")

@@ -226,6 +226,14 @@ def test_labels(splits: tuple[list[Row], ...], expected: dict[str, int]) -> None
     assert counts(report) == expected
 
 
+@pytest.mark.parametrize(("pid", "is_known"), [(7, True), (UNLABELLED_PID, False)])
+def test_people_without_a_test_split_are_told_how_to_get_one(pid: int, is_known: bool) -> None:
+    report = labels_checked([(pid, 0), (pid, 1)], [], [])
+
+    (message,) = [finding.message for finding in report.findings if finding.code == "no-test-split"]
+    assert ("reid-da data import FOLDER --test-only" in message) == is_known
+
+
 def test_severities() -> None:
     severities = {
         finding.code: finding.severity

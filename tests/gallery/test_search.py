@@ -169,6 +169,13 @@ def test_files_are_searched_and_drawn(indexed, crops, tmp_path):
     assert "threshold 0.9900 (as given)" in found.notes[0]
     draw_answers(found.answers, found.queries, tmp_path / "found.png")
     draw_answers(found.answers, found.queries, tmp_path / "blurred.png", blur_faces=True)
+    many = find_files(indexed, files[:1], top=12, device="cpu")
+    draw_answers(many.answers, many.queries, tmp_path / "many.png")
+    # the query and ten images in the first row, the others below
+    with Image.open(tmp_path / "many.png") as picture:
+        width, height = picture.size
+    assert width == 2 * (2 * 12 + 11 * (64 + 10))
+    assert height == 2 * (2 * 12 + 24 + 2 * (128 + 28 + 10))
     plain, blurred = (np.asarray(Image.open(tmp_path / name)).astype(int) for name in ("found.png", "blurred.png"))
     changed = np.abs(plain - blurred).sum(axis=(1, 2)) > 0
     assert 40 < changed.sum() < 0.25 * len(changed)

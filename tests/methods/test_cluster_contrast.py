@@ -91,7 +91,8 @@ def test_labels_are_kept_where_there_are_fewer_than_two_clusters(caplog):
     with caplog.at_level(logging.WARNING):
         plan = method.begin_epoch(1)
     assert caplog.messages == [
-        "epoch 2: clustering found 1 clusters; the labels of the epoch before are kept",
+        "epoch 2: clustering found 1 clusters; the labels of the epoch before are kept; "
+        "lower clustering.eps (now 0.1); if that does not help, start from better weights",
     ]
     assert plan.figures == {"clusters_kept": 1.0}
     assert method.target.labels.tolist() == LABELS

@@ -68,6 +68,20 @@ def test_clusters_of_a_run_have_panels_of_their_own() -> None:
     assert not any(line.get_clip_on() for line in numbers.lines)
 
 
+def test_a_single_point_has_its_value_and_axes_end_with_the_run() -> None:
+    records = [
+        {"kind": "evaluation", "epoch": 0, "rank1": 0.254, "mAP": 0.217},
+        *({"kind": "train", "epoch": epoch, "loss_intra": 1.0} for epoch in range(1, 7)),
+    ]
+    losses, scores = run_figure(records).axes
+    assert [text.get_text() for text in scores.texts] == ["21.7", "25.4"]
+    assert all(text.get_ha() == "left" for text in scores.texts)
+    assert losses.get_xlim() == scores.get_xlim()
+    at_the_end = [*records[1:], {"kind": "evaluation", "epoch": 6, "rank1": 0.254, "mAP": 0.217}]
+    _, scores = run_figure(at_the_end).axes
+    assert all(text.get_ha() == "right" for text in scores.texts)
+
+
 def test_value_that_was_not_finite_is_a_gap() -> None:
     *_, neighbours = run_figure(RECORDS).axes
 
