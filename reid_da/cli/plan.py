@@ -1,12 +1,12 @@
 """``reid-da plan``: the memory that a training takes."""
 
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from reid_da.cli.output import print_json, say, show
+from reid_da.cli.train import Config
 from reid_da.errors import InputError
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
 def plan(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file, or the name of a preset such as spcl.")],
+    config: Config,
     overrides: Annotated[
         list[str] | None,
         typer.Argument(metavar="[KEY=VALUE]...", help="Settings that differ, e.g. batch.target=64."),

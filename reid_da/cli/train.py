@@ -10,7 +10,8 @@ import typer
 from reid_da.atomic import write_text
 from reid_da.cli.output import print_json, say, show, show_log, stoppable
 from reid_da.errors import InputError
-from reid_da.yaml_files import parse_yaml
+from reid_da.presets import settings_file
+from reid_da.yaml_files import parse_yaml, read_yaml
 
 if TYPE_CHECKING:
     from reid_da.config import ExperimentSettings
@@ -18,7 +19,18 @@ if TYPE_CHECKING:
     from reid_da.reporting.tables import Table
     from reid_da.training.run_folder import RunFolder
 
-Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file, or the name of a preset such as spcl.")]
+
+def _readable(config: Path | None) -> Path | None:
+    """Refuse a file that cannot be read before torch is imported, which takes seconds."""
+    if config is not None and "=" not in str(config):
+        read_yaml(settings_file(config))
+    return config
+
+
+Config = Annotated[
+    Path,
+    typer.Argument(metavar="CONFIG", callback=_readable, help="YAML file, or the name of a preset such as spcl."),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="[KEY=VALUE]...", help="Settings that differ, e.g. memory.temperature=0.1."),
@@ -29,7 +41,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a ta
 
 def train(
     config: Annotated[
-        Path | None, typer.Argument(metavar="CONFIG", help="YAML file or name of a preset; not with --resume.")
+        Path | None,
+        typer.Argument(metavar="CONFIG", callback=_readable, help="YAML file or name of a preset; not with --resume."),
     ] = None,
     overrides: Overrides = None,
     output: Annotated[

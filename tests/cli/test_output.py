@@ -156,3 +156,14 @@ def test_links_in_a_circle_are_named(capsys, monkeypatch):
         main([])
     assert ended.value.code == 2
     assert capsys.readouterr().err == "error: /data/loop: links lead in a circle; remove one of them\n"
+
+
+@pytest.mark.parametrize("command", ["train", "ablate", "sweep", "plan"])
+def test_a_settings_file_that_is_not_there_is_told_before_torch_is_imported(command):
+    lines = ("import sys", "sys.modules['torch'] = None", "from reid_da.cli import main")
+    program = f"{'; '.join(lines)}; main(['{command}', 'absent.yaml'])"
+    outcome = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (outcome.returncode, outcome.stderr) == (
+        2,
+        "error: absent.yaml: cannot be read: No such file or directory\n",
+    )
