@@ -274,6 +274,9 @@ def _from_run(path: Path, *, image_size: tuple[int, int] | None, device: str) ->
         raise InputError(f"{path}: the run has no checkpoint yet")
     settings = run.settings()
     network = _network(settings, checkpoint, run)
+    epoch = int(checkpoint.description["epoch"])
+    if epoch < settings.epochs and not is_checkpoint:
+        logger.info("%s: not complete; this is the model after epoch %d of %d", path, epoch, settings.epochs)
     size = image_size or settings.data.image_size
     return TrainedModel(
         network=network.to(device).eval(),
@@ -281,7 +284,7 @@ def _from_run(path: Path, *, image_size: tuple[int, int] | None, device: str) ->
         settings=settings,
         name=str(path),
         run=run.path,
-        epoch=int(checkpoint.description["epoch"]),
+        epoch=epoch,
     )
 
 

@@ -597,6 +597,18 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_numbers_of_an_unbrok
         assert torch.equal(*(last(run).state["method"]["memory"][name] for run in (resumed, unbroken)))
 
 
+def test_a_run_that_is_not_complete_says_which_epoch_its_model_is_of(small_settings, tmp_path, caplog):
+    run = train(changed(small_settings, keep_checkpoints=2), tmp_path)
+    with caplog.at_level("INFO", logger="reid_da"):
+        assert load_trained(tmp_path).epoch == 2
+        assert load_trained(run.checkpoint_folder / "epoch_0001").epoch == 1
+    assert "not complete" not in caplog.text
+    shutil.rmtree(run.checkpoint_folder / "epoch_0002")
+    with caplog.at_level("INFO", logger="reid_da"):
+        assert load_trained(tmp_path).epoch == 1
+    assert f"{tmp_path}: not complete; this is the model after epoch 1 of 2" in caplog.text
+
+
 def test_a_damaged_checkpoint_is_passed_over_if_asked(small_settings, tmp_path):
     run = train(small_settings, tmp_path / "run")
     expected = last(run).weights
