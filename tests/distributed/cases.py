@@ -20,7 +20,8 @@ from reid_da.experiments.setup import build_trainer
 from reid_da.images import augment
 from reid_da.losses.invariance import fused_invariance_loss
 from reid_da.memory.exemplar import ExemplarMemory
-from reid_da.memory.neighbors import ExactNeighbors, FaissNeighbors, open_index
+from reid_da.memory.neighbors import ExactNeighbors, FaissNeighbors, ShardedNeighbors, open_index
+from reid_da.memory.quantized import LEAST_TO_QUANTIZE
 from reid_da.methods.cap import (
     OnlineSettings,
     inter_camera_loss,
@@ -176,6 +177,24 @@ def index(world: World) -> Found:
     found.rebuild(own)
     exclude = torch.arange(9) * 5
     return {"all": found.search(queries, own, 5), "others": found.search(queries, own, 5, exclude=exclude)}
+
+
+def quantized_index(world: World) -> Found:
+    """Neighbours by codes: as many as are asked for, and exact where every slot is a candidate."""
+    total = 4 * LEAST_TO_QUANTIZE + 50
+    rows = functional.normalize(_random(total, 8, seed=20, dtype=torch.float32))
+    shard = Shard(total, world)
+    own, queries = rows[shard.rows], functional.normalize(_random(9, 8, seed=21, dtype=torch.float32))
+    index = FaissNeighbors(kind="ivf_pq", ivf_lists=4, ivf_probes=4, pq_candidates=len(own))
+    found = open_index(index, own[:20], own, 5, shard=shard)
+    assert world.size == 1 or isinstance(found, ShardedNeighbors)
+    assert index._index.code_size == 1
+    exclude = torch.arange(9) * 3000
+    lists = {"all": found.search(queries, own, 5), "others": found.search(queries, own, 5, exclude=exclude)}
+    for name, left_out in (("all", None), ("others", exclude)):
+        exact = ExactNeighbors(shard=shard).search(queries, own, 5, exclude=left_out)
+        assert torch.equal(lists[name], exact), name
+    return lists
 
 
 def clusters(world: World) -> Found:

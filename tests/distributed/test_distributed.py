@@ -28,6 +28,7 @@ PARTS = {
     "sums": (cases.sums, ()),
     "means": (cases.means, ()),
     "index": (cases.index, ()),
+    "quantised index": (cases.quantized_index, ()),
     "clusters": (cases.clusters, ()),
     "retrieval": (cases.retrieval, ()),
 }

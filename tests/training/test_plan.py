@@ -79,6 +79,13 @@ def test_memories_of_clustering_methods_are_shared(coded_sites, method, name, ro
     assert shared[name] == -(-rows // 4) * 64 * 4
 
 
+@pytest.mark.parametrize(("kind", "size"), [("exact", None), ("ivf", 4 * 32 + 8), ("ivf_pq", 32 // 8 + 8)])
+def test_an_index_of_the_memory_is_planned(coded_sites, kind, size):
+    changes = {"memory": {"neighbor_search": kind}}
+    found = parts_of(planning.plan(settings(coded_sites, changes), processes=4)[0])
+    assert found.get("index") == (None if size is None else 5 * size)
+
+
 def test_training_and_extraction_take_turns(coded_sites):
     (stage,) = planning.plan(settings(coded_sites))
     found = parts_of(stage)
