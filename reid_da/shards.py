@@ -31,6 +31,8 @@ _DTYPES = {
 }
 _BLOCK = 2**26
 """Bytes that are copied to a file at a time."""
+_BLOCK_ROWS = 8192
+"""Rows of all processes that exist at a time where each keeps its own."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,29 @@ class Shard:
             first, last = max(own.start, start), min(own.stop, start + len(block))
             if first < last:
                 values[first - own.start : last - own.start] = block[first - start : last - start]
+
+    def add_up(self, rows: Tensor, values: Tensor, place: Tensor, *, block_rows: int = _BLOCK_ROWS) -> Tensor:
+        """(m, D) sums by row over all processes, of the own rows; a process holds a block of others beside them.
+
+        Args:
+            rows: (n,) int64 rows of all processes, in 0..total-1, to which this process adds something.
+            values: (k, D) what it adds.
+            place: (n,) int64 which of ``values`` it adds to each of ``rows``.
+            block_rows: most rows of a block.
+        """
+        if self.is_whole:
+            return values.new_zeros(self.total, values.shape[1]).index_add_(0, rows, values[place])
+        own = self.rows
+        sums = values.new_zeros(len(self), values.shape[1])
+        for start in range(0, self.total, block_rows):
+            stop = min(start + block_rows, self.total)
+            chosen = (rows >= start) & (rows < stop)
+            block = values.new_zeros(stop - start, values.shape[1])
+            block = self.world.sum(block.index_add_(0, rows[chosen] - start, values[place[chosen]]))
+            first, last = max(own.start, start), min(own.stop, stop)
+            if first < last:
+                sums[first - own.start : last - own.start] = block[first - start : last - start]
+        return sums
 
     def collect(self, values: Tensor, rows: Tensor) -> Tensor:
         """(..., D) rows of all processes by their numbers, on each of them, in float32 at least; no gradient.

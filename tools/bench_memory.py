@@ -3,10 +3,12 @@
     python tools/bench_memory.py                        # 10,000 and 100,000 slots of 512 values
     python tools/bench_memory.py --dim 4096 --large     # the published length, and 1,000,000 slots
     python tools/bench_memory.py --device cuda --storage bfloat16
+    python tools/bench_memory.py --slots 200000 --faiss ivf ivf_pq --search-only
 
 Times are the shortest of several runs. "products" is what no implementation can save: features times memory, and a
 (B, M) matrix times memory. "x" is a time divided by that. "peak" is what a step allocates beyond memory and
-features; on a processor it is read from the kernel, and is NaN where that is not Linux.
+features; on a processor it is read from the kernel, and is NaN where that is not Linux. Of an index it is what it is
+large, and "recall" the share of the true neighbours that it finds for the batch.
 """
 
 import argparse
@@ -16,6 +18,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -26,11 +29,10 @@ from reid_da.losses.invariance import InvarianceLoss, fused_invariance_loss, inv
 from reid_da.memory.exemplar import ExemplarMemory
 from reid_da.memory.neighbors import (
     ExactNeighbors,
-    FaissKind,
     FaissNeighbors,
-    NeighborIndex,
-    check_neighbors,
+    neighbor_recall,
 )
+from reid_da.memory.quantized import FaissKind
 from reid_da.nearest import DEFAULT_CHUNK_SIZE, top_neighbors
 
 NUM_NEIGHBORS = 6
@@ -47,9 +49,9 @@ def main() -> None:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {options.threads} thread(s)"
     print(f"{name}; batch {options.batch}, {options.dim} values per slot stored as {options.storage}")
     print(f"{NUM_NEIGHBORS} neighbours, blocks of {options.chunk_size} slots, torch {torch.__version__}\n")
-    print("| slots | what | ms | x products | peak MiB |")
-    print("|---:|:---|---:|---:|---:|")
-    for num_slots in (10_000, 100_000, *([1_000_000] if options.large else [])):
+    print("| slots | what | ms | x products | peak MiB | recall |")
+    print("|---:|:---|---:|---:|---:|---:|")
+    for num_slots in options.slots or (10_000, 100_000, *([1_000_000] if options.large else [])):
         measure_size(num_slots, options, device)
 
 
@@ -65,26 +67,38 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--cpu-time", action="store_true", help="processor time, not elapsed time: on a busy machine")
     parser.add_argument("--large", action="store_true", help="also 1,000,000 slots, fused only")
-    parser.add_argument("--faiss", nargs="*", default=["flat"], metavar="KIND", help="kinds to compare: flat ivf hnsw")
+    parser.add_argument("--slots", type=int, nargs="+", help="numbers of slots in place of these")
+    parser.add_argument("--search-only", action="store_true", help="without the losses and the update")
+    parser.add_argument(
+        "--faiss", nargs="*", default=["flat"], metavar="KIND", help=f"of {', '.join(get_args(FaissKind))}"
+    )
     return parser.parse_args()
 
 
 def measure_size(num_slots: int, options: argparse.Namespace, device: torch.device) -> None:
     """Print the rows of one number of slots."""
     memory, index, features = clustered_memory(num_slots, options, device)
-    ways = losses(features, memory.slots, index, options)
+    ways = {} if options.search_only else losses(features, memory.slots, index, options)
     works: dict[str, Callable[[], object]] = {
         "products": partial(two_products, features, memory.slots),
         **{name: partial(train_step, loss, features) for name, loss in ways.items()},
-        "update": partial(memory.update, index, features.detach(), momentum=0.3),
-        **searches(features.detach(), memory.slots, options.faiss),
     }
+    if not options.search_only:
+        works["update"] = partial(memory.update, index, features.detach(), momentum=0.3)
+    indices = opened_indices(options.faiss)
+    works |= searches(indices, features.detach(), memory.slots)
     clock = time.process_time if options.cpu_time else time.perf_counter
     times = shortest_times(works, options.repeats, device, clock)
     for name, milliseconds in times.items():
-        mebibytes = f"{peak(ways[name], features):,.0f}" if name in ways else ""
+        mebibytes, recall = f"{peak(ways[name], features):,.0f}" if name in ways else "", ""
+        kind, _, part = name.partition(": ")
+        if part == "build":
+            mebibytes = f"{size_of(indices[kind]) / MEBIBYTE:,.0f}"
+        elif part:
+            found = indices[kind].search(features.detach(), memory.slots, NUM_NEIGHBORS)
+            recall = f"{neighbor_recall(found, features.detach(), memory.slots):.3f}"
         share = milliseconds / times["products"]
-        print(f"| {num_slots:,} | {name} | {milliseconds:,.1f} | {share:.2f} | {mebibytes} |", flush=True)
+        print(f"| {num_slots:,} | {name} | {milliseconds:,.1f} | {share:.2f} | {mebibytes} | {recall} |", flush=True)
 
 
 def clustered_memory(
@@ -131,21 +145,30 @@ def losses(
     return {"plain, with N": plain, **ways} if len(slots) <= 100_000 else ways
 
 
-def searches(features: Tensor, slots: Tensor, kinds: list[FaissKind]) -> dict[str, Callable[[], object]]:
+def opened_indices(kinds: list[FaissKind]) -> dict[str, FaissNeighbors]:
+    """Indices that are empty, by name; none where FAISS is not installed."""
+    try:
+        return {f"FAISS {kind}": FaissNeighbors(kind=kind) for kind in kinds}
+    except InputError as error:
+        print(f"(no FAISS rows: {error})")
+        return {}
+
+
+def searches(indices: dict[str, FaissNeighbors], features: Tensor, slots: Tensor) -> dict[str, Callable[[], object]]:
     """Neighbour searches by name, and for FAISS what building the index costs."""
     exact = ExactNeighbors()
     ways: dict[str, Callable[[], object]] = {"exact search": partial(exact.search, features, slots, NUM_NEIGHBORS)}
-    for kind in kinds:
-        try:
-            index: NeighborIndex = FaissNeighbors(kind=kind)
-        except InputError as error:
-            print(f"(no FAISS rows: {error})")
-            break
-        passed = check_neighbors(index, features, slots, NUM_NEIGHBORS) is index
-        verdict = "" if passed else " (fails the self-check)"
-        ways[f"FAISS {kind}: build"] = partial(index.rebuild, slots)
-        ways[f"FAISS {kind}: search{verdict}"] = partial(index.search, features, slots, NUM_NEIGHBORS)
+    for name, index in indices.items():
+        ways[f"{name}: build"] = partial(index.rebuild, slots)
+        ways[f"{name}: search"] = partial(index.search, features, slots, NUM_NEIGHBORS)
     return ways
+
+
+def size_of(index: FaissNeighbors) -> int:
+    """Bytes of an index, as FAISS writes it."""
+    import faiss
+
+    return len(faiss.serialize_index(index._index))
 
 
 @torch.no_grad()
@@ -169,7 +192,7 @@ def shortest_times(
     device: torch.device,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, float]:
-    """Shortest time of one call of each work in ms by ``clock``, after one call to warm up.
+    """Shortest time of one call of each work in ms by ``clock``, after one call to warm up; of that one for 0 repeats.
 
     The works take turns, so that a machine that is busy for a while slows down all of them.
     """
@@ -180,7 +203,7 @@ def shortest_times(
             start = clock()
             work()
             synchronize(device)
-            if round_:
+            if round_ or not repeats:
                 shortest[name] = min(shortest[name], 1000 * (clock() - start))
     return shortest
 

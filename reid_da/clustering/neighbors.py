@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from reid_da.features import Labels
-from reid_da.memory.neighbors import FaissKind, FaissNeighbors
+from reid_da.memory.neighbors import FaissNeighbors
+from reid_da.memory.quantized import FaissKind
 from reid_da.nearest import FeatureBlocks, Indices, ordered, row_blocks
 from reid_da.progress import track
 from reid_da.reciprocal import SPARE_CANDIDATES, nearest_neighbors, smallest

@@ -11,6 +11,16 @@ from torch import Tensor
 
 from reid_da.errors import InputError, unknown_name
 from reid_da.features import pieces, working_dtype
+from reid_da.memory.quantized import (
+    LEAST_TO_QUANTIZE,
+    POINTS,
+    TRAINING_POINTS,
+    FaissKind,
+    best_candidates,
+    code_bytes,
+    rows_to_learn_from,
+    similarity_of,
+)
 from reid_da.nearest import (
     DEFAULT_CHUNK_SIZE,
     NO_NEIGHBOR,
@@ -26,7 +36,6 @@ from reid_da.shards import Shard
 
 logger = logging.getLogger(__name__)
 
-FaissKind = Literal["flat", "ivf", "hnsw"]
 Refresh = Literal["step", "epoch"]
 
 
@@ -97,11 +106,17 @@ class ExactNeighbors:
 class FaissNeighbors:
     """Search by FAISS, on the processor, or on the GPU that holds the memory where FAISS was built for it.
 
-    The index is a float32 copy of the memory. Equally near slots come in any order. ``hnsw`` builds its graph with
-    several threads, so that two runs may differ.
+    The index is a float32 copy of the memory (``reid_da.memory.quantized.index_bytes`` tells how large). Equally near
+    slots come in any order. ``hnsw`` builds its graph with several threads, so that two runs may differ.
+
+    ``ivf_pq`` keeps a byte for every eight values of a slot in place of the slot (product quantisation, Jegou et al.,
+    TPAMI 2011): the number of the nearest of 256 learned pieces. The index proposes more candidates than are asked for,
+    and the memory itself decides among them, so that the order of those found is exact. It stays on the processor. With
+    fewer than 9,984 slots (39 for each piece), which are too few to learn from, it keeps whole vectors as ``ivf``.
 
     Args:
-        kind: ``flat`` compares with every slot; ``ivf`` with those of the nearest clusters; ``hnsw`` walks a graph.
+        kind: ``flat`` compares with every slot; ``ivf`` with those of the nearest clusters; ``ivf_pq`` with the codes
+            of those; ``hnsw`` walks a graph.
         refresh: when the index takes over the memory: before every search (``step``) or only when :meth:`rebuild`
             is called (``epoch``).
         ivf_lists: number of clusters; None takes 4 sqrt(M), at least 39 slots each.
@@ -109,6 +124,7 @@ class FaissNeighbors:
         hnsw_links: links per slot.
         hnsw_build_width: candidates looked at when a slot is linked.
         hnsw_search_width: candidates looked at by a search.
+        pq_candidates: candidates of ``ivf_pq`` for each slot that is asked for.
 
     Raises:
         InputError: FAISS is not installed, or an unknown ``kind`` or ``refresh``.
@@ -124,6 +140,7 @@ class FaissNeighbors:
         hnsw_links: int = 32,
         hnsw_build_width: int = 80,
         hnsw_search_width: int = 64,
+        pq_candidates: int = 4,
     ) -> None:
         for name, value, valid in (("kind", kind, get_args(FaissKind)), ("refresh", refresh, get_args(Refresh))):
             if value not in valid:
@@ -135,9 +152,12 @@ class FaissNeighbors:
         self.refresh = refresh
         self.ivf_lists = ivf_lists
         self.hnsw_links = hnsw_links
+        self.pq_candidates = pq_candidates
+        self._has_warned = False
         self._parameters = {
             "flat": {},
             "ivf": {"nprobe": ivf_probes},
+            "ivf_pq": {"nprobe": ivf_probes},
             "hnsw": {"efConstruction": hnsw_build_width, "efSearch": hnsw_search_width},
         }[kind]
 
@@ -156,7 +176,7 @@ class FaissNeighbors:
         self._index = self._empty_index(memory)
         self._is_empty = empty_slots(memory)
         if not self._index.is_trained:
-            self._index.train(_to_numpy(memory))
+            self._index.train(_to_numpy(self._training_slots(memory)))
         for slots in pieces(len(memory), DEFAULT_CHUNK_SIZE):
             self._index.add(_to_numpy(memory[slots]))
 
@@ -169,25 +189,59 @@ class FaissNeighbors:
         require_slots(len(memory), num_neighbors, exclude)
         if self._index is None or self.refresh == "step":
             self.rebuild(memory)
-        _, found = self._index.search(_to_numpy(features), num_neighbors + (exclude is not None))
+        length = num_neighbors + (exclude is not None)
+        wanted = min(length * self.pq_candidates, len(memory)) if self._is_quantized(memory) else length
+        _, found = self._index.search(_to_numpy(features), wanted)
         slots = torch.from_numpy(found).to(features.device)
         was_empty = self._is_empty.to(slots.device)[slots.clamp_min(0)]
-        slots = drop_excluded(slots.masked_fill(was_empty, NO_NEIGHBOR), exclude)
+        slots = slots.masked_fill(was_empty | empty_slots(features)[:, None], NO_NEIGHBOR)
+        if self._is_quantized(memory):
+            slots = best_candidates(slots, features, memory, length)
+        slots = drop_excluded(slots, exclude)
         short = (slots < 0).any(dim=1)
         if short.any():
             left_out = None if exclude is None else exclude[short]
             slots[short] = ExactNeighbors().search(features[short], memory, num_neighbors, exclude=left_out)
         return slots
 
+    def _is_quantized(self, memory: Tensor) -> bool:
+        return self.kind == "ivf_pq" and memory.shape[0] >= LEAST_TO_QUANTIZE
+
+    def _num_lists(self, num_slots: int) -> int:
+        return self.ivf_lists or max(1, min(round(4 * math.sqrt(num_slots)), num_slots // POINTS))
+
+    def _training_slots(self, memory: Tensor) -> Tensor:
+        """Slots that clusters and codebooks are learned from: all, or some for an index that has to be small."""
+        if not self._is_quantized(memory):
+            return memory
+        return memory[rows_to_learn_from(self._is_empty, num_lists=self._num_lists(len(memory)))]
+
     def _empty_index(self, memory: Tensor) -> Any:
         num_slots, dim = memory.shape
-        # FAISS wants 39 points per cluster and complains on standard error if it gets fewer
-        lists = self.ivf_lists or max(1, min(round(4 * math.sqrt(num_slots)), num_slots // 39))
-        factory = {"flat": "Flat", "ivf": f"IVF{lists},Flat", "hnsw": f"HNSW{self.hnsw_links}"}[self.kind]
+        kind, lists = self.kind, self._num_lists(num_slots)
+        if kind == "ivf_pq" and not self._is_quantized(memory):
+            kind = "ivf"
+            if not self._has_warned:
+                logger.warning(
+                    "ivf_pq: %d slots are too few for codebooks, which are learned from %d; the index keeps whole "
+                    "vectors, as ivf does",
+                    num_slots,
+                    LEAST_TO_QUANTIZE,
+                )
+                self._has_warned = True
+        factory = {
+            "flat": "Flat",
+            "ivf": f"IVF{lists},Flat",
+            # np: without sorting the codes by likeness, which takes most of the time and is for another kind of search
+            "ivf_pq": f"IVF{lists},PQ{code_bytes(dim)}x8np",
+            "hnsw": f"HNSW{self.hnsw_links}",
+        }[kind]
         index = self._faiss.index_factory(dim, factory, self._faiss.METRIC_INNER_PRODUCT)
+        if kind == "ivf_pq":
+            index.pq.cp.max_points_per_centroid = index.cp.max_points_per_centroid = TRAINING_POINTS
         for name, value in self._parameters.items():
             self._faiss.ParameterSpace().set_index_parameter(index, name, value)
-        if memory.is_cuda and self.kind != "hnsw" and hasattr(self._faiss, "StandardGpuResources"):
+        if memory.is_cuda and kind in ("flat", "ivf") and hasattr(self._faiss, "StandardGpuResources"):
             resources = self._faiss.StandardGpuResources()
             index = self._faiss.index_cpu_to_gpu(resources, memory.device.index, index)
         return index
@@ -223,7 +277,7 @@ class ShardedNeighbors:
         values = features.new_zeros(len(features), 0)
         if len(memory):
             slots = self._index.search(features, memory, min(length, len(memory)))
-            values = _similarity_of(slots.clamp_min(0), features, memory).masked_fill(slots < 0, -torch.inf)
+            values = similarity_of(slots.clamp_min(0), features, memory).masked_fill(slots < 0, -torch.inf)
             values, slots = values.to(features.dtype), slots.clamp_min(0)
         values, slots = merged_lists(values, slots, length, shard=self._shard)
         return drop_excluded(slots.masked_fill(values == -torch.inf, NO_NEIGHBOR), exclude)
@@ -296,22 +350,16 @@ def neighbor_recall(found: Tensor, features: Tensor, memory: Tensor, *, toleranc
     is_true = exact >= 0
     if not is_true.any():
         return 1.0
-    similarity = _similarity_of(exact.where(is_true, 0), features, memory).masked_fill(~is_true, torch.inf)
+    similarity = similarity_of(exact.where(is_true, 0), features, memory).masked_fill(~is_true, torch.inf)
     farthest = similarity.amin(dim=1, keepdim=True)
     slots = found.sort(dim=1).values
     exists = (slots >= 0) & (slots < len(memory))
     exists &= ~empty_slots(memory)[slots.where(exists, 0)]
     repeated = torch.zeros_like(exists)
     repeated[:, 1:] = slots[:, 1:] == slots[:, :-1]
-    similarity = _similarity_of(slots.where(exists, 0), features, memory)
+    similarity = similarity_of(slots.where(exists, 0), features, memory)
     near = similarity >= farthest - tolerance * features.norm(dim=1, keepdim=True)
     return float((near & exists & ~repeated).sum() / is_true.sum())
-
-
-def _similarity_of(slots: Tensor, features: Tensor, memory: Tensor) -> Tensor:
-    """Inner product (B, K) of each feature with the slots listed for it."""
-    dtype = working_dtype(features, memory)
-    return torch.einsum("bd,bkd->bk", features.to(dtype), memory[slots].to(dtype))
 
 
 def _to_numpy(rows: Tensor) -> NDArray[np.float32]:

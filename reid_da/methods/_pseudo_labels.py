@@ -182,14 +182,22 @@ class PseudoLabels:
         assert self.labels is not None
         return int(self.labels.max()) + 1
 
+    def classes(self, features: Tensor) -> tuple[Tensor, Labels, int]:
+        """(M, D) features of the images that can be decoded, their (M,) clusters, -1 for none, and how many there are.
+
+        Args:
+            features: (M, D) of the images that can be decoded.
+        """
+        assert self.labels is not None
+        return features, self.labels[self.domain.rows].numpy(), self.num_clusters
+
     def means(self, features: Tensor) -> Tensor:
         """(C, D) mean features of the clusters, of unit length, on the device of the run.
 
         Args:
             features: (M, D) of the images that can be decoded.
         """
-        assert self.labels is not None
-        return cluster_means(features, self.labels[self.domain.rows].numpy()).to(self._context.device)
+        return cluster_means(*self.classes(features)[:2]).to(self._context.device)
 
     def stream(
         self,

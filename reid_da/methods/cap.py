@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from reid_da.clustering import ClusteringSettings, Proxies, camera_proxies, cluster_means
+from reid_da.clustering import ClusteringSettings, Proxies, camera_proxies
 from reid_da.config import (
     AugmentSettings,
     Count,
@@ -24,6 +24,7 @@ from reid_da.config import (
 )
 from reid_da.errors import InputError
 from reid_da.images import Batch
+from reid_da.losses.shared_logits import columns_of, largest_columns, largest_here, log_sum_exp
 from reid_da.memory.exemplar import ExemplarMemory
 from reid_da.methods._pseudo_labels import (
     PseudoLabelMethod,
@@ -33,8 +34,10 @@ from reid_da.methods._pseudo_labels import (
     require_cameras,
     require_embedding,
 )
-from reid_da.methods.cluster_contrast import STRONG_MODEL, STRONG_OPTIMIZER, memory_of
-from reid_da.methods.protocol import NO_LABEL, Context, EpochPlan, Rows
+from reid_da.methods.cluster_contrast import STRONG_MODEL, STRONG_OPTIMIZER, memory_of_means
+from reid_da.methods.protocol import NO_LABEL, Context, EpochPlan, Held, Role, Rows
+from reid_da.nearest import best_columns, merged_lists
+from reid_da.shards import Shard
 
 
 class BatchSettings(Settings):
@@ -105,6 +108,11 @@ class CAP(PseudoLabelMethod):
     }
     table = ("cap", "o2cap", "supervised")
 
+    @classmethod
+    def holds(cls, settings: PseudoLabelSettings, sizes: Mapping[Role, int], dim: int) -> tuple[Held, ...]:
+        """The vectors of the proxies, of which there are as many as images at most, and features in clustering."""
+        return (Held.memory(sizes["target"], dim, name="proxies (at most)"), *super().holds(settings, sizes, dim))
+
     def __init__(self, settings: CAPSettings, context: Context) -> None:
         check_instances(size=settings.batch.target, instances=settings.batch.instances)
         require_embedding(settings.model)
@@ -127,7 +135,9 @@ class CAP(PseudoLabelMethod):
         figures = self.target.assign(features, epoch=epoch)
         assert self.target.labels is not None
         proxies = camera_proxies(self.target.labels[domain.rows].numpy(), domain.camids[domain.rows].numpy())
-        self.memory = memory_of(cluster_means(features, proxies.labels).to(self.context.device))
+        self.memory = memory_of_means(
+            (features, proxies.labels, len(proxies.clusters)), device=self.context.device, world=self.context.world
+        )
         self._clusters, self._camids = _columns(proxies, device=self.context.device)
         self._num_cameras = len(np.unique(proxies.camids))
         labels = torch.full((len(domain),), NO_LABEL)
@@ -152,24 +162,34 @@ class CAP(PseudoLabelMethod):
         features = self.network(batch.images, "target")
         self._seen = batch.labels, features.detach()
         logits = proxy_logits(features, self.memory.slots, temperature=settings.temperature)
-        losses = {}
+        losses, shard = {}, self.memory.shard
         if settings.intra_weight:
-            losses["intra"] = settings.intra_weight * intra_camera_loss(logits, batch.labels, self._camids)
+            loss = intra_camera_loss(logits, batch.labels, self._camids, shard=shard)
+            losses["intra"] = settings.intra_weight * loss
         if self.epoch >= settings.inter_from_epoch and settings.inter_weight:
             loss = inter_camera_loss(
-                logits, batch.labels, self._camids, self._clusters, num_negatives=settings.num_negatives
+                logits, batch.labels, self._camids, self._clusters, num_negatives=settings.num_negatives, shard=shard
             )
             losses["inter"] = settings.inter_weight * loss
         online = self.settings.online
         if self.epoch >= online.from_epoch and online.weight:
             similarity = online_similarity(
-                logits.detach() * settings.temperature, self.memory.slots, batch.labels, online
+                logits.detach() * settings.temperature, self.memory.slots, batch.labels, online, shard=shard
             )
             positives = online_positives(
-                similarity, self._camids, num_cameras=self._num_cameras, num_positives=online.num_positives
+                similarity,
+                self._camids,
+                num_cameras=self._num_cameras,
+                num_positives=online.num_positives,
+                shard=shard,
             )
             loss = online_loss(
-                logits, similarity, positives, self._camids[batch.labels], num_negatives=online.num_negatives
+                logits,
+                similarity,
+                positives,
+                self._camids[batch.labels],
+                num_negatives=online.num_negatives,
+                shard=shard,
             )
             losses["online"] = online.weight * loss
         return losses
@@ -191,11 +211,14 @@ class CAP(PseudoLabelMethod):
 
 
 def proxy_logits(features: Tensor, vectors: Tensor, *, temperature: float) -> Tensor:
-    """(B, P) cosines divided by the temperature, in float32 at least.
+    """(B, P) cosines divided by the temperature, in float32 at least; of (p, D) own vectors the (B, p) own columns.
+
+    Several processes may hold the vectors together. The functions below take the own columns of all of them, exchange
+    B x K numbers, and give the same in each; ``camids`` and ``clusters`` are those of all P proxies.
 
     Args:
         features: (B, D) of unit length.
-        vectors: (P, D) of unit length, which get no gradient.
+        vectors: (P, D) of unit length, which get no gradient, or the own ones.
         temperature: tau of the paper.
     """
     wide = torch.promote_types(features.dtype, torch.float32)
@@ -203,22 +226,30 @@ def proxy_logits(features: Tensor, vectors: Tensor, *, temperature: float) -> Te
         return features.to(wide) @ vectors.detach().to(wide).T / temperature
 
 
-def intra_camera_loss(logits: Tensor, proxies: Tensor, camids: Tensor) -> Tensor:
+def intra_camera_loss(logits: Tensor, proxies: Tensor, camids: Tensor, *, shard: Shard | None = None) -> Tensor:
     """() the cross-entropy of the own proxy among those of the own camera: a mean by camera, summed over cameras.
 
     Args:
-        logits: (B, P).
+        logits: (B, P), or the (B, p) of the own proxies.
         proxies: (B,) int64 own proxy of each image.
         camids: (P,) int64 camera of each proxy.
+        shard: the own proxies, where several processes hold them; None for all.
     """
+    shard = Shard(len(camids)) if shard is None else shard
     own = camids[proxies]
-    others = logits.masked_fill(own[:, None] != camids, -torch.inf)
-    losses = others.logsumexp(dim=1) - logits.gather(1, proxies[:, None]).squeeze(1)
+    others = logits.masked_fill(own[:, None] != camids[shard.rows], -torch.inf)
+    losses = log_sum_exp(others, shard) - columns_of(logits, proxies[:, None], shard).squeeze(1)
     return _sum_of_camera_means(losses, own)
 
 
 def inter_camera_loss(
-    logits: Tensor, proxies: Tensor, camids: Tensor, clusters: Tensor, *, num_negatives: int
+    logits: Tensor,
+    proxies: Tensor,
+    camids: Tensor,
+    clusters: Tensor,
+    *,
+    num_negatives: int,
+    shard: Shard | None = None,
 ) -> Tensor:
     """() mean of ``-log softmax`` at the proxies of the own cluster, by camera and summed over cameras.
 
@@ -227,68 +258,101 @@ def inter_camera_loss(
     cluster once more.
 
     Args:
-        logits: (B, P).
+        logits: (B, P), or the (B, p) of the own proxies.
         proxies: (B,) int64 own proxy of each image.
         camids: (P,) int64 camera of each proxy.
         clusters: (P,) int64 cluster of each proxy.
         num_negatives: k of the paper.
+        shard: the own proxies, where several processes hold them; None for all.
     """
-    is_own = clusters[proxies][:, None] == clusters
-    hardest = logits.masked_fill(is_own, -torch.inf).topk(min(num_negatives, logits.shape[1]), dim=1).values
+    shard = Shard(len(camids)) if shard is None else shard
+    is_own = clusters[proxies][:, None] == clusters[shard.rows]
+    hardest = largest_here(logits.masked_fill(is_own, -torch.inf), num_negatives, shard)
     rivals = torch.cat([logits.masked_fill(~is_own, -torch.inf), hardest], dim=1)
-    own = (logits * is_own).sum(dim=1) / is_own.sum(dim=1)
-    return _sum_of_camera_means(rivals.logsumexp(dim=1) - own, camids[proxies])
+    total, count = shard.world.sum(torch.stack([(logits * is_own).sum(dim=1), is_own.sum(dim=1).to(logits)]))
+    return _sum_of_camera_means(log_sum_exp(rivals, shard) - total / count, camids[proxies])
 
 
-def online_similarity(cosines: Tensor, vectors: Tensor, proxies: Tensor, settings: OnlineSettings) -> Tensor:
+def online_similarity(
+    cosines: Tensor, vectors: Tensor, proxies: Tensor, settings: OnlineSettings, *, shard: Shard | None = None
+) -> Tensor:
     """(B, P) how alike images and proxies are: a mixture of what the image says and the vector of its proxy.
 
     Args:
-        cosines: (B, P) of the images with the vectors, without gradients.
-        vectors: (P, D) of unit length.
+        cosines: (B, P) of the images with the vectors, without gradients, or the (B, p) of the own ones.
+        vectors: (P, D) of unit length, or the (p, D) own ones.
         proxies: (B,) int64 own proxy of each image.
         settings: the share of the image.
+        shard: the own proxies, where several processes hold them; None for all.
     """
+    shard = Shard(len(vectors)) if shard is None else shard
     wide = vectors.to(cosines.dtype)
+    of_images = shard.collect(wide, proxies)
     with torch.autocast(cosines.device.type, enabled=False):
-        return settings.balance * cosines + (1 - settings.balance) * (wide[proxies] @ wide.T)
+        return settings.balance * cosines + (1 - settings.balance) * (of_images @ wide.T)
 
 
-def online_positives(similarity: Tensor, camids: Tensor, *, num_cameras: int, num_positives: int) -> Tensor:
+def online_positives(
+    similarity: Tensor, camids: Tensor, *, num_cameras: int, num_positives: int, shard: Shard | None = None
+) -> Tensor:
     """(B, K) the most similar proxies among the best one of each camera; with fewer cameras than K, all of them.
 
     Departure: with fewer cameras the authors' code lets negatives be positives.
 
     Args:
-        similarity: (B, P).
+        similarity: (B, P), or the (B, p) of the own proxies.
         camids: (P,) int64 camera of each proxy, from 0 without gaps.
         num_cameras: number of these.
         num_positives: K.
+        shard: the own proxies, where several processes hold them; None for all.
     """
+    shard = Shard(len(camids)) if shard is None else shard
+    of_camera = [similarity.masked_fill(camids[shard.rows] != camid, -torch.inf) for camid in range(num_cameras)]
     # the first of equal ones, as argmax has it
-    best = torch.stack(
-        [similarity.masked_fill(camids != camid, -torch.inf).argmax(dim=1) for camid in range(num_cameras)], dim=1
-    )
-    chosen = similarity.gather(1, best).topk(min(num_positives, num_cameras), dim=1).indices
+    if shard.is_whole:
+        best = torch.stack([values.argmax(dim=1) for values in of_camera], dim=1)
+        values = similarity.gather(1, best)
+    else:
+        lists = [best_columns(values, 1, largest=True) for values in of_camera]
+        values, best = (torch.cat(parts) for parts in zip(*lists, strict=True))
+        values, best = merged_lists(values, best, 1, shard=shard)
+        values, best = (part.view(num_cameras, -1).T for part in (values, best))
+    chosen = values.topk(min(num_positives, num_cameras), dim=1).indices
     return best.gather(1, chosen)
 
 
-def online_loss(logits: Tensor, similarity: Tensor, positives: Tensor, camids: Tensor, *, num_negatives: int) -> Tensor:
+def online_loss(
+    logits: Tensor,
+    similarity: Tensor,
+    positives: Tensor,
+    camids: Tensor,
+    *,
+    num_negatives: int,
+    shard: Shard | None = None,
+) -> Tensor:
     """() mean of ``-log softmax`` at the positives, by camera and summed over cameras.
 
     The softmax is over the positives and the most similar of all other proxies, whatever their cluster.
 
     Args:
-        logits: (B, P).
-        similarity: (B, P), by which negatives are chosen.
+        logits: (B, P), or the (B, p) of the own proxies.
+        similarity: (B, P) or (B, p), by which negatives are chosen.
         positives: (B, K) int64.
         camids: (B,) int64 camera of each image.
         num_negatives: number of these, or all there are.
+        shard: the own proxies, where several processes hold them; None for all.
     """
+    shard = Shard(logits.shape[1]) if shard is None else shard
     count = positives.shape[1]
-    others = similarity.scatter(1, positives, -torch.inf)
-    negatives = others.topk(min(num_negatives, logits.shape[1] - count), dim=1).indices
-    chosen = logits.gather(1, torch.cat([positives, negatives], dim=1))
+    if shard.is_whole:
+        others = similarity.scatter(1, positives, -torch.inf)
+    else:
+        place, is_own = shard.find(positives)
+        rows, columns = is_own.nonzero(as_tuple=True)
+        others = similarity.clone()
+        others[rows, place[rows, columns]] = -torch.inf
+    negatives = largest_columns(others, min(num_negatives, shard.total - count), shard)
+    chosen = columns_of(logits, torch.cat([positives, negatives], dim=1), shard)
     return _sum_of_camera_means(chosen.logsumexp(dim=1) - chosen[:, :count].mean(dim=1), camids)
 
 

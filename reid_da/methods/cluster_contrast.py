@@ -6,6 +6,7 @@ With a source it is the domain-adaptive variant: classes of the source have vect
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -20,6 +21,7 @@ from reid_da.config import (
     Settings,
     Share,
 )
+from reid_da.features import Labels
 from reid_da.images import Batch
 from reid_da.losses.invariance import fused_invariance_loss
 from reid_da.memory.exemplar import ExemplarMemory
@@ -126,12 +128,12 @@ class ClusterContrast(PseudoLabelMethod):
         settings, batch = self.settings, self.settings.batch
         features = self.target.extract(self.network)
         figures = self.target.assign(features, epoch=epoch)
-        vectors = [self.target.means(features)]
+        means = [self.target.classes(features)]
         streams = {"target": self.target.stream(size=batch.target, instances=batch.instances, augment=settings.augment)}
         if self._source is not None:
             streams["source"] = self._source_stream
-            vectors.append(self._source_means())
-        self.memory = memory_of(torch.cat(vectors), world=self.context.world)
+            means.append(self._source_classes())
+        self.memory = memory_of_means(*means, device=self.context.device, world=self.context.world)
         steps = settings.steps_per_epoch or streams["target"].num_batches(self.context.seed("target order", epoch))
         return EpochPlan(streams=streams, steps=steps, figures=figures)
 
@@ -172,11 +174,11 @@ class ClusterContrast(PseudoLabelMethod):
         temperature, shard = self.settings.clusters.temperature, self.memory.shard
         return cluster_loss(features, self.memory.slots, labels, temperature=temperature, shard=shard)
 
-    def _source_means(self) -> Tensor:
+    def _source_classes(self) -> tuple[Tensor, Labels, int]:
         assert self._source is not None
-        features = self.context.extract(self.network, self._source)[self._source.rows]
-        labels = self._source.labels[self._source.rows].numpy()
-        return cluster_means(features, labels).to(self.context.device)
+        rows = self._source.rows
+        features = self.context.extract(self.network, self._source)[rows]
+        return features, self._source.labels[rows].numpy(), self._source.num_classes
 
 
 def cluster_loss(
@@ -195,10 +197,28 @@ def cluster_loss(
     return loss.exemplar.mean()
 
 
-def memory_of(vectors: Tensor, *, world: World = ALONE) -> ExemplarMemory:
-    """A memory that holds (C, D) vectors, or the own ones of them where several processes share it."""
-    memory = ExemplarMemory(*vectors.shape, dtype=vectors.dtype, world=world).to(vectors.device)
-    memory.slots.copy_(vectors[memory.shard.rows])
+def memory_of_means(
+    *parts: tuple[Tensor, Labels, int], device: torch.device | None = None, world: World = ALONE
+) -> ExemplarMemory:
+    """A memory of the mean features of classes, of unit length; where several processes share it, of the own ones.
+
+    Args:
+        parts: (N, D) float features, their (N,) int64 classes from 0 to C - 1 without gaps, -1 left out, and C; slots
+            of a part lie behind those of the part before.
+        device: where the memory is to be; that of the features by default.
+        world: the processes, which have the same features.
+    """
+    first = parts[0][0]
+    total = sum(count for *_, count in parts)
+    memory = ExemplarMemory(total, first.shape[1], dtype=first.dtype, world=world).to(device or first.device)
+    own, start = memory.shard.rows, 0
+    for features, labels, count in parts:
+        begin, end = max(own.start - start, 0), min(own.stop - start, count)
+        if begin < end:
+            chosen = np.where((labels >= begin) & (labels < end), labels - begin, -1)
+            place = start - own.start
+            memory.slots[place + begin : place + end] = cluster_means(features, chosen).to(memory.slots)
+        start += count
     return memory
 
 

@@ -34,6 +34,7 @@ from reid_da.memory.diagnostics import (
 )
 from reid_da.memory.exemplar import ExemplarMemory, momentum_schedule
 from reid_da.memory.neighbors import ExactNeighbors, FaissNeighbors, NeighborIndex, open_index
+from reid_da.memory.quantized import index_bytes
 from reid_da.methods._labelled import LabelledLosses
 from reid_da.methods._streams import labelled_stream, styled_stream
 from reid_da.methods.protocol import Context, Domain, EpochPlan, Held, Method, Role, Rows
@@ -69,8 +70,10 @@ class MemorySettings(Settings):
         description="overwrite: the own slot may be one of the k (authors' code); exclude: k others",
     )
     normalize_weights: bool = Field(default=False, description="let the weights of own slot and neighbours sum to 1")
-    neighbor_search: Literal["exact", "flat", "ivf", "hnsw"] = Field(
-        default="exact", description="exact: comes with the loss at no cost; flat, ivf, hnsw: by FAISS"
+    neighbor_search: Literal["exact", "flat", "ivf", "ivf_pq", "hnsw"] = Field(
+        default="exact",
+        description="exact: comes with the loss at no cost; flat, ivf, hnsw: by FAISS, a slot of D values again in 4 D "
+        "bytes; ivf_pq: in D/8 + 8 bytes, and the memory ranks what it finds",
     )
     neighbor_refresh: Literal["step", "epoch"] = Field(
         default="epoch", description="how often a FAISS index takes over the memory"
@@ -136,10 +139,15 @@ class ECN(Method):
 
     @classmethod
     def holds(cls, settings: ECNSettings, sizes: Mapping[Role, int], dim: int) -> tuple[Held, ...]:
-        """The exemplar memory."""
+        """The exemplar memory, and the index of its neighbours."""
         if not settings.invariance.exemplar:
             return ()
-        return (Held.memory(sizes["target"], dim, dtype=settings.memory.dtype),)
+        memory, kind = Held.memory(sizes["target"], dim, dtype=settings.memory.dtype), settings.memory.neighbor_search
+        if kind == "exact" or not settings.invariance.neighborhood or not settings.memory.num_neighbors:
+            return (memory,)
+        size = index_bytes(kind, dim)
+        remedy = "memory.neighbor_search=ivf_pq, more processes"
+        return (memory, Held(name="index", rows=sizes["target"], row_bytes=size, remedy=remedy, is_sharded=True))
 
     def __init__(self, settings: ECNSettings, context: Context) -> None:
         switches = settings.invariance

@@ -32,8 +32,10 @@ class CandidateSettings(MemorySettings):
     own_slot: Literal["overwrite", "exclude"] = Field(
         default="exclude", description="exclude: the own slot is no candidate; overwrite: it may be one"
     )
-    neighbor_search: Literal["exact", "flat", "ivf", "hnsw"] = Field(
-        default="exact", description="of the candidates in the target's memory; flat, ivf, hnsw: by FAISS"
+    neighbor_search: Literal["exact", "flat", "ivf", "ivf_pq", "hnsw"] = Field(
+        default="exact",
+        description="of the candidates in the target's memory; flat, ivf, hnsw: by FAISS, a slot of D values again in "
+        "4 D bytes; ivf_pq: in D/8 + 8 bytes, and the memory ranks what it finds",
     )
 
 

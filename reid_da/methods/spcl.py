@@ -47,6 +47,7 @@ from reid_da.methods._pseudo_labels import (
 from reid_da.methods._streams import check_batch, labelled_stream
 from reid_da.methods.cluster_contrast import STRONG_AUGMENT, STRONG_MODEL, STRONG_OPTIMIZER, cluster_loss
 from reid_da.methods.protocol import NO_LABEL, Context, Domain, EpochPlan, Held, Role, Rows, StreamPlan
+from reid_da.shards import Shard
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +104,9 @@ class SpCL(PseudoLabelMethod):
     Attributes:
         network: that is tested, with the batch norms of the target.
         memory: S slots for the means of the source classes, then one slot for each target image.
-        means: (S + C, D) mean slot of every class: the source's, clusters, and images outside of clusters.
+        means: (c, D) mean slots of classes, the own ones of S + C: the source's, clusters, and images outside of
+            clusters. A process has slots and classes of its own, and seldom those of each other.
+        classes: which of the S + C classes the own ones are.
     """
 
     Settings = SpCLSettings
@@ -114,9 +117,7 @@ class SpCL(PseudoLabelMethod):
     @classmethod
     def holds(cls, settings: PseudoLabelSettings, sizes: Mapping[Role, int], dim: int) -> tuple[Held, ...]:
         """The hybrid memory, and features in clustering."""
-        hybrid = Held(
-            name="hybrid memory, means", rows=2 * sizes["target"], row_bytes=4 * dim, remedy="model.embedding_dim"
-        )
+        hybrid = Held.memory(2 * sizes["target"], dim, name="hybrid memory, means")
         return (hybrid, *super().holds(settings, sizes, dim))
 
     def __init__(self, settings: SpCLSettings, context: Context) -> None:
@@ -144,7 +145,10 @@ class SpCL(PseudoLabelMethod):
                 self._source_norms = SourceNorms(self.network)
                 self.trained["source_norms"] = self._source_norms
         memory = ExemplarMemory(
-            self._num_source + len(target), self.network.embedding_dim, fingerprint=target.table.fingerprint
+            self._num_source + len(target),
+            self.network.embedding_dim,
+            fingerprint=target.table.fingerprint,
+            world=context.world,
         )
         self.memory = memory.to(context.device)
         self.threshold: float | None = None
@@ -196,38 +200,47 @@ class SpCL(PseudoLabelMethod):
         """Move the slots, and with them the means of their classes; the gradients have come from those before."""
         for slots, features in self._seen:
             moved = torch.unique(slots)
-            before = self.memory.slots[moved]
+            before = self.memory.read(moved)
             self.memory.update(slots, features, momentum=self.settings.hybrid.momentum)
             owner = self._owner[moved]
-            self.means.index_add_(0, owner, (self.memory.slots[moved] - before) / self._counts[owner][:, None])
+            change = (self.memory.read(moved) - before) / self._counts[owner][:, None]
+            if not self.classes.is_whole:
+                place, is_own = self.classes.find(owner)
+                owner, change = place[is_own], change[is_own]
+            self.means.index_add_(0, owner, change)
         self._seen = []
 
     def state_dict(self) -> dict[str, Any]:
         """Memory, labels and the threshold of the first epoch; the means are made anew with each epoch."""
-        return {"memory": self.memory.state_dict(), "target": self.target.state_dict(), "threshold": self.threshold}
+        return {"memory": self.memory.saved_state(), "target": self.target.state_dict(), "threshold": self.threshold}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a saved state."""
-        self.memory.load_state_dict(state["memory"])
+        self.memory.restore(state["memory"])
         self.target.load_state_dict(state["target"])
         self.threshold = state["threshold"]
 
     def _fill(self) -> None:
         """Let the memory hold the means of the source classes and the features of the target images."""
+        slots, shard = self.memory.slots, self.memory.shard
         if self._source is not None:
             rows = self._source.rows
             features = self.context.extract(self.network, self._source)[rows]
-            sums = torch.zeros(self._num_source, features.shape[1])
-            sums.index_add_(0, self._source.labels[rows], features)
-            self.memory.slots[: self._num_source] = functional.normalize(sums).to(self.memory.slots)
-        slots = self.target.domain.rows + self._num_source
-        self.memory.slots[slots] = self.target.extract(self.network).to(self.memory.slots)
+            place, is_own = shard.find(self._source.labels[rows])
+            sums = torch.zeros(max(min(shard.rows.stop, self._num_source) - shard.rows.start, 0), features.shape[1])
+            sums.index_add_(0, place[is_own], features[is_own])
+            slots[: len(sums)] = functional.normalize(sums).to(slots)
+        features = self.target.extract(self.network)
+        place, is_own = shard.find(self.target.domain.rows + self._num_source)
+        slots[place[is_own].to(slots.device)] = features[is_own].to(slots)
 
     def _cluster(self, epoch: int) -> dict[str, float]:
         """Clusters of the reliable images as labels of the target; figures about them."""
         settings, gap = self.settings.hybrid, self.settings.hybrid.eps_gap
         eps = self.settings.clustering.eps
-        slots = self.memory.slots[self.target.domain.rows + self._num_source]
+        # all of them for once: every process looks up a part of the neighbours among all
+        rows = self.target.domain.rows + self._num_source
+        slots = self.memory.read(rows.to(self.memory.slots.device))
         found, tighter, looser = self.target.find(slots, epoch=epoch, eps=(eps, eps - gap, eps + gap))
         if self.threshold is None:
             found.require_clusters(LEAST_CLUSTERS)
@@ -243,12 +256,16 @@ class SpCL(PseudoLabelMethod):
         rows = self.target.domain.rows
         self._labels = torch.full_like(self.target.labels, NO_LABEL)
         self._labels[rows] = torch.from_numpy(outliers_as_clusters(self.target.labels[rows].numpy()))
-        device, num_source = self.memory.slots.device, self._num_source
-        self._owner = torch.cat([torch.arange(num_source), self._labels + num_source]).to(device)
-        slots = torch.cat([torch.arange(num_source), rows + num_source]).to(device)
-        self._counts = torch.bincount(self._owner[slots])
-        means = self.memory.slots.new_zeros(len(self._counts), self.memory.slots.shape[1])
-        self.means = means.index_add_(0, self._owner[slots], self.memory.slots[slots]) / self._counts[:, None]
+        memory, num_source = self.memory, self._num_source
+        owner = torch.cat([torch.arange(num_source), self._labels + num_source])
+        slots = torch.cat([torch.arange(num_source), rows + num_source])
+        counts = torch.bincount(owner[slots])
+        place, is_own = memory.shard.find(slots)
+        place, owner_of = (values.to(memory.slots.device) for values in (place[is_own], owner[slots[is_own]]))
+        self.classes = Shard(len(counts), self.context.world)
+        self._owner, self._counts = owner.to(place.device), counts.to(place.device)
+        sums = self.classes.add_up(owner_of, memory.slots, place)
+        self.means = sums / self._counts[self.classes.rows, None]
 
     def _stream(self) -> StreamPlan:
         domain, batch = self.target.domain, self.settings.batch
@@ -270,7 +287,8 @@ class SpCL(PseudoLabelMethod):
 
     def _loss(self, features: Tensor, slots: Tensor, classes: Tensor) -> Tensor:
         self._seen.append((slots, features.detach()))
-        return cluster_loss(features, self.means, classes, temperature=self.settings.hybrid.temperature)
+        temperature, shard = self.settings.hybrid.temperature, self.classes
+        return cluster_loss(features, self.means, classes, temperature=temperature, shard=shard)
 
 
 class SourceNorms(nn.Module):

@@ -20,7 +20,18 @@ from reid_da.experiments.setup import build_trainer
 from reid_da.images import augment
 from reid_da.losses.invariance import fused_invariance_loss
 from reid_da.memory.exemplar import ExemplarMemory
-from reid_da.memory.neighbors import ExactNeighbors, FaissNeighbors, open_index
+from reid_da.memory.neighbors import ExactNeighbors, FaissNeighbors, ShardedNeighbors, open_index
+from reid_da.memory.quantized import LEAST_TO_QUANTIZE
+from reid_da.methods.cap import (
+    OnlineSettings,
+    inter_camera_loss,
+    intra_camera_loss,
+    online_loss,
+    online_positives,
+    online_similarity,
+    proxy_logits,
+)
+from reid_da.methods.cluster_contrast import memory_of_means
 from reid_da.models.grouped_norm import group_batch_norms
 from reid_da.models.shared_norm import share_batch_norms
 from reid_da.processes import agreed, main_first, require_equal
@@ -111,6 +122,52 @@ def memory(world: World, num_slots: int, dtype: torch.dtype) -> Found:
     return found
 
 
+def proxies(world: World, camids: list[int], clusters: list[int]) -> Found:
+    """Losses, positives and gradients of CAP and O2CAP on sharded proxies, at several numbers of negatives."""
+    found: Found = {}
+    count = len(camids)
+    shard, cameras, groups = Shard(count, world), torch.tensor(camids), torch.tensor(clusters)
+    vectors = functional.normalize(_random(count, 6, seed=15))[shard.rows]
+    features = functional.normalize(_random(10, 6, seed=16))
+    own = torch.arange(10) % count
+    settings = OnlineSettings(balance=0.4)
+    for few in (1, 2, 50):
+        part = world.part(features).clone().requires_grad_()
+        logits = proxy_logits(world.gather(part), vectors, temperature=0.2)
+        similarity = online_similarity(logits.detach() * 0.2, vectors, own, settings, shard=shard)
+        positives = online_positives(similarity, cameras, num_cameras=len(set(camids)), num_positives=2, shard=shard)
+        losses = {
+            "intra": intra_camera_loss(logits, own, cameras, shard=shard),
+            "inter": inter_camera_loss(logits, own, cameras, groups, num_negatives=few, shard=shard),
+            "online": online_loss(logits, similarity, positives, cameras[own], num_negatives=few, shard=shard),
+        }
+        for name, loss in losses.items():
+            (gradient,) = torch.autograd.grad(loss / world.size, part, retain_graph=True)
+            found |= {f"{name} {few}": loss.detach(), f"{name} {few} gradient": world.gather(gradient)}
+        found[f"positives {few}"] = positives
+    return found
+
+
+def sums(world: World) -> Found:
+    """What processes add up by row, in blocks of rows and as a whole."""
+    values, rows = _random(9, 4, seed=17), torch.tensor([3, 0, 5, 3, 3, 6, 1, 0, 6])
+    place = torch.arange(9)[world.span(9)]
+    shards = {7: Shard(7, world), 8: Shard(8, world)}
+    return {
+        f"{total} rows, blocks of {block}": world.gather(shard.add_up(rows[place], values, place, block_rows=block))
+        for total, shard in shards.items()
+        for block in (2, 3, 100)
+    }
+
+
+def means(world: World) -> Found:
+    """A memory of the means of two labelings, one behind the other."""
+    parts = [(_random(12, 5, seed=18), np.array([0, 1, -1, 2, 0, 3, 1, -1, 4, 2, 0, 3]), 5)]
+    parts.append((_random(4, 5, seed=19), np.array([1, 0, 1, 0]), 2))
+    held = memory_of_means(*parts, world=world)
+    return {"slots": world.gather(held.slots), "first": world.gather(memory_of_means(parts[1], world=world).slots)}
+
+
 def index(world: World) -> Found:
     """Neighbours by FAISS, one index for each shard."""
     rows = functional.normalize(_random(60, 8, seed=9, dtype=torch.float32))
@@ -120,6 +177,24 @@ def index(world: World) -> Found:
     found.rebuild(own)
     exclude = torch.arange(9) * 5
     return {"all": found.search(queries, own, 5), "others": found.search(queries, own, 5, exclude=exclude)}
+
+
+def quantized_index(world: World) -> Found:
+    """Neighbours by codes: as many as are asked for, and exact where every slot is a candidate."""
+    total = 4 * LEAST_TO_QUANTIZE + 50
+    rows = functional.normalize(_random(total, 8, seed=20, dtype=torch.float32))
+    shard = Shard(total, world)
+    own, queries = rows[shard.rows], functional.normalize(_random(9, 8, seed=21, dtype=torch.float32))
+    index = FaissNeighbors(kind="ivf_pq", ivf_lists=4, ivf_probes=4, pq_candidates=len(own))
+    found = open_index(index, own[:20], own, 5, shard=shard)
+    assert world.size == 1 or isinstance(found, ShardedNeighbors)
+    assert index._index.code_size == 1
+    exclude = torch.arange(9) * 3000
+    lists = {"all": found.search(queries, own, 5), "others": found.search(queries, own, 5, exclude=exclude)}
+    for name, left_out in (("all", None), ("others", exclude)):
+        exact = ExactNeighbors(shard=shard).search(queries, own, 5, exclude=left_out)
+        assert torch.equal(lists[name], exact), name
+    return lists
 
 
 def clusters(world: World) -> Found:
@@ -229,8 +304,17 @@ TRAININGS: dict[str, dict[str, Any]] = {
         "clustering": {"k1": 4, "k2": 2, "min_samples": 2, "eps": 0.7},
         "model": _NECK,
     },
+    "spcl without a source": {
+        "method": "spcl",
+        "source_weight": 0.0,
+        "camera": True,
+        "batch": {"instances": 2},
+        "clustering": {"k1": 4, "k2": 2, "min_samples": 2, "eps": 0.7},
+        "model": _NECK,
+    },
     "cap": {
         "method": "cap",
+        "proxies": {"inter_from_epoch": 1, "num_negatives": 3},
         "batch": {"instances": 2},
         "clustering": {"k1": 4, "k2": 2, "min_samples": 2, "eps": 0.7},
         "model": _NECK,
@@ -245,7 +329,7 @@ TRAININGS: dict[str, dict[str, Any]] = {
     "o2cap": {
         "method": "cap",
         "proxies": {"intra_weight": 0.0, "inter_weight": 1.0, "inter_from_epoch": 0},
-        "online": {"weight": 1.0},
+        "online": {"weight": 1.0, "num_negatives": 4},
         "batch": {"instances": 2},
         "clustering": {"k1": 4, "k2": 2, "min_samples": 2, "eps": 0.7},
         "model": _NECK,
@@ -282,6 +366,10 @@ def training(world: World, sites: Path, name: str, dtype: torch.dtype, folder: P
         held = getattr(trainer.method, part, None)
         if held is not None:
             found[f"slots of {part}"] = held.shard.world.gather(held.slots.double())
+            assert len(held.slots) == len(held.shard)
+    if (centers := getattr(trainer.method, "means", None)) is not None:
+        assert len(centers) == len(trainer.method.classes)
+        found["means"] = world.gather(centers.double())
     return found
 
 

@@ -22,10 +22,18 @@ PARTS = {
     "memory with an empty shard": (cases.memory, (2, torch.float64)),
     "memory in float32": (cases.memory, (7, torch.float32)),
     "memory in bfloat16": (cases.memory, (7, torch.bfloat16)),
+    "proxies": (cases.proxies, ([0, 2, 1, 0, 2, 0, 2, 1, 2], [0, 0, 0, 1, 1, 2, 3, 3, 4])),
+    "proxies with an empty shard": (cases.proxies, ([0, 1], [0, 0])),
+    "proxies of two clusters and cameras, with an empty shard": (cases.proxies, ([0, 1, 0], [0, 0, 1])),
+    "sums": (cases.sums, ()),
+    "means": (cases.means, ()),
     "index": (cases.index, ()),
+    "quantised index": (cases.quantized_index, ()),
     "clusters": (cases.clusters, ()),
     "retrieval": (cases.retrieval, ()),
 }
+SHARED_IN_BOTH = ("spcl", "cap", "o2cap")
+"""Trainings that are compared with two processes and with three."""
 EXACT, ROUNDING = 1e-9, 5e-6
 """Largest differences in float64 and in float32."""
 
@@ -85,7 +93,9 @@ def alone(sites):
 
 @pytest.mark.parametrize(
     ("name", "size"),
-    [(name, 2 + number % 2) for number, name in enumerate(cases.TRAININGS)] + [("ecn", 4)],
+    [(name, 2 + number % 2) for number, name in enumerate(cases.TRAININGS)]
+    + [(name, 3 - number % 2) for number, name in enumerate(cases.TRAININGS) if name in SHARED_IN_BOTH]
+    + [("ecn", 4)],
 )
 def test_a_training_is_that_of_one_process(sites, alone, tmp_path, name, size):
     arguments = (sites, name, torch.float64, sites / "unused")
@@ -112,6 +122,21 @@ def test_a_run_is_resumed_by_another_number_of_processes(sites, tmp_path):
     losses = [[record["loss_exemplar"] for record in kept if "loss_exemplar" in record] for kept in (records, expected)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
     assert not list(folder.rglob("*.tmp"))
+
+
+def test_a_hybrid_memory_is_resumed_by_another_number_of_processes(sites, tmp_path):
+    # small steps: differences of rounding grow with them
+    folder, changes = tmp_path / "parts", {**cases.TRAININGS["spcl"], "optimizer": {"lr": 2e-5}}
+    whole = cases.run(World(), sites, tmp_path / "whole", 3, changes)
+    together(3, cases.run, tmp_path / "first", sites, folder, 1, changes)
+    assert (folder / "checkpoints" / "epoch_0001" / "rows.safetensors").exists()
+    together(2, cases.run, tmp_path / "second", sites, folder, 2, changes)
+    last = cases.run(World(), sites, folder, 3, changes)
+    records, expected = last.pop("records"), whole.pop("records")
+    assert last["memory slots"].shape == (4 + 24, 64)
+    assert different(last, whole, tolerance=3e-4) == []
+    losses = [[record["loss_target"] for record in kept if "loss_target" in record] for kept in (records, expected)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
 def test_rows_of_a_checkpoint_do_not_tell_of_processes(sites, tmp_path):

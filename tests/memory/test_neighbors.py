@@ -15,6 +15,8 @@ from reid_da.memory.neighbors import (
     check_neighbors,
     neighbor_recall,
 )
+from reid_da.memory.quantized import LEAST_TO_QUANTIZE, code_bytes, index_bytes
+from reid_da.nearest import empty_slots
 
 
 def reference(similarity, num_neighbors, exclude=None):
@@ -79,6 +81,100 @@ def test_approximate_search_finds_most(kind):
     assert neighbor_recall(index.search(features, memory, 6), features, memory) > 0.8
 
 
+def clustered(count, dim, *, people, seed=0):
+    """Unit vectors around a direction for each person, with cosines of about 0.7 to each other."""
+    generator = torch.Generator().manual_seed(seed)
+    owner = torch.randint(people, (count,), generator=generator)
+    noise = functional.normalize(torch.randn(count, dim, generator=generator), dim=1)
+    return functional.normalize(unit_vectors(people, dim, seed=99)[owner] + 0.65 * noise, dim=1)
+
+
+@pytest.fixture(scope="module")
+def quantized():
+    """Clustered slots, some of them empty, and an index of their codes."""
+    memory = clustered(LEAST_TO_QUANTIZE + 500, 64, people=500)
+    memory[::50] = 0
+    index = FaissNeighbors(kind="ivf_pq", ivf_lists=16, ivf_probes=8)
+    index.rebuild(memory)
+    return index, memory
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("leave_out", [False, True])
+def test_candidates_of_a_quantised_index_are_ranked_by_the_memory(quantized, capfd, leave_out, dtype):
+    index, memory = quantized
+    features, exclude = clustered(100, 64, people=500, seed=1), torch.arange(100) if leave_out else None
+    found = index.search(features, memory.to(dtype), 6, exclude=exclude)
+    similarity = features.double() @ memory.to(dtype).double().T
+    similarity[:, ::50] = -torch.inf
+    ordered = similarity.gather(1, found)
+    assert (ordered.diff(dim=1) <= 1e-7).all()
+    if leave_out:
+        similarity[torch.arange(100), exclude] = -torch.inf
+    assert similarity.gather(1, found).isfinite().all()
+    exact = similarity.topk(6, dim=1).indices
+    recall = (found[:, :, None] == exact[:, None, :]).any(dim=2).double().mean()
+    assert recall > 0.95
+    # the codes alone find less: that is what the candidates are for
+    _, by_codes = index._index.search(features.numpy(), 6)
+    if not leave_out:
+        assert (torch.from_numpy(by_codes)[:, :, None] == exact[:, None, :]).any(dim=2).double().mean() < recall - 0.05
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_quantised_index_is_exact_where_every_slot_is_a_candidate(quantized):
+    index, memory = quantized
+    everywhere = copy.deepcopy(index)
+    everywhere.pq_candidates = len(memory)
+    everywhere._index.nprobe = 16
+    features = clustered(20, 64, people=500, seed=2)
+    features[3] = 0
+    for exclude in (None, torch.arange(20)):
+        found = everywhere.search(features, memory, 7, exclude=exclude)
+        assert found.tolist() == ExactNeighbors().search(features, memory, 7, exclude=exclude).tolist()
+
+
+def test_a_quantised_index_has_a_byte_for_eight_values(quantized):
+    index, memory = quantized
+    assert index._index.code_size == code_bytes(64) == 8
+    assert [code_bytes(dim) for dim in (512, 2048, 100, 7, 8)] == [64, 256, 10, 1, 1]
+    assert index_bytes("ivf_pq", 2048) == 264
+    assert index_bytes("ivf", 2048) == 8200
+    faiss = pytest.importorskip("faiss")
+    shared = 4 * (16 * 64 + 256 * 64)
+    stored = len(faiss.serialize_index(index._index)) - shared
+    assert stored == pytest.approx(len(memory) * index_bytes("ivf_pq", 64), rel=0.02)
+
+
+def test_too_few_slots_for_codebooks_are_kept_as_they_are(caplog, capfd):
+    memory = unit_vectors(LEAST_TO_QUANTIZE - 1, 8)
+    features = unit_vectors(20, 8, seed=1)
+    index = FaissNeighbors(kind="ivf_pq")
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            index.rebuild(memory)
+    assert caplog.messages == [
+        "ivf_pq: 9983 slots are too few for codebooks, which are learned from 9984; the index keeps whole vectors, as "
+        "ivf does"
+    ]
+    assert neighbor_recall(index.search(features, memory, 6), features, memory) > 0.8
+    assert capfd.readouterr().err == ""
+
+
+def test_codebooks_are_learned_from_slots_that_are_written(capfd):
+    memory = torch.zeros(3 * LEAST_TO_QUANTIZE, 16)
+    index = FaissNeighbors(kind="ivf_pq", ivf_lists=8)
+    index._is_empty = empty_slots(memory)
+    assert len(index._training_slots(memory)) == 64 * 256
+    memory[::2] = unit_vectors(len(memory[::2]), 16)
+    index._is_empty = empty_slots(memory)
+    chosen = index._training_slots(memory)
+    assert len(chosen) == len(memory) // 2
+    assert (chosen.norm(dim=1) > 0.9).all()
+    index.rebuild(memory)
+    assert capfd.readouterr().err == ""
+
+
 def test_a_copied_index_is_one_of_its_own():
     features, memory = torch.randn(3, 8), torch.randn(60, 8)
     index = FaissNeighbors()
@@ -137,7 +233,7 @@ def test_faiss_errors(monkeypatch):
         FaissNeighbors()
 
 
-@pytest.mark.parametrize(("kind", "moved"), [("flat", True), ("ivf", True), ("hnsw", False)])
+@pytest.mark.parametrize(("kind", "moved"), [("flat", True), ("ivf", True), ("ivf_pq", False), ("hnsw", False)])
 def test_the_index_moves_to_the_gpu_of_the_memory(monkeypatch, kind, moved):
     # stands in for a FAISS built for GPUs, and for a memory on the second of them
     calls = []
@@ -145,7 +241,7 @@ def test_the_index_moves_to_the_gpu_of_the_memory(monkeypatch, kind, moved):
     monkeypatch.setattr(
         "faiss.index_cpu_to_gpu", lambda *arguments: calls.append(arguments) or "on the GPU", raising=False
     )
-    memory = SimpleNamespace(shape=(50, 8), is_cuda=True, device=SimpleNamespace(index=1))
+    memory = SimpleNamespace(shape=(50_000, 8), is_cuda=True, device=SimpleNamespace(index=1))
     index = FaissNeighbors(kind=kind)._empty_index(memory)
     assert (index == "on the GPU") == moved
     assert [call[:2] for call in calls] == ([("resources", 1)] if moved else [])

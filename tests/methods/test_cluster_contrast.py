@@ -13,8 +13,9 @@ from torch.nn import functional
 from reid_da.config import merge
 from reid_da.errors import InputError
 from reid_da.experiments.setup import build_trainer
+from reid_da.memory.exemplar import ExemplarMemory
 from reid_da.methods import settings_of
-from reid_da.methods.cluster_contrast import memory_of, update_clusters
+from reid_da.methods.cluster_contrast import update_clusters
 from reid_da.training.run_folder import RunFolder
 
 # clusters in the order of their first images, with two outliers
@@ -220,7 +221,8 @@ def test_ways_to_move_the_vectors(update, seed):
             of_label = [sum(of_label) / len(of_label)]
         for feature in of_label:
             expected[label] = unit(0.3 * expected[label] + 0.7 * feature)
-    memory = memory_of(vectors)
+    memory = ExemplarMemory(5, 8, dtype=torch.float64)
+    memory.slots.copy_(vectors)
     update_clusters(memory, labels, features, settings=SimpleNamespace(momentum=0.3, update=update))
     torch.testing.assert_close(memory.slots, expected)
     assert torch.equal(memory.slots[4], vectors[4])

@@ -68,6 +68,24 @@ def test_processes_share_what_they_share(coded_sites):
     assert shared["activations"] == pytest.approx(alone["activations"] / 4)
 
 
+@pytest.mark.parametrize(
+    ("method", "name", "rows"), [("spcl", "hybrid memory, means", 36), ("cap", "proxies (at most)", 18)]
+)
+def test_memories_of_clustering_methods_are_shared(coded_sites, method, name, rows):
+    neck = {"embedding": "none", "target_dropout": "none", "test_feature": "embedding"}
+    changes = {"method": method, "model": neck, "batch": {"instances": 2}}
+    alone, shared = (parts_of(planning.plan(settings(coded_sites, changes), processes=size)[0]) for size in (1, 4))
+    assert alone[name] == rows * 64 * 4
+    assert shared[name] == -(-rows // 4) * 64 * 4
+
+
+@pytest.mark.parametrize(("kind", "size"), [("exact", None), ("ivf", 4 * 32 + 8), ("ivf_pq", 32 // 8 + 8)])
+def test_an_index_of_the_memory_is_planned(coded_sites, kind, size):
+    changes = {"memory": {"neighbor_search": kind}}
+    found = parts_of(planning.plan(settings(coded_sites, changes), processes=4)[0])
+    assert found.get("index") == (None if size is None else 5 * size)
+
+
 def test_training_and_extraction_take_turns(coded_sites):
     (stage,) = planning.plan(settings(coded_sites))
     found = parts_of(stage)
