@@ -47,8 +47,7 @@ def extract_features(
     Args:
         model: (B, 3, H, W) normalised images to (B, D) features.
         source: the images; the next batch is gathered while one is computed.
-        batch_size: number of images per forward pass; by default 64 on a CPU, where more cost memory and save nothing,
-            and 256 on a GPU.
+        batch_size: images per forward pass; by default 256 on a GPU, and 64 on a CPU, where more only cost memory.
         transform: (B, 3, H, W) uint8 pixels on the device to the input of ``model``; by default they are normalised
             with the mean and standard deviation of ImageNet.
         flip: average the features of each image with those of its mirror image.
@@ -63,8 +62,7 @@ def extract_features(
             they are to have unit length; the message tells whether the weights or certain images are to blame.
     """
     device = device_of(model) if device is None else torch.device(device)
-    if batch_size is None:
-        batch_size = 64 if device.type == "cpu" else 256
+    batch_size = batch_size if batch_size is not None else 64 if device.type == "cpu" else 256
     # whole batches, so that each is what it is with one process
     batches = world.span(-(-len(source) // max(batch_size, 1)))
     first, last = (min(number * batch_size, len(source)) for number in (batches.start, batches.stop))
