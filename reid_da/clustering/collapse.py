@@ -47,9 +47,9 @@ def find_collapse(found: ClusterResult, *, settings: ClusteringSettings, before:
     if found.outlier_share > MOST_OUTLIERS:
         figure = f"{found.outlier_share:.0%} of {len(found.labels):,} images have no cluster"
         return Collapse("outliers", f"{figure}; {remedy(found, settings=settings, join=True)}")
-    largest = int(found.sizes.max()) / clustered
-    if largest > MOST_IN_ONE:
-        figure = f"one of {found.num_clusters:,} clusters holds {largest:.0%} of the {clustered:,} images that have one"
+    if found.largest_share > MOST_IN_ONE:
+        share = f"{found.largest_share:.0%} of the {clustered:,} images that have one"
+        figure = f"one of {found.num_clusters:,} clusters holds {share}"
         return Collapse("one cluster", f"{figure}; {remedy(found, settings=settings, join=False)}")
     has_lost = before is not None and found.num_clusters < LEAST_KEPT * before
     is_few = settings.num_clusters is None and found.num_clusters < FEW

@@ -64,6 +64,11 @@ class ClusterResult:
         """Share of the images that have no cluster, 0 to 1."""
         return self.num_outliers / len(self.labels)
 
+    @property
+    def largest_share(self) -> float:
+        """Share of the images in a cluster that the largest one holds; 0 without clusters."""
+        return int(self.sizes.max()) / int(self.sizes.sum()) if len(self.sizes) else 0.0
+
     def require_clusters(self, least: int = 1) -> "ClusterResult":
         """The result itself.
 

@@ -299,6 +299,6 @@ def _figures_of(found: ClusterResult, camids: Labels) -> dict[str, float]:
     return {
         "clusters": float(found.num_clusters),
         "clusters_outliers": found.outlier_share,
-        "clusters_largest": int(found.sizes.max()) / max(len(found.labels) - found.num_outliers, 1),
+        "clusters_largest": found.largest_share,
         "clusters_camera_entropy": cluster_camera_entropy(found.labels, np.asarray(camids)),
     }
