@@ -83,13 +83,10 @@ class Shard:
             write: called with (b, D) rows of all processes, to be written in place.
             block_rows: most rows of a block.
         """
-        own = self.rows
         for start in range(0, self.total, block_rows):
             block = values.new_empty(min(block_rows, self.total - start), *values.shape[1:])
             write(block)
-            first, last = max(own.start, start), min(own.stop, start + len(block))
-            if first < last:
-                values[first - own.start : last - own.start] = block[first - start : last - start]
+            self._keep(values, block, start)
 
     def add_up(self, rows: Tensor, values: Tensor, place: Tensor, *, block_rows: int = _BLOCK_ROWS) -> Tensor:
         """(m, D) sums by row over all processes, of the own rows; a process holds a block of others beside them.
@@ -102,17 +99,21 @@ class Shard:
         """
         if self.is_whole:
             return values.new_zeros(self.total, values.shape[1]).index_add_(0, rows, values[place])
-        own = self.rows
         sums = values.new_zeros(len(self), values.shape[1])
         for start in range(0, self.total, block_rows):
             stop = min(start + block_rows, self.total)
             chosen = (rows >= start) & (rows < stop)
             block = values.new_zeros(stop - start, values.shape[1])
             block = self.world.sum(block.index_add_(0, rows[chosen] - start, values[place[chosen]]))
-            first, last = max(own.start, start), min(own.stop, stop)
-            if first < last:
-                sums[first - own.start : last - own.start] = block[first - start : last - start]
+            self._keep(sums, block, start)
         return sums
+
+    def _keep(self, values: Tensor, block: Tensor, start: int) -> None:
+        """Copy what is own of a block of all rows, which begins at ``start``, to its place among the own rows."""
+        own = self.rows
+        first, last = max(own.start, start), min(own.stop, start + len(block))
+        if first < last:
+            values[first - own.start : last - own.start] = block[first - start : last - start]
 
     def collect(self, values: Tensor, rows: Tensor) -> Tensor:
         """(..., D) rows of all processes by their numbers, on each of them, in float32 at least; no gradient.
