@@ -146,7 +146,7 @@ class ECN(Method):
         if kind == "exact" or not settings.invariance.neighborhood or not settings.memory.num_neighbors:
             return (memory,)
         size = index_bytes(kind, dim)
-        remedy = "memory.neighbor_search=ivf_pq, more processes"
+        remedy = "more processes" if kind == "ivf_pq" else "memory.neighbor_search=ivf_pq, more processes"
         return (memory, Held(name="index", rows=sizes["target"], row_bytes=size, remedy=remedy, is_sharded=True))
 
     def __init__(self, settings: ECNSettings, context: Context) -> None:
