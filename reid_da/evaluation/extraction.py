@@ -25,6 +25,11 @@ from reid_da.models.inference import WithMirrored, device_of, infer_in_batches
 from reid_da.world import ALONE, World
 
 
+def extraction_batch(device: torch.device) -> int:
+    """Images per forward pass of an extraction on ``device``: more than 64 only cost memory on a CPU."""
+    return 64 if device.type == "cpu" else 256
+
+
 def extract_features(
     model: nn.Module,
     source: ImageSource,
@@ -47,7 +52,7 @@ def extract_features(
     Args:
         model: (B, 3, H, W) normalised images to (B, D) features.
         source: the images; the next batch is gathered while one is computed.
-        batch_size: images per forward pass; by default 256 on a GPU, and 64 on a CPU, where more only cost memory.
+        batch_size: images per forward pass; by default :func:`extraction_batch`.
         transform: (B, 3, H, W) uint8 pixels on the device to the input of ``model``; by default they are normalised
             with the mean and standard deviation of ImageNet.
         flip: average the features of each image with those of its mirror image.
@@ -62,7 +67,7 @@ def extract_features(
             they are to have unit length; the message tells whether the weights or certain images are to blame.
     """
     device = device_of(model) if device is None else torch.device(device)
-    batch_size = batch_size if batch_size is not None else 64 if device.type == "cpu" else 256
+    batch_size = extraction_batch(device) if batch_size is None else batch_size
     # whole batches, so that each is what it is with one process
     batches = world.span(-(-len(source) // max(batch_size, 1)))
     first, last = (min(number * batch_size, len(source)) for number in (batches.start, batches.stop))

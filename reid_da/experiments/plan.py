@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from reid_da.config import ExperimentSettings
 from reid_da.datasets import load_datasets
 from reid_da.device import choose_device, resident_memory
+from reid_da.evaluation.extraction import extraction_batch
 from reid_da.methods import EXPERIMENTS, METHODS
 from reid_da.methods.protocol import Role
 from reid_da.models.building import build_network
@@ -18,8 +19,6 @@ from reid_da.world import World
 
 _CUDA_CONTEXT = 500 * 10**6
 """Bytes that CUDA takes for itself."""
-_EXTRACTED = 256
-"""Images in a batch of extraction."""
 _LOOKED_AT = 8
 """Images of the forward pass that activations are counted in."""
 _STATES = {"sgd": 1, "adam": 2, "adamw": 2}
@@ -188,10 +187,11 @@ def _passing(settings: ExperimentSettings, world: World, *, networks: int) -> tu
         remedy="batch sizes (optimizer.accumulate makes up for them), precision.autocast, more processes",
         is_passing=True,
     )
+    extracted = extraction_batch(torch.device(choose_device(settings.device)))
     extraction = Part(
         name="extraction",
-        count=2 * largest * _EXTRACTED,
-        why=f"{_EXTRACTED} images at a time, their two largest maps",
+        count=2 * largest * extracted,
+        why=f"{extracted} images at a time, their two largest maps",
         remedy="data.image_size",
         is_passing=True,
     )

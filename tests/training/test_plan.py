@@ -9,6 +9,7 @@ import torch
 from reid_da.cli import main
 from reid_da.cli.plan import parse_bytes
 from reid_da.errors import InputError
+from reid_da.evaluation.extraction import extract_features
 from reid_da.experiments import plan as planning
 from reid_da.experiments.setup import build_trainer
 from reid_da.models.backbones import create_backbone
@@ -58,6 +59,25 @@ def test_activations_are_what_autograd_keeps():
         backbone.train()(torch.zeros(8, 3, 32, 16))
     real = sum(value.untyped_storage().nbytes() for value in seen.values()) / 8
     assert kept == pytest.approx(real, rel=1e-3)
+
+
+def test_extraction_is_planned_in_the_batches_that_it_takes(coded_sites):
+    class Images:
+        size, failed = (32, 16), ()
+
+        def __len__(self):
+            return 1000
+
+        def gather(self, index, views=None):
+            return torch.zeros(len(index), 3, 32, 16, dtype=torch.uint8)
+
+    backbone = create_backbone("resnet18", width=0.25, weights="none")
+    seen = []
+    backbone.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
+    extract_features(backbone, Images(), normalize=False)
+    (stage,) = planning.plan(settings(coded_sites, {"model": {"backbone": "resnet18", "width": 0.25}}))
+    _, largest = planning._kept_by(backbone, (32, 16))
+    assert parts_of(stage)["extraction"] == 2 * largest * max(seen)
 
 
 def test_processes_share_what_they_share(coded_sites):
