@@ -21,13 +21,8 @@ from reid_da.evaluation.feature_files import FeatureSet, check_npz, save_arrays
 from reid_da.features import check_directions
 from reid_da.images import FailedImage, ImageSource, augment, open_images, usable_rows
 from reid_da.images.decode import OnError, decode_row
-from reid_da.models.inference import WithMirrored, device_of, infer_in_batches
+from reid_da.models.inference import WithMirrored, device_of, extraction_batch, infer_in_batches
 from reid_da.world import ALONE, World
-
-
-def extraction_batch(device: torch.device) -> int:
-    """Images per forward pass of an extraction on ``device``: more than 64 only cost memory on a CPU."""
-    return 64 if device.type == "cpu" else 256
 
 
 def extract_features(
@@ -52,7 +47,7 @@ def extract_features(
     Args:
         model: (B, 3, H, W) normalised images to (B, D) features.
         source: the images; the next batch is gathered while one is computed.
-        batch_size: images per forward pass; by default :func:`extraction_batch`.
+        batch_size: images per forward pass; by default :func:`reid_da.models.inference.extraction_batch`.
         transform: (B, 3, H, W) uint8 pixels on the device to the input of ``model``; by default they are normalised
             with the mean and standard deviation of ImageNet.
         flip: average the features of each image with those of its mirror image.

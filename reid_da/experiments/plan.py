@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from reid_da.config import ExperimentSettings
 from reid_da.datasets import load_datasets
 from reid_da.device import choose_device, resident_memory
-from reid_da.evaluation.extraction import extraction_batch
 from reid_da.methods import EXPERIMENTS, METHODS
 from reid_da.methods.protocol import Role
 from reid_da.models.building import build_network
+from reid_da.models.inference import extraction_batch
 from reid_da.models.reid_net import ReIDNetwork
 from reid_da.world import World
 

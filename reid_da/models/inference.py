@@ -30,6 +30,11 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
+def extraction_batch(device: torch.device) -> int:
+    """Images per forward pass of an extraction on ``device``: more than 64 only cost memory on a CPU."""
+    return 64 if device.type == "cpu" else 256
+
+
 def infer_in_batches(
     model: nn.Module,
     load: Callable[[slice], Tensor],

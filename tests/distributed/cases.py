@@ -19,11 +19,7 @@ from reid_da.experiments import domains
 from reid_da.experiments.setup import build_trainer
 from reid_da.images import augment
 from reid_da.losses.invariance import fused_invariance_loss
-from reid_da.memory.exemplar import ExemplarMemory
-from reid_da.memory.neighbors import ExactNeighbors, FaissNeighbors, ShardedNeighbors, open_index
-from reid_da.memory.quantized import LEAST_TO_QUANTIZE
-from reid_da.methods.cap import (
-    OnlineSettings,
+from reid_da.losses.proxies import (
     inter_camera_loss,
     intra_camera_loss,
     online_loss,
@@ -31,6 +27,9 @@ from reid_da.methods.cap import (
     online_similarity,
     proxy_logits,
 )
+from reid_da.memory.exemplar import ExemplarMemory
+from reid_da.memory.neighbors import ExactNeighbors, FaissNeighbors, ShardedNeighbors, open_index
+from reid_da.memory.quantized import LEAST_TO_QUANTIZE
 from reid_da.methods.cluster_contrast import memory_of_means
 from reid_da.models.grouped_norm import group_batch_norms
 from reid_da.models.shared_norm import share_batch_norms
@@ -130,11 +129,10 @@ def proxies(world: World, camids: list[int], clusters: list[int]) -> Found:
     vectors = functional.normalize(_random(count, 6, seed=15))[shard.rows]
     features = functional.normalize(_random(10, 6, seed=16))
     own = torch.arange(10) % count
-    settings = OnlineSettings(balance=0.4)
     for few in (1, 2, 50):
         part = world.part(features).clone().requires_grad_()
         logits = proxy_logits(world.gather(part), vectors, temperature=0.2)
-        similarity = online_similarity(logits.detach() * 0.2, vectors, own, settings, shard=shard)
+        similarity = online_similarity(logits.detach() * 0.2, vectors, own, balance=0.4, shard=shard)
         positives = online_positives(similarity, cameras, num_cameras=len(set(camids)), num_positives=2, shard=shard)
         losses = {
             "intra": intra_camera_loss(logits, own, cameras, shard=shard),

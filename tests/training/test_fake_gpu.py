@@ -13,7 +13,7 @@ from reid_da.config import merge
 from reid_da.evaluation import evaluate_distances, evaluate_retrieval, rerank, search
 from reid_da.evaluation.expansion import alpha_query_expansion
 from reid_da.images import TestTransform
-from reid_da.methods.cap import OnlineSettings, online_loss, online_positives, online_similarity, proxy_logits
+from reid_da.losses.proxies import online_loss, online_positives, online_similarity, proxy_logits
 from reid_da.models.backbones import create_backbone
 from reid_da.models.inference import infer_in_batches
 from reid_da.models.reid_net import ReIDNetwork
@@ -125,13 +125,12 @@ def features(*shape):
 
 
 def test_the_online_association_does_not_wait_for_a_gpu():
-    settings = OnlineSettings(weight=1.0, num_negatives=4)
     with fake_gpu() as gpu:
         vectors, images = features(9, 8), features(5, 8).requires_grad_()
         proxies, camids = (torch.zeros(count, dtype=torch.int64, device=GPU) for count in (5, 9))
         gpu.waits.clear()
         logits = proxy_logits(images, vectors, temperature=0.07)
-        similarity = online_similarity(logits.detach() * 0.07, vectors, proxies, settings)
+        similarity = online_similarity(logits.detach() * 0.07, vectors, proxies, balance=0.15)
         positives = online_positives(similarity, camids, num_cameras=3, num_positives=3)
         loss = online_loss(logits, similarity, positives, camids[proxies], num_negatives=4)
         loss.backward()
