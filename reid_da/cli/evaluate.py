@@ -97,6 +97,16 @@ def evaluate(
         bool,
         typer.Option("--adabn", help="Take batch-norm statistics from the data set's training images first (AdaBN)."),
     ] = False,
+    camera_norm: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            metavar="SHARE",
+            help="Take batch-norm statistics of each camera from the data set's training images first; SHARE of them "
+            "and the rest of those of the model, such as 0.5.",
+        ),
+    ] = None,
     loading: Loading = DEFAULT_LOADING,
     as_json: AsJson = False,
 ) -> None:
@@ -120,12 +130,16 @@ def evaluate(
         check_data_given(model, data, purpose="to evaluate on")
     if operating_point is not None:
         check_rates([operating_point], name="--operating-point")
+    if adabn and camera_norm is not None:
+        raise InputError("give --adabn or --camera-norm: both replace the statistics of the batch norms")
     results, dataset = {}, None
     for model in models:
         trained = load_trained(model, **loading.arguments)
         dataset = dataset or trained.test_data(data)
         if adabn:
             trained = trained.with_batch_norms_of(dataset if len(dataset.train) else None)
+        if camera_norm is not None:
+            trained = trained.with_camera_norms_of(dataset, share=camera_norm)
         results[model] = evaluate_feature_set(
             trained.extract(dataset, flip=flip),
             same_camera=same_camera or dataset.same_camera,
@@ -133,7 +147,13 @@ def evaluate(
             operating_point=operating_point,
             center_cameras=center_cameras,
         )
-        options = {"flip": flip, "rerank": rerank, "center_cameras": center_cameras, "adabn": adabn}
+        options = {
+            "flip": flip,
+            "rerank": rerank,
+            "center_cameras": center_cameras,
+            "adabn": adabn,
+            "camera_norm": camera_norm,
+        }
         keep_evaluation(trained, dataset, {**options, "feature": trained.feature, **results[model].to_json()})
     if as_json:
         print_json(

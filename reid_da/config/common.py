@@ -103,6 +103,10 @@ class ModelSettings(Settings):
         ge=0,
         description="images that are normalised together in training, as on several GPUs that split the batch; 0: all",
     )
+    camera_norm: bool = Field(
+        default=False,
+        description="batch norms of the backbone by camera, in training and for features; cameras have to be known",
+    )
 
 
 class AugmentSettings(Settings):

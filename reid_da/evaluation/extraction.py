@@ -11,84 +11,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from reid_da.datasets import UNLABELLED_PID, Dataset, SampleTable, load_dataset
 from reid_da.datasets.loading import split_path
 from reid_da.errors import InputError, first_few, unknown_name
 from reid_da.evaluation.centered import center_arrays
 from reid_da.evaluation.feature_files import FeatureSet, check_npz, save_arrays
-from reid_da.features import check_directions
-from reid_da.images import FailedImage, ImageSource, augment, open_images, usable_rows
+from reid_da.evaluation.image_features import camera_normed, features_of_rows
+from reid_da.images import FailedImage, ImageSource, open_images, usable_rows
 from reid_da.images.decode import OnError, decode_row
-from reid_da.models.inference import WithMirrored, device_of, extraction_batch, infer_in_batches
+from reid_da.models.camera_norm import CameraNormed
 from reid_da.world import ALONE, World
-
-
-def extract_features(
-    model: nn.Module,
-    source: ImageSource,
-    *,
-    batch_size: int | None = None,
-    transform: Callable[[Tensor], Tensor] | None = None,
-    flip: bool = False,
-    normalize: bool = True,
-    device: str | torch.device | None = None,
-    autocast: bool = False,
-    label: Callable[[int], object] | None = None,
-    world: World = ALONE,
-) -> Tensor:
-    """(N, D) float32 features on the CPU of the N images of ``source``, in their order.
-
-    The model computes in evaluation mode and is left in the mode that it was in. In float32 the size of the batches
-    changes nothing beyond rounding. An image that ``source`` could not decode has the feature of a black one:
-    :func:`reid_da.images.source.usable_rows` tells which rows to keep.
-
-    Args:
-        model: (B, 3, H, W) normalised images to (B, D) features.
-        source: the images; the next batch is gathered while one is computed.
-        batch_size: images per forward pass; by default :func:`reid_da.models.inference.extraction_batch`.
-        transform: (B, 3, H, W) uint8 pixels on the device to the input of ``model``; by default they are normalised
-            with the mean and standard deviation of ImageNet.
-        flip: average the features of each image with those of its mirror image.
-        normalize: scale the features to unit length, after averaging.
-        device: where ``model`` is and computes; by default where its parameters are.
-        autocast: compute in bfloat16 where torch holds that to be safe and, on a CPU, where it agrees with float32.
-        label: what to call the image of a row in a message; its number if None.
-        world: the processes that share the batches; all of them get all features.
-
-    Raises:
-        InputError: ``source`` has no images, ``batch_size`` is below 1, features are NaN or infinite, or zero where
-            they are to have unit length; the message tells whether the weights or certain images are to blame.
-    """
-    device = device_of(model) if device is None else torch.device(device)
-    batch_size = extraction_batch(device) if batch_size is None else batch_size
-    # whole batches, so that each is what it is with one process
-    batches = world.span(-(-len(source) // max(batch_size, 1)))
-    first, last = (min(number * batch_size, len(source)) for number in (batches.start, batches.stop))
-    features = torch.empty(0, 0)
-    if world.size == 1 or first < last:
-        features = infer_in_batches(
-            WithMirrored(model) if flip else model,
-            lambda rows: source.gather(torch.arange(first + rows.start, first + rows.stop)),
-            last - first,
-            prepare=transform or augment.normalize,
-            batch_size=batch_size,
-            device=device,
-            autocast=autocast,
-            store_on=torch.device("cpu"),
-            label=None if label is None else (lambda row: label(first + row)),
-        )
-    if world.size > 1:
-        dim = max(world.tell(features.shape[1]))
-        features = world.gather(features if len(features) else torch.empty(0, dim))
-    if not normalize:
-        return features
-    rows = usable_rows(source)
-    name_of = label or (lambda row: row)
-    if len(rows):
-        check_directions(features[rows], "features", label=lambda position: name_of(int(rows[position])))
-    return F.normalize(features)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,18 +47,19 @@ class OpenTable:
         transform: Callable[[Tensor], Tensor] | None = None,
         world: World = ALONE,
     ) -> Tensor:
-        """(N, D) float32 features of unit length; see :func:`extract_features`."""
+        """(N, D) float32 features of unit length; see :func:`reid_da.evaluation.image_features.extract_features`."""
         path_of = dict(zip(self.rows.tolist(), self.table.paths, strict=True))
-        features = extract_features(
+        return features_of_rows(
             model,
             self.source,
+            self.rows,
+            torch.tensor(self.table.camids),
             transform=transform,
             flip=flip,
             autocast=autocast,
             label=lambda row: path_of.get(row, f"undecodable image {row}"),
             world=world,
         )
-        return features[self.rows]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +91,7 @@ class TestImages:
             model: (B, 3, H, W) normalised images to (B, D) features.
             flip: average with the features of the mirror images.
             autocast: compute in bfloat16 where torch holds that to be safe and, on a CPU, where it agrees with float32.
-            transform: pixels to the input of ``model``; see :func:`extract_features`.
+            transform: pixels to the input of ``model``; see :func:`reid_da.evaluation.image_features.extract_features`.
             world: the processes that share the images.
         """
         query, gallery = (
@@ -224,6 +158,44 @@ def open_test_images(
         for table in (dataset.query, dataset.gallery)
     )
     return TestImages(query=query, gallery=gallery)
+
+
+def camera_normed_for(
+    network: nn.Module,
+    dataset: Dataset,
+    *,
+    image_size: tuple[int, int],
+    share: float = 1.0,
+    cache: Literal["auto", "always", "never"] = "auto",
+    cache_dir: str | os.PathLike[str] | None = None,
+    on_error: OnError = "raise",
+) -> CameraNormed:
+    """A copy of a network with batch-norm statistics of the cameras of a data set; labels are not read.
+
+    They are taken from its training images, or from query and gallery where it has none.
+
+    Args:
+        network: is left as it is.
+        dataset: the data set.
+        image_size: height and width that ``network`` wants.
+        share: of the new statistics; those of the network have the rest.
+        cache: see :func:`open_table`, as are the others.
+        cache_dir: folder of the packed images.
+        on_error: what to do about images that cannot be decoded.
+
+    Raises:
+        InputError: there are fewer than two images, an image cannot be decoded, or the network has no batch norms.
+    """
+    splits = [dataset.train] if len(dataset.train.without_junk()) else [dataset.query, dataset.gallery]
+    tables = [table for table in (split.without_junk() for split in splits) if len(table)]
+    with naming_undecodable(str(dataset.root), *tables, size=image_size):
+        opened = [
+            open_table(table, image_size=image_size, cache=cache, cache_dir=cache_dir, on_error=on_error)
+            for table in tables
+        ]
+    return camera_normed(
+        network, [(one.source, one.rows, torch.tensor(one.table.camids)) for one in opened], share=share
+    )
 
 
 @contextmanager

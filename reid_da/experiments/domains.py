@@ -13,10 +13,12 @@ from reid_da.config import ExperimentSettings, HeadSettings, ViewSettings
 from reid_da.datasets import Dataset, load_datasets
 from reid_da.device import choose_device
 from reid_da.errors import InputError
-from reid_da.evaluation.extraction import TestImages, extract_features, open_test_images
+from reid_da.evaluation.extraction import TestImages, camera_normed_for, open_test_images
+from reid_da.evaluation.image_features import camera_normed, extract_features, features_of_rows
 from reid_da.images import open_images
 from reid_da.methods.protocol import Domain, Role, Shared
 from reid_da.models.building import build_network
+from reid_da.models.camera_norm import CameraNormed
 from reid_da.models.reid_net import ReIDNetwork
 from reid_da.models.weights import match_state_dict, read_state_dict
 from reid_da.processes import main_first
@@ -169,7 +171,28 @@ class ExperimentContext(Shared):
     def extract(self, model: nn.Module, domain: Domain) -> Tensor:
         """Features of all images of a domain; see :class:`reid_da.methods.protocol.Context`."""
         autocast = self.settings.precision.autocast == "bfloat16"
-        return extract_features(model, domain.images, autocast=autocast, world=self.world)
+        model, camids = self.for_features(model, domain), domain.camids[domain.rows]
+        if not isinstance(model, CameraNormed):
+            return extract_features(model, domain.images, autocast=autocast, world=self.world)
+        found = features_of_rows(model, domain.images, domain.rows, camids, autocast=autocast, world=self.world)
+        features = found.new_zeros(len(domain), found.shape[1])
+        features[domain.rows] = found
+        return features
+
+    def for_features(self, model: nn.Module, domain: Domain) -> nn.Module:
+        """A network as it is, or with statistics of the cameras of a domain, where it is normalised by camera."""
+        if not self.settings.model.camera_norm:
+            return model
+        return camera_normed(model, [(domain.images, domain.rows, domain.camids[domain.rows])])
+
+    def for_test_features(self, model: nn.Module) -> nn.Module:
+        """As :meth:`for_features`, for test images: their cameras are those of their data set's training images."""
+        dataset = self.test_dataset()
+        if not self.settings.model.camera_norm or dataset is None:
+            return model
+        if dataset is self._datasets.get("target"):
+            return self.for_features(model, self.look_at("target"))
+        return camera_normed_for(model, dataset, image_size=self.settings.data.image_size, **self._reading)
 
     def seed(self, purpose: str, *numbers: int) -> int:
         """Seed of the random numbers for one purpose."""

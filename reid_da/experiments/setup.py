@@ -10,10 +10,10 @@ from reid_da.config import ExperimentSettings
 from reid_da.device import choose_device
 from reid_da.evaluation import evaluate_retrieval
 from reid_da.evaluation._relevance import Relevance
-from reid_da.evaluation.extraction import extract_features
+from reid_da.evaluation.image_features import features_of_rows
 from reid_da.evaluation.label_free import NUM_NEIGHBORS, label_free_figures
 from reid_da.experiments.domains import ExperimentContext
-from reid_da.images import Subset, augment
+from reid_da.images import augment
 from reid_da.methods import METHODS
 from reid_da.methods.protocol import Method
 from reid_da.processes import agreed, require_equal
@@ -116,7 +116,7 @@ def _evaluator(
 
     def evaluate() -> Mapping[str, float]:
         autocast = settings.precision.autocast == "bfloat16"
-        features = images.features(method.inference, autocast=autocast, world=context.world)
+        features = images.features(context.for_test_features(method.inference), autocast=autocast, world=context.world)
         return evaluate_retrieval(*features.arrays, same_camera=same_camera, world=context.world).to_json()
 
     return evaluate
@@ -133,13 +133,17 @@ def _label_free(
     rows = images.rows[:: -(-len(images.rows) // MOST_IMAGES)] if len(images.rows) else images.rows
     if len(rows) <= NUM_NEIGHBORS:
         return None
-    seen = Subset(images.images, rows)
 
     def compute() -> Mapping[str, float]:
         autocast = settings.precision.autocast == "bfloat16"
-        features = extract_features(method.inference, seen, autocast=autocast, world=context.world)
-        mirrored = extract_features(method.inference, seen, transform=_mirrored, autocast=autocast, world=context.world)
-        return label_free_figures(features, mirrored, images.camids[rows])
+        model, camids = context.for_features(method.inference, images), images.camids[rows]
+        features, mirrored = (
+            features_of_rows(
+                model, images.images, rows, camids, transform=transform, autocast=autocast, world=context.world
+            )
+            for transform in (None, _mirrored)
+        )
+        return label_free_figures(features, mirrored, camids)
 
     return compute
 

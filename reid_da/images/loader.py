@@ -24,12 +24,14 @@ class Batch:
         images: (b, 3, h, w) float32 input of a network; b is B where one process trains.
         labels: (B,) int64 class of each, or None where the stream has none.
         views: (B,) int64 camera in whose style each is, or None for the images as they are.
+        cameras: (B,) int64 camera that each is from or looks like, on the CPU.
     """
 
     rows: Tensor
     images: Tensor = field(repr=False)
     labels: Tensor | None = None
     views: Tensor | None = None
+    cameras: Tensor | None = None
 
 
 def load_batches(
@@ -76,7 +78,9 @@ def load_batches(
             for column in (selection.rows, selection.labels, selection.views)
         )
         assert rows is not None
-        return Batch(rows=rows, images=transform(images.to(device)), labels=labels, views=views)
+        return Batch(
+            rows=rows, images=transform(images.to(device)), labels=labels, views=views, cameras=selection.cameras
+        )
 
     plans = _plans(selections, transform, source)
     if not prefetch:

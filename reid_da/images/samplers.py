@@ -22,16 +22,20 @@ class Selection:
         rows: (B,) int64 rows of the source.
         views: (B,) int64 which view of each image, or None for the images as they are.
         labels: (B,) int64 class of each, or None where there are none.
+        cameras: (B,) int64 camera that each is from, or in whose style it is; None if unknown.
     """
 
     rows: Tensor
     views: Tensor | None = None
     labels: Tensor | None = None
+    cameras: Tensor | None = None
 
     def part(self, rows: slice) -> "Selection":
         """Some of its images, one after another."""
-        views, labels = (None if column is None else column[rows] for column in (self.views, self.labels))
-        return Selection(rows=self.rows[rows], views=views, labels=labels)
+        views, labels, cameras = (
+            None if column is None else column[rows] for column in (self.views, self.labels, self.cameras)
+        )
+        return Selection(rows=self.rows[rows], views=views, labels=labels, cameras=cameras)
 
 
 class Sampler(ABC):

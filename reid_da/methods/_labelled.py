@@ -56,7 +56,7 @@ class LabelledLosses:
         """
         settings, label = self.settings, batch.labels
         assert label is not None
-        pooled = self.network.pooled(batch.images)
+        pooled = self.network.pooled(batch.images, batch.cameras)
         embeddings = self.network.embed(pooled)
         losses: dict[str, Tensor] = {}
         if settings.classification_weight:

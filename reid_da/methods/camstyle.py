@@ -94,7 +94,7 @@ class CamStyle(Method):
         losses = self.labelled.losses(batches["source"])
         restyled = batches["restyled"]
         assert restyled.labels is not None
-        embeddings = self.network.embed(self.network.pooled(restyled.images))
+        embeddings = self.network.embed(self.network.pooled(restyled.images, restyled.cameras))
         losses["restyled"] = self.network.source_cross_entropy(
             embeddings,
             restyled.labels,

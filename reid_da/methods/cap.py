@@ -164,7 +164,7 @@ class CAP(PseudoLabelMethod):
         assert self.memory is not None
         batch, settings = batches["target"], self.settings.proxies
         assert batch.labels is not None
-        features = self.network(batch.images, "target")
+        features = self.network(batch.images, "target", cameras=batch.cameras)
         self._seen = batch.labels, features.detach()
         logits = proxy_logits(features, self.memory.slots, temperature=settings.temperature)
         losses, shard = {}, self.memory.shard

@@ -169,7 +169,7 @@ class ClusterContrast(PseudoLabelMethod):
 
     def _loss(self, batch: Batch, labels: Tensor) -> Tensor:
         assert self.memory is not None
-        features = self.network(batch.images, "target")
+        features = self.network(batch.images, "target", cameras=batch.cameras)
         self._seen.append((labels, features.detach()))
         temperature, shard = self.settings.clusters.temperature, self.memory.shard
         return cluster_loss(features, self.memory.slots, labels, temperature=temperature, shard=shard)

@@ -5,6 +5,7 @@ Cross-entropy with smoothed labels and the soft-margin triplet loss, as OpenUnRe
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -120,7 +121,7 @@ class Clusters(PseudoLabelMethod):
             # first, so that the running statistics take over the target last
             source = batches["source"]
             assert source.labels is not None
-            shifted = Batch(rows=source.rows, images=source.images, labels=source.labels + self.target.num_clusters)
+            shifted = replace(source, labels=source.labels + self.target.num_clusters)
             for name, loss in self._losses["source"].losses(shifted).items():
                 losses[f"source_{name}"] = self.settings.source_weight * loss
         return losses | self._losses["target"].losses(batches["target"])

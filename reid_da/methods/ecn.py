@@ -232,7 +232,7 @@ class ECN(Method):
         if self.memory is None:
             return losses
         target = batches["target"]
-        features = self.network(target.images, "target")
+        features = self.network(target.images, "target", cameras=target.cameras)
         settings = self.settings.memory
         neighbors = self._indexed_neighbors(features.detach(), target.rows)
         loss = fused_invariance_loss(

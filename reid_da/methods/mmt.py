@@ -221,7 +221,7 @@ class MMT(PseudoLabelMethod):
 
 
 def _outputs(network: ReIDNetwork, batch: Batch) -> _Outputs:
-    pooled = network.pooled(batch.images)
+    pooled = network.pooled(batch.images, batch.cameras)
     return _Outputs(pooled, network.source_logits(network.embed(pooled)).to(pooled.dtype))
 
 

@@ -69,7 +69,7 @@ class NPID(Method):
     def step(self, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
         """``-log P(i|v)`` of equation 2, over all slots."""
         batch = batches["target"]
-        features = self.network(batch.images, "target")
+        features = self.network(batch.images, "target", cameras=batch.cameras)
         memory, temperature = self.memory, self.settings.temperature
         loss = fused_invariance_loss(features, memory.slots, batch.rows, temperature=temperature, shard=memory.shard)
         self._seen = batch.rows, features.detach()

@@ -193,7 +193,7 @@ class SpCL(PseudoLabelMethod):
         target = batches["target"]
         assert target.labels is not None
         slots, classes = target.rows + self._num_source, target.labels + self._num_source
-        losses["target"] = self._loss(self.network(target.images, "target"), slots, classes)
+        losses["target"] = self._loss(self.network(target.images, "target", cameras=target.cameras), slots, classes)
         return losses
 
     def after_backward(self) -> None:

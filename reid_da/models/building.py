@@ -8,6 +8,7 @@ from reid_da.config import HeadSettings, ModelSettings
 from reid_da.errors import InputError
 from reid_da.losses.margin import MARGINS, Margin
 from reid_da.models.backbones import create_backbone
+from reid_da.models.camera_norm import normalize_by_camera
 from reid_da.models.grouped_norm import group_batch_norms
 from reid_da.models.reid_net import ReIDNetwork
 from reid_da.models.shared_norm import share_batch_norms
@@ -66,10 +67,25 @@ def build_network(
         generator=generator,
         world=world,
     )
+    if model.camera_norm:
+        _check_camera_norm(model)
+        network.norm_groups = normalize_by_camera(network.backbone)
     group_batch_norms(network, model.samples_per_norm)
     # what comes behind the backbone sees the global batch in each process
     share_batch_norms(network.backbone, world)
     return network
+
+
+def _check_camera_norm(model: ModelSettings) -> None:
+    if model.samples_per_norm:
+        raise InputError(
+            "model.camera_norm: batch norms are either by camera or by so many images; set it to false, or "
+            "model.samples_per_norm=0"
+        )
+    if model.bn_mode != "train":
+        raise InputError(
+            "model.camera_norm: set model.bn_mode=train; layers that keep their statistics in training know no cameras"
+        )
 
 
 def head_margin(head: HeadSettings) -> Margin | None:

@@ -1,10 +1,12 @@
-"""Batch normalisation over groups of a batch: one process computes what several GPUs do that split it.
+"""Batch normalisation over groups of a batch: so many images, or those of each camera.
 
-Without synchronisation every GPU normalises its part of a batch with the statistics of that part. Published results
-depend on that: the more GPUs share a batch, the noisier the statistics.
+So many: one process computes what several GPUs do that split a batch. Without synchronisation every GPU normalises its
+part with the statistics of that part. Published results depend on that: the more GPUs share a batch, the noisier the
+statistics. By camera: see :mod:`reid_da.models.camera_norm`.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
 import torch
@@ -17,26 +19,46 @@ from reid_da.errors import InputError
 Network = TypeVar("Network", bound=nn.Module)
 
 
+@dataclass(eq=False)
+class PassGroups:
+    """Groups of the images of the pass at hand, which the layers of a network share.
+
+    Attributes:
+        owner: (b,) int64 group of each image of the own part, on the CPU; with one process in increasing order. None:
+            one group.
+        sizes: number of images of each group in the whole batch.
+    """
+
+    owner: Tensor | None = None
+    sizes: tuple[int, ...] = ()
+
+    def __deepcopy__(self, memo: dict[int, object]) -> "PassGroups":
+        # the layers of a copy share one, and not with those of the original
+        return memo.setdefault(id(self), PassGroups())  # type: ignore[return-value]
+
+
 class GroupedBatchNorm1d(nn.BatchNorm1d):
     """Batch normalisation of (B, C) features by groups; see :func:`group_batch_norms`."""
 
     samples = 0
+    groups: PassGroups | None = None
 
     def forward(self, input: Tensor) -> Tensor:
         """(B, C) normalised features."""
-        groups = _groups(self, input)
-        return super().forward(input) if groups < 2 else _by_group(self, input, groups)
+        sizes = _sizes(self, input)
+        return super().forward(input) if len(sizes) < 2 else _by_group(self, input, sizes)
 
 
 class GroupedBatchNorm2d(nn.BatchNorm2d):
     """Batch normalisation of (B, C, H, W) maps by groups; see :func:`group_batch_norms`."""
 
     samples = 0
+    groups: PassGroups | None = None
 
     def forward(self, input: Tensor) -> Tensor:
         """(B, C, H, W) normalised maps."""
-        groups = _groups(self, input)
-        return super().forward(input) if groups < 2 else _by_group(self, input, groups)
+        sizes = _sizes(self, input)
+        return super().forward(input) if len(sizes) < 2 else _by_group(self, input, sizes)
 
 
 NormKinds: TypeAlias = Mapping[type[nn.Module], type[GroupedBatchNorm1d] | type[GroupedBatchNorm2d]]
@@ -101,14 +123,58 @@ def replace_batch_norms(
     return found
 
 
-def _groups(norm: GroupedBatchNorm1d | GroupedBatchNorm2d, values: Tensor) -> int:
-    return len(values) // norm.samples if norm.training and norm.samples else 1
+def _sizes(norm: GroupedBatchNorm1d | GroupedBatchNorm2d, values: Tensor) -> tuple[int, ...]:
+    """Number of images of each group, one after another; none where they are not grouped."""
+    if not norm.training:
+        return ()
+    if norm.groups is not None:
+        return norm.groups.sizes
+    count = len(values) // norm.samples if norm.samples else 1
+    return tuple(map(len, torch.empty(len(values)).tensor_split(count))) if count > 1 else ()
 
 
-def _by_group(norm: GroupedBatchNorm1d | GroupedBatchNorm2d, values: Tensor, groups: int) -> Tensor:
+def _by_group(norm: GroupedBatchNorm1d | GroupedBatchNorm2d, values: Tensor, sizes: tuple[int, ...]) -> Tensor:
     # one group after another, as several devices do: about as fast as one call on a reshaped batch, which would copy it
-    first, *others = values.tensor_split(groups)
-    kind = nn.BatchNorm1d if isinstance(norm, nn.BatchNorm1d) else nn.BatchNorm2d
-    parts = [kind.forward(norm, first)]
-    parts += [functional.batch_norm(part, None, None, norm.weight, norm.bias, True, 0.0, norm.eps) for part in others]
-    return torch.cat(parts)
+    parts = torch.split(values, list(sizes))
+    if norm.groups is None:
+        kind = nn.BatchNorm1d if isinstance(norm, nn.BatchNorm1d) else nn.BatchNorm2d
+        results = [kind.forward(norm, parts[0])]
+        results += [_normalized(norm, part, None, None, 0.0) for part in parts[1:]]
+        return torch.cat(results)
+    of_groups = [(values.new_zeros(norm.num_features), values.new_ones(norm.num_features)) for _ in parts]
+    results = [_normalized(norm, part, *of_group, 1.0) for part, of_group in zip(parts, of_groups, strict=True)]
+    means, variances = (torch.stack(kinds) for kinds in zip(*of_groups, strict=True))
+    keep_running(norm, means, variances, sizes)
+    return torch.cat(results)
+
+
+def _normalized(
+    norm: GroupedBatchNorm1d | GroupedBatchNorm2d,
+    values: Tensor,
+    mean: Tensor | None,
+    variance: Tensor | None,
+    momentum: float,
+) -> Tensor:
+    return functional.batch_norm(values, mean, variance, norm.weight, norm.bias, True, momentum, norm.eps)
+
+
+def keep_running(
+    norm: GroupedBatchNorm1d | GroupedBatchNorm2d, means: Tensor, variances: Tensor, sizes: tuple[int, ...]
+) -> None:
+    """Let the running statistics of a layer follow those of groups of a batch, each counted by its images.
+
+    Args:
+        norm: the layer.
+        means: (G, C) of the groups.
+        variances: (G, C), without bias.
+        sizes: G numbers of images.
+    """
+    if not norm.track_running_stats or norm.running_mean is None or norm.running_var is None:
+        return
+    assert norm.num_batches_tracked is not None
+    norm.num_batches_tracked.add_(1)
+    momentum = 1 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
+    shares = torch.tensor(sizes, dtype=means.dtype).to(means.device, non_blocking=True) / sum(sizes)
+    with torch.no_grad():
+        norm.running_mean.lerp_((shares @ means).to(norm.running_mean), momentum)
+        norm.running_var.lerp_((shares @ variances).to(norm.running_var), momentum)

@@ -10,6 +10,8 @@ from torch.nn import functional as F
 from reid_da.errors import InputError, unknown_name
 from reid_da.losses.margin import Margin
 from reid_da.losses.margin_head import CenterInit, MarginHead, Reduction
+from reid_da.models.camera_norm import grouped_pass
+from reid_da.models.grouped_norm import PassGroups
 from reid_da.models.heads import Embedding, NormLinear, neck_of
 from reid_da.models.protocol import Backbone
 from reid_da.world import ALONE, World
@@ -45,6 +47,7 @@ class ReIDNetwork(nn.Module):
         embedding_norm: its batch normalisation, weight 1, bias 0; or nothing.
         classifier: the linear layer to the source classes, normal with standard deviation 0.001, bias 0; or a head
             of the margin-softmax family.
+        norm_groups: of a backbone that normalises by camera in training, else None.
     """
 
     def __init__(
@@ -108,6 +111,7 @@ class ReIDNetwork(nn.Module):
             raise InputError(f"dropout: expected a rate of at least 0 and below 1, got {dropout}")
         self.backbone = backbone
         self.world = world
+        self.norm_groups: PassGroups | None = None
         self.embedding_dim = embedding_dim if embedding in ("linear", "norm_linear") else backbone.feature_dim
         self.embedding, self.embedding_norm = neck_of(
             embedding, feature_dim=backbone.feature_dim, embedding_dim=embedding_dim
@@ -142,19 +146,27 @@ class ReIDNetwork(nn.Module):
         backbone.freeze(0 if freeze == "none" else depth)
         self._held_depth = depth
 
-    def forward(self, images: Tensor, branch: Branch = "test", *, generator: torch.Generator | None = None) -> Tensor:
+    def forward(
+        self,
+        images: Tensor,
+        branch: Branch = "test",
+        *,
+        cameras: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
         """Output of one branch for (B, 3, H, W) normalised images.
 
         Args:
             images: (B, 3, H, W) images of one domain.
             branch: ``test`` for (B, F) or (B, D) unit vectors, ``source`` for (B, C) logits without a margin,
                 ``target`` for (B, D) features.
+            cameras: of the images; see :meth:`pooled`.
             generator: source of the dropout masks on the device of ``images``, torch's own if None.
 
         Raises:
             ValueError: ``branch`` is none of the three.
         """
-        pooled = self.pooled(images)
+        pooled = self.pooled(images, cameras)
         if branch == "test":
             return F.normalize(self._test_features(pooled))
         if branch == "source":
@@ -163,13 +175,24 @@ class ReIDNetwork(nn.Module):
             return self.target_features(self.embed(pooled, generator=generator), generator=generator)
         raise ValueError(f"branch: expected test, source or target, got {branch!r}")
 
-    def pooled(self, images: Tensor) -> Tensor:
+    def pooled(self, images: Tensor, cameras: Tensor | None = None) -> Tensor:
         """(B, F) pooled features of (b, 3, H, W) normalised images.
 
         In training those of the global batch, of which each process gives its part: whatever comes behind the backbone
         is computed alike by all of them.
+
+        Args:
+            images: of one domain.
+            cameras: (B,) int64 camera of each, on the CPU; a network that normalises by camera needs them in training.
         """
-        pooled: Tensor = self.backbone(images)
+        pooled: Tensor
+        if self.training and self.norm_groups is not None:
+            if cameras is None:
+                raise ValueError("a network that normalises by camera has to know the cameras in training")
+            with grouped_pass(self.norm_groups, cameras, self.world) as order:
+                pooled = self.backbone(images) if order is None else _in_order(self.backbone, images, *order)
+        else:
+            pooled = self.backbone(images)
         return self.world.gather(pooled) if self.training else pooled
 
     def unscaled_test_features(self, images: Tensor) -> Tensor:
@@ -317,6 +340,16 @@ def _linear_classifier(dim: int, num_classes: int, *, has_bias: bool, generator:
         if has_bias:
             nn.init.zeros_(classifier.bias)
     return classifier
+
+
+def _in_order(backbone: nn.Module, images: Tensor, there: Tensor, back: Tensor) -> Tensor:
+    """Pooled features of images that the backbone sees in another order."""
+    there, back = (index.to(images.device, non_blocking=True) for index in (there, back))
+    sorted_images = images.index_select(0, there)
+    if images.is_contiguous(memory_format=torch.channels_last):
+        sorted_images = sorted_images.contiguous(memory_format=torch.channels_last)
+    pooled: Tensor = backbone(sorted_images)
+    return pooled.index_select(0, back)
 
 
 def _check_choice(option: str, value: str, choices: Any) -> None:

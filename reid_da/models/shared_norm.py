@@ -11,7 +11,13 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from reid_da.errors import InputError
-from reid_da.models.grouped_norm import GroupedBatchNorm1d, GroupedBatchNorm2d, NormKinds, replace_batch_norms
+from reid_da.models.grouped_norm import (
+    GroupedBatchNorm1d,
+    GroupedBatchNorm2d,
+    NormKinds,
+    keep_running,
+    replace_batch_norms,
+)
 from reid_da.world import World
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -67,28 +73,32 @@ def share_batch_norms(network: Network, world: World) -> Network:
 
 
 def _normalized(norm: SharedBatchNorm1d | SharedBatchNorm2d, values: Tensor) -> Tensor:
-    world = norm.world
-    if norm.samples:
-        sizes = world.sizes(len(values), values.device)
-        groups = max(sum(sizes) // norm.samples, 1)
-        lengths = torch.tensor([len(part) for part in torch.empty(sum(sizes)).tensor_split(groups)])
-        owner = torch.arange(groups).repeat_interleave(lengths)[world.span(sum(sizes))].to(values.device)
-    else:
-        groups, owner = 1, torch.zeros(len(values), dtype=torch.int64, device=values.device)
+    owner, groups = _owner(norm, values)
     result: Tensor
     result, mean, variance, count = _SharedNorm.apply(
         values, norm.weight, norm.bias, owner, groups, norm.eps, norm.world
     )
-    if norm.track_running_stats and norm.running_mean is not None and norm.running_var is not None:
-        assert norm.num_batches_tracked is not None
-        norm.num_batches_tracked.add_(1)
-        share = 1 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
-        with torch.no_grad():
-            # of the first group, as the grouped layers have it; the variance without bias, as torch has it
-            unbiased = variance[0] * (count[0] / (count[0] - 1))
-            norm.running_mean.lerp_(mean[0].to(norm.running_mean), share)
-            norm.running_var.lerp_(unbiased.to(norm.running_var), share)
+    # the variance without bias, as torch has it
+    unbiased = variance * (count / (count - 1).clamp(min=1))
+    if norm.groups is not None and groups > 1:
+        keep_running(norm, mean, unbiased, norm.groups.sizes)
+    else:
+        # of the first group, as the grouped layers have it
+        keep_running(norm, mean[:1], unbiased[:1], (1,))
     return result
+
+
+def _owner(norm: SharedBatchNorm1d | SharedBatchNorm2d, values: Tensor) -> tuple[Tensor, int]:
+    """(b,) int64 group of each image of the own part, and the number of groups."""
+    world = norm.world
+    if norm.groups is not None and norm.groups.owner is not None:
+        return norm.groups.owner.to(values.device), len(norm.groups.sizes)
+    if norm.samples:
+        sizes = world.sizes(len(values), values.device)
+        groups = max(sum(sizes) // norm.samples, 1)
+        lengths = torch.tensor([len(part) for part in torch.empty(sum(sizes)).tensor_split(groups)])
+        return torch.arange(groups).repeat_interleave(lengths)[world.span(sum(sizes))].to(values.device), groups
+    return torch.zeros(len(values), dtype=torch.int64, device=values.device), 1
 
 
 class _SharedNorm(torch.autograd.Function):

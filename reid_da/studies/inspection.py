@@ -16,11 +16,8 @@ from reid_da.datasets.pairs import ImagePairs
 from reid_da.errors import InputError, first_few
 from reid_da.evaluation.angles import AngleStatistics, angle_statistics
 from reid_da.evaluation.calibration import Calibration, calibrate
-from reid_da.evaluation.extraction import (
-    extract_features,
-    naming_undecodable,
-    open_table,
-)
+from reid_da.evaluation.extraction import naming_undecodable, open_table
+from reid_da.evaluation.image_features import extract_features
 from reid_da.evaluation.operating_point import check_rates
 from reid_da.evaluation.verification import VerificationResult, check_pairs, identification_rates, verify
 from reid_da.finite import check_rows

@@ -83,4 +83,5 @@ def _selections(stream: StreamPlan, *, order: int, styles: int) -> Iterator[Sele
             )
             rows = rows.repeat_interleave(stream.views)
         labels = None if stream.labels is None else stream.labels[rows]
-        yield Selection(rows=rows, views=views, labels=labels)
+        cameras = stream.domain.camids[rows] if views is None else views
+        yield Selection(rows=rows, views=views, labels=labels, cameras=cameras)

@@ -19,13 +19,20 @@ from reid_da.datasets import Dataset, load_datasets
 from reid_da.device import choose_device
 from reid_da.errors import InputError, unknown_name
 from reid_da.evaluation.centered import NamedMeans
-from reid_da.evaluation.extraction import features_of_splits, features_of_test_images, naming_undecodable, open_table
+from reid_da.evaluation.extraction import (
+    camera_normed_for,
+    features_of_splits,
+    features_of_test_images,
+    naming_undecodable,
+    open_table,
+)
 from reid_da.evaluation.feature_files import FeatureSet
 from reid_da.finite import check_weights
 from reid_da.images.augment import normalize
 from reid_da.methods import METHODS
 from reid_da.models.adabn import with_batch_norms_of
 from reid_da.models.backbones import BACKBONE_NAMES, create_backbone, is_backbone_name
+from reid_da.models.camera_norm import CameraNormed
 from reid_da.models.reid_net import ReIDNetwork, TestFeature
 from reid_da.models.weight_notes import read_note
 from reid_da.training.checkpoint import Checkpoint, load_checkpoint
@@ -92,7 +99,39 @@ class TrainedModel:
         Raises:
             InputError: the data set cannot be read, has no query or gallery, or images cannot be decoded.
         """
-        return features_of_test_images(self.test_data(data), self.network, image_size=self.image_size, flip=flip)
+        dataset = self.test_data(data)
+        return features_of_test_images(dataset, self.for_data(dataset), image_size=self.image_size, flip=flip)
+
+    def for_data(self, dataset: Dataset) -> nn.Module:
+        """The network for images of a data set: one that normalises by camera has the statistics of its cameras.
+
+        They are those of its training images, or of query and gallery where there are none. Labels are not read.
+
+        Raises:
+            InputError: images cannot be decoded.
+        """
+        is_by_camera = self.settings is not None and self.settings.model.camera_norm
+        if not is_by_camera or isinstance(self.network, CameraNormed):
+            return self.network
+        return camera_normed_for(self.network, dataset, image_size=self.image_size)
+
+    def with_camera_norms_of(
+        self: M, data: str | Path | Sequence[Path] | Dataset | None = None, *, share: float = 0.5
+    ) -> M:
+        """The model with batch-norm statistics for each camera of a data set; see :mod:`reid_da.models.camera_norm`.
+
+        Args:
+            data: the data set or its path; the target of the run if None. Its training images are used, or query and
+                gallery where there are none; labels are not read.
+            share: of these statistics; those that the model was trained with have the rest.
+
+        Raises:
+            InputError: the data set cannot be read, has fewer than two images, the network has no batch norms, or
+                ``share`` is not in 0..1.
+        """
+        dataset = self._unlabelled_data(data)
+        network = camera_normed_for(self.network, dataset, image_size=self.image_size, share=share)
+        return replace(self, network=network)
 
     def _unlabelled_data(self, data: str | Path | Sequence[Path] | Dataset | None) -> Dataset:
         """The data set whose images the model is used on: the target, which may have a test set elsewhere."""
@@ -139,7 +178,7 @@ class TrainedModel:
         tables = {name: table for name, table in tables.items() if len(table)}
         if not tables:
             raise InputError(f"{dataset.root}: has no images to take camera means from")
-        arrays = features_of_splits(tables, self.network, name=str(dataset.root), image_size=self.image_size)
+        arrays = features_of_splits(tables, self.for_data(dataset), name=str(dataset.root), image_size=self.image_size)
         features, camids = (
             np.concatenate([arrays[f"{name}_{kind}"] for name in tables]) for kind in ("features", "camids")
         )

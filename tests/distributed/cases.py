@@ -14,7 +14,7 @@ from torch.nn import functional
 from reid_da.clustering import ClusteringSettings, cluster_at_eps
 from reid_da.errors import InputError
 from reid_da.evaluation import evaluate_retrieval
-from reid_da.evaluation.extraction import extract_features
+from reid_da.evaluation.image_features import extract_features
 from reid_da.experiments import domains
 from reid_da.experiments.setup import build_trainer
 from reid_da.images import augment

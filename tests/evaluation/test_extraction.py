@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from reid_da.errors import InputError
-from reid_da.evaluation.extraction import extract_features
+from reid_da.evaluation.image_features import extract_features
 from reid_da.models.backbones import Backbone, create_backbone
 from reid_da.models.reid_net import ReIDNetwork
 

@@ -9,7 +9,7 @@ import torch
 from reid_da.cli import main
 from reid_da.cli.plan import parse_bytes
 from reid_da.errors import InputError
-from reid_da.evaluation.extraction import extract_features
+from reid_da.evaluation.image_features import extract_features
 from reid_da.experiments import plan as planning
 from reid_da.experiments.setup import build_trainer
 from reid_da.models.backbones import create_backbone
