@@ -8,7 +8,7 @@ Documented with examples in ``docs/api.md``.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reid_da.config import ExperimentSettings
@@ -31,6 +31,7 @@ from reid_da.evaluation.ranking import table_of_folder
 from reid_da.experiments import runs
 from reid_da.features import check_directions
 from reid_da.methods import load_settings
+from reid_da.models.camera_norm import CameraNormed
 from reid_da.models.extractor import ColorOrder, FeatureExtractor, ImageItem
 from reid_da.models.inference import WithMirrored
 from reid_da.training.run_folder import RunFolder
@@ -68,16 +69,24 @@ class Model(TrainedModel):
         name: what it was loaded from.
         run: folder of that run, or None.
         epoch: of the checkpoint of that run, or None.
+        norms: stored batch-norm statistics of cameras, of a run that normalises by camera.
     """
 
     @cached_property
     def dim(self) -> int:
         """Length D of the features."""
         black = np.zeros((*self.image_size, 3), dtype=np.uint8)
+        # not by camera, which would need stored statistics
         return FeatureExtractor(self.network, image_size=self.image_size)(black).shape[1]
 
     def embed(
-        self, images: Images, *, flip: bool = False, color_order: ColorOrder = "rgb", batch_size: int = 64
+        self,
+        images: Images,
+        *,
+        flip: bool = False,
+        color_order: ColorOrder = "rgb",
+        batch_size: int = 64,
+        cameras: Sequence[str | None] | str | None = None,
     ) -> Features:
         """(N, D) float32 features of unit length, whose products are cosine similarities.
 
@@ -88,22 +97,55 @@ class Model(TrainedModel):
             flip: average with the features of the mirror images.
             color_order: order of the colours in arrays and tensors; ``bgr`` for those of OpenCV.
             batch_size: number of images per forward pass.
+            cameras: for a model that normalises by camera, the names of their N cameras, or of the one that all are of;
+                an unknown one, or None, has the statistics of all. Other models take no notice.
 
         Raises:
-            InputError: an image cannot be decoded, an array is none of these, there are no images, or features are
-                not finite or zero.
+            InputError: an image cannot be decoded, an array is none of these, there are no images, features are
+                not finite or zero, or a model that normalises by camera has no statistics.
         """
         items = _items(images)
-        extractor = FeatureExtractor(
-            WithMirrored(self.network) if flip else self.network,
-            image_size=self.image_size,
-            color_order=color_order,
-            batch_size=batch_size,
-        )
-        features = extractor(items)
+
+        def extract(network: nn.Module, some: Images) -> Tensor:
+            extractor = FeatureExtractor(
+                WithMirrored(network) if flip else network,
+                image_size=self.image_size,
+                color_order=color_order,
+                batch_size=batch_size,
+            )
+            return extractor(some)
+
+        features = self._by_camera(extract, items, cameras) if self.is_by_camera else extract(self.network, items)
         names = _paths(items)
         check_directions(features, "features", label=None if names is None else names.__getitem__)
         return F.normalize(features).cpu().numpy()
+
+    def _by_camera(
+        self,
+        extract: Callable[[nn.Module, Images], Tensor],
+        items: Images,
+        cameras: Sequence[str | None] | str | None,
+    ) -> Tensor:
+        """(N, D) features of images, those of each camera with its own statistics."""
+        norms, model = self.stored_norms(), self._camera_normed
+        if cameras is None or isinstance(cameras, str):
+            (number,) = norms.numbers([cameras])
+            return extract(model.at(number), items)
+        if not isinstance(items, Sequence | np.ndarray | Tensor) or len(cameras) != len(items):
+            raise InputError(f"cameras: expected the name of one camera, or one for each image, got {len(cameras)}")
+        numbers = torch.tensor(norms.numbers(cameras))
+        features = torch.empty(0, 0)
+        for number in torch.unique(numbers).tolist():
+            places = (numbers == number).nonzero()[:, 0]
+            some: Images = items[places] if isinstance(items, Tensor) else [items[place] for place in places.tolist()]
+            found = extract(model.at(number), some).cpu()
+            features = features if features.numel() else found.new_empty(len(cameras), found.shape[1])
+            features[places] = found
+        return features
+
+    @cached_property
+    def _camera_normed(self) -> CameraNormed:
+        return self.stored_norms().apply(self.network)
 
     def search(self, query: Images | Features, gallery: Images | Features, *, top: int = 10) -> SearchResult:
         """The most similar gallery images of every query, never with a matrix over all pairs.

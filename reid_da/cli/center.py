@@ -19,18 +19,30 @@ def center(
     """Store the mean feature of each camera with a run, so that single new images can be centred.
 
     The means are those of the training images, or of query and gallery where there are none; no label is read. Writes
-    RUN/camera_means.safetensors.
+    RUN/camera_means.safetensors. With a run that normalises by camera (model.camera_norm), the batch-norm statistics of
+    each camera are stored in their place, in RUN/camera_norms.safetensors; a training has done so for its target.
 
     Example: reid-da center runs/demo
     """
+    from reid_da.evaluation.camera_norms import FILE_NAME as NORMS_FILE
+    from reid_da.evaluation.camera_norms import save_norms
     from reid_da.evaluation.centered import FILE_NAME, save_means
     from reid_da.training.run_folder import RunFolder
     from reid_da.training.trained import load_trained
 
     show_log()
-    file = RunFolder.open(run).path / FILE_NAME
+    folder, trained = RunFolder.open(run).path, load_trained(run, device=device)
+    file = folder / (NORMS_FILE if trained.is_by_camera else FILE_NAME)
     check_output(file)
-    named = load_trained(run, device=device).camera_means(data)
+    if trained.is_by_camera:
+        norms = trained.camera_norms(data)
+        save_norms(file, norms)
+        if as_json:
+            print_json({"data": norms.data, "epoch": norms.epoch, "cameras": list(norms.names)})
+            return
+        say(f"{file}: batch-norm statistics of {len(norms.names)} cameras of {norms.data}")
+        return
+    named = trained.camera_means(data)
     save_means(file, named)
     counts = dict(zip(named.names, named.means.counts.tolist(), strict=True))
     if as_json:

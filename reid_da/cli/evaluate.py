@@ -193,7 +193,7 @@ def extract(
     check_output(output)
     trained = load_trained(model, **loading.arguments)
     text = extract_to_file(
-        trained.network,
+        trained.for_data,
         images,
         output,
         image_size=trained.image_size,

@@ -29,6 +29,13 @@ def export(
         typer.Option(help="Test set. Default: test data of the run."),
     ] = None,
     evaluate: Annotated[bool, typer.Option(help="Evaluate the exported file on the test set.")] = True,
+    camera: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Of a model that normalises by camera: whose statistics the file has, or 'any' for those of all.",
+        ),
+    ] = None,
     backbone: Annotated[str, typer.Option(help="Network that a file of weights belongs to.")] = "resnet50",
     weights: Annotated[str, typer.Option(help="Weights of a backbone: 'imagenet', or 'none' (random).")] = "imagenet",
     last_stride: Annotated[int, typer.Option(help="Stride of layer4, for a file of weights or a backbone.")] = 2,
@@ -64,7 +71,12 @@ def export(
     if dataset is not None and data is None and not (len(dataset.query) and len(dataset.gallery)):
         dataset = None
     found = export_model(
-        trained, output, kind=cast("Format", kind), pixels=cast("Pixels | None", pixels), dataset=dataset
+        trained,
+        output,
+        kind=cast("Format", kind),
+        pixels=cast("Pixels | None", pixels),
+        dataset=dataset,
+        camera=camera,
     )
     if as_json:
         print_json(found.to_json())

@@ -110,8 +110,8 @@ def _named_features(
         )
     if features is not None:
         return load_named_features(features)
-    if data is not None:
-        dataset = load_dataset(data)
+    dataset = None if data is None else load_dataset(data)
+    if dataset is not None:
         tables = {"query": dataset.query.without_junk(), "gallery": dataset.gallery.without_junk()}
     else:
         assert query is not None
@@ -121,7 +121,7 @@ def _named_features(
     trained = load_trained(model, **loading.arguments)
     return extract_named_features(
         tables,
-        trained.network,
+        trained.for_data(dataset),
         name=str(data or query),
         image_size=trained.image_size,
         flip=flip,

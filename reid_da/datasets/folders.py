@@ -206,6 +206,11 @@ def camera_name(text: str | None) -> str:
     return str(int(number[1])) if number else text
 
 
+def camera_key(name: str) -> str:
+    """One name for ``c1``, as readers of Market-1501 call it, and ``1`` or ``01``, as an index does."""
+    return camera_name(re.sub(r"^c(?=\d+$)", "", name))
+
+
 def split_folders(paths: Iterable[str]) -> dict[str, set[str]]:
     """Folders of splits among the ancestors of images: names by the folder that holds them, two splits at least."""
     found: dict[str, set[str]] = defaultdict(set)

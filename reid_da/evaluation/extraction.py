@@ -252,7 +252,7 @@ def features_of_test_images(
 
 
 def extract_to_file(
-    model: nn.Module,
+    model_for: Callable[[Dataset | None], nn.Module],
     images: Sequence[Path],
     output: Path,
     *,
@@ -268,10 +268,10 @@ def extract_to_file(
     for a single unknown person), without junk; and ``camera_names``, one name per camid.
 
     Args:
-        model: (B, 3, H, W) normalised images to (B, D) features.
+        model_for: (B, 3, H, W) normalised images to (B, D) features, for images of a data set, or None for files.
         images: image files, or one data set.
         output: the ``.npz`` file.
-        image_size: height and width that ``model`` wants.
+        image_size: height and width that it wants.
         flip: average with the features of the mirror images.
         splits: splits of the data set: ``query``, ``gallery``, ``train``. By default query and gallery, or what there
             is of the three where one of these is empty.
@@ -285,7 +285,9 @@ def extract_to_file(
     if len(images) == 1 and (bare.is_dir() or bare.suffix in (".csv", ".parquet")):
         dataset = load_dataset(images[0])
         tables = _chosen_splits(dataset, splits)
-        arrays = features_of_splits(tables, model, name=str(dataset.root), image_size=image_size, flip=flip)
+        arrays = features_of_splits(
+            tables, model_for(dataset), name=str(dataset.root), image_size=image_size, flip=flip
+        )
         if center:
             center_arrays(arrays, list(tables))
         save_arrays(output, {**arrays, "camera_names": np.array(dataset.camera_names)})
@@ -296,7 +298,7 @@ def extract_to_file(
         raise InputError("--split belongs to a data set; these are image files")
     table = table_of_files(images)
     with naming_undecodable("images", table, size=image_size, advice="repair them, or leave them out"):
-        values = open_table(table, image_size=image_size, cache="never").features(model, flip=flip)
+        values = open_table(table, image_size=image_size, cache="never").features(model_for(None), flip=flip)
     save_arrays(output, {"features": values.numpy(), "paths": path_column(table)})
     return f"{len(table)} features"
 

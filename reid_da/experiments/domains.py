@@ -186,12 +186,13 @@ class ExperimentContext(Shared):
         return camera_normed(model, [(domain.images, domain.rows, domain.camids[domain.rows])])
 
     def for_test_features(self, model: nn.Module) -> nn.Module:
-        """As :meth:`for_features`, for test images: their cameras are those of their data set's training images."""
+        """As :meth:`for_features`, for test images: statistics are those of their data set's training images.
+
+        These are resized as test images are, so that a later evaluation of the run has the same statistics.
+        """
         dataset = self.test_dataset()
         if not self.settings.model.camera_norm or dataset is None:
             return model
-        if dataset is self._datasets.get("target"):
-            return self.for_features(model, self.look_at("target"))
         return camera_normed_for(model, dataset, image_size=self.settings.data.image_size, **self._reading)
 
     def seed(self, purpose: str, *numbers: int) -> int:

@@ -8,10 +8,13 @@ from reid_da.atomic import write_text
 from reid_da.config import ExperimentSettings, Overrides, differences, dump_settings
 from reid_da.datasets.loading import split_path
 from reid_da.errors import InputError, first_few
+from reid_da.evaluation.camera_norms import FILE_NAME as NORMS_FILE
+from reid_da.evaluation.camera_norms import save_norms
 from reid_da.experiments.setup import build_trainer, check_possible, warn_if_slow
 from reid_da.methods import EXPERIMENTS
 from reid_da.processes import agreed, require_equal
 from reid_da.training.run_folder import RunFolder, shown
+from reid_da.training.trained import load_trained
 from reid_da.training.versions import software_versions
 from reid_da.world import ALONE, World
 
@@ -207,6 +210,9 @@ def _train(run: RunFolder, *, skip_damaged: bool, stages_after: int = 0) -> RunF
         trainer = build_trainer(settings, run, bare=checkpoint is not None, world=world)
         trainer.resume(checkpoint)
         trainer.fit()
+        if settings.model.camera_norm and settings.data.target is not None and world.is_main:
+            # so that single images can be normalised by camera, also where the training images are gone
+            save_norms(run.path / NORMS_FILE, load_trained(run.path, device=settings.device).camera_norms())
         logger.info("%s: complete, %d of %d epochs", run.path, trainer.epoch, settings.epochs)
         # not before the first process has written the last figures
         world.wait()

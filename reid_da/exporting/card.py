@@ -72,9 +72,16 @@ def _interface(export: Mapping[str, Any], height: int, width: int) -> str:
     )
     return (
         f"- `images`: (B, 3, {height}, {width}), {values}; any B. Resize crops to {height}x{width} (height x width) "
-        f"with bicubic interpolation before.\n"
+        f"with bicubic interpolation before.{_of_camera(export['camera'])}\n"
         f"- `features`: (B, {export['dim']}) float32 of unit length; products are cosine similarities."
     )
+
+
+def _of_camera(camera: str | None) -> str:
+    if camera is None:
+        return ""
+    whose = "images of all cameras together" if camera == "any" else f"camera `{camera}`, and is for images of it alone"
+    return f" The model normalises by camera; this file has the statistics of {whose}."
 
 
 def _figures(export: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from reid_da.atomic import atomic_paths
 from reid_da.datasets import Dataset
 from reid_da.errors import InputError, unknown_name
+from reid_da.evaluation.camera_norms import UNKNOWN
 from reid_da.evaluation.extraction import open_test_images
 from reid_da.evaluation.retrieval import RetrievalResult, evaluate_retrieval
 from reid_da.exporting.card import model_card
@@ -30,6 +31,8 @@ from reid_da.training.trained import TrainedModel
 
 BATCH_SIZES = (1, 2, 5, 16)
 """Sizes of the batches that both models are run on; one of them is the size of the exporter's example."""
+ANY_CAMERA = "any"
+"""What stands for the statistics of all cameras where a camera is named."""
 TOLERANCE = 1e-4
 """Largest difference of a component of two unit vectors that is taken for rounding."""
 
@@ -49,6 +52,7 @@ class Export:
         data: name of the data set that it was evaluated on, or None.
         before: evaluation of the PyTorch model, or None.
         after: evaluation of the exported file, or None.
+        camera: whose batch-norm statistics a model that normalises by camera has; None for other models.
     """
 
     file: Path
@@ -61,6 +65,7 @@ class Export:
     data: str | None = None
     before: RetrievalResult | None = None
     after: RetrievalResult | None = None
+    camera: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """All of it; the figures under their usual names."""
@@ -73,13 +78,20 @@ class Export:
             "dim": self.dim,
             "differences": {str(size): value for size, value in self.differences.items()},
             "data": self.data,
+            "camera": self.camera,
             "pytorch": self.before.to_json() if self.before else None,
             "exported": self.after.to_json() if self.after else None,
         }
 
 
 def export_model(
-    model: TrainedModel, file: Path, *, kind: Format, pixels: Pixels | None = None, dataset: Dataset | None = None
+    model: TrainedModel,
+    file: Path,
+    *,
+    kind: Format,
+    pixels: Pixels | None = None,
+    dataset: Dataset | None = None,
+    camera: str | None = None,
 ) -> Export:
     """Write a model for use elsewhere; nothing is written unless it gives the features of the PyTorch model.
 
@@ -93,7 +105,9 @@ def export_model(
         kind: ``onnx``, ``torchscript`` or ``safetensors``.
         pixels: what the exported model takes: ``uint8``, RGB from 0 to 255, normalised inside; or ``normalized``. By
             default the first, but for ``safetensors``, which holds no preprocessing.
-        dataset: with query and gallery, to evaluate both models on; or None.
+        dataset: with query and gallery, to evaluate both models on; or None. A model for one camera is not evaluated.
+        camera: of a model that normalises by camera, whose statistics ``onnx`` and ``torchscript`` have, or ``any`` for
+            those of all; ``safetensors`` holds all of them.
 
     Raises:
         InputError: an option is unknown, a package is missing, the model is not one of a run (``safetensors``), it
@@ -106,7 +120,9 @@ def export_model(
         raise InputError("pixels: a safetensors file holds weights and no preprocessing; leave the option out")
     chosen: Pixels = pixels or ("normalized" if kind == "safetensors" else "uint8")
     check_can_write(kind)
-    exportable = Exportable(model.network.cpu(), pixels=chosen).eval()
+    exportable = Exportable(_network_for(model, kind, camera).cpu(), pixels=chosen).eval()
+    if model.is_by_camera and camera != ANY_CAMERA:
+        dataset = None
     card = file.with_name(f"{file.name}.md")
     with atomic_paths(file, card) as (temporary, temporary_card):
         exported = _written(model, exportable, temporary, kind)
@@ -116,6 +132,7 @@ def export_model(
         export = Export(
             file=file, card=card, kind=kind, pixels=chosen, image_size=model.image_size, dim=dim,
             differences=differences, data=None if dataset is None else dataset.name, before=before, after=after,
+            camera=camera,
         )  # fmt: skip
         temporary_card.write_text(model_card(export.to_json(), model), encoding="utf-8")
     return export
@@ -163,6 +180,31 @@ def compare(
     return differences, dim
 
 
+def _network_for(model: TrainedModel, kind: Format, camera: str | None) -> nn.Module:
+    """The network to write.
+
+    Raises:
+        InputError: it normalises by camera and no camera was named, or a camera was named in vain.
+    """
+    if not model.is_by_camera:
+        if camera is not None:
+            raise InputError(f"--camera: {model.name} does not normalise by camera; leave the option out")
+        return model.network
+    norms = model.stored_norms()
+    if kind == "safetensors":
+        if camera is not None:
+            raise InputError("--camera: a safetensors file holds the statistics of all cameras; leave the option out")
+        return model.network
+    if camera is None:
+        raise InputError(
+            f"{model.name}: normalises by camera, and {kind} holds one network: give --camera NAME "
+            f"({', '.join(norms.names)}), or --camera {ANY_CAMERA} for the statistics of all"
+        )
+    if camera == ANY_CAMERA:
+        return norms.apply(model.network).at(UNKNOWN)
+    return norms.at(model.network, camera)
+
+
 def _written(model: TrainedModel, exportable: Exportable, path: Path, kind: Format) -> nn.Module:
     """Write the model to ``path`` and read it again."""
     if kind == "safetensors":
@@ -172,7 +214,8 @@ def _written(model: TrainedModel, exportable: Exportable, path: Path, kind: Form
             )
         named = path.with_suffix(".safetensors")
         try:
-            save_portable(named, model.network, model.settings, epoch=model.epoch)
+            norms = model.stored_norms() if model.is_by_camera else None
+            save_portable(named, model.network, model.settings, epoch=model.epoch, norms=norms)
             portable = read_portable(named)
             named.replace(path)
         finally:

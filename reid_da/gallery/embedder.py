@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 
 from reid_da.api import Model, load
 from reid_da.centering import CameraMeans, center_with
-from reid_da.datasets.folders import camera_name
+from reid_da.datasets.folders import camera_key
 from reid_da.errors import InputError
 from reid_da.evaluation.centered import NamedMeans
 from reid_da.gallery.protocol import ImageIndex, ModelCard
@@ -76,13 +75,13 @@ class IndexMeans:
 
     def lacking(self, cameras: Iterable[str]) -> list[str]:
         """Those of the named cameras that have no mean of their own."""
-        known = set(map(_key, self.names))
-        return sorted(name for name in cameras if _key(name) not in known)
+        known = set(map(camera_key, self.names))
+        return sorted(name for name in cameras if camera_key(name) not in known)
 
     def center(self, features: NDArray[np.float32], cameras: Sequence[str | None]) -> NDArray[np.float32]:
         """(N, D) unit features without the means of their cameras, which are named."""
-        number_of = {_key(name): number for number, name in enumerate(self.names)}
-        camids = [_NO_MEAN if name is None else number_of.get(_key(name), _NO_MEAN) for name in cameras]
+        number_of = {camera_key(name): number for number, name in enumerate(self.names)}
+        camids = [_NO_MEAN if name is None else number_of.get(camera_key(name), _NO_MEAN) for name in cameras]
         known = CameraMeans(
             camids=np.arange(len(self.names)),
             counts=np.ones(len(self.names), dtype=np.int64),  # not used here
@@ -90,11 +89,6 @@ class IndexMeans:
             overall=torch.from_numpy(self.overall.astype(np.float64)),
         )
         return center_with(features, camids, known).numpy()
-
-
-def _key(name: str) -> str:
-    """One name for ``c1``, as readers of Market-1501 call it, and ``1`` or ``01``, as an index does."""
-    return camera_name(re.sub(r"^c(?=\d+$)", "", name))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +108,7 @@ class Embedder:
     def __call__(self, pixels: NDArray[np.uint8], cameras: Sequence[str | None] | None = None) -> NDArray[np.float32]:
         """(N, D) unit vectors of (N, H, W, 3) images of the model's size, by the named cameras."""
         tensor = torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2)
-        vectors = self.model.embed(tensor, flip=self.card.flip)
+        vectors = self.model.embed(tensor, flip=self.card.flip, cameras=cameras)
         if self.means is None:
             return vectors
         return self.means.center(vectors, [None] * len(vectors) if cameras is None else cameras)
@@ -138,6 +132,16 @@ class Embedder:
         return self(np.stack(pixels), cameras)
 
     @property
+    def knows_cameras(self) -> bool:
+        """Whether the vector of an image depends on its camera."""
+        return self.means is not None or self.model.is_by_camera
+
+    def lacking(self, cameras: Sequence[str]) -> list[str]:
+        """Those of the named cameras that have no mean, or no statistics, of their own."""
+        found = set(self.means.lacking(cameras)) if self.means is not None else set()
+        return sorted(found.union(self.model.stored_norms().lacking(cameras) if self.model.is_by_camera else ()))
+
+    @property
     def meta(self) -> dict[str, str]:
         """What a new index keeps beside the card."""
         return {} if self.means is None else {MEANS: self.means.to_text()}
@@ -150,6 +154,10 @@ def fingerprint(model: Model, *, flip: bool, means: IndexMeans | None = None) ->
     hash_weights(digest.update, model.network)
     if means is not None:
         digest.update(means.to_text().encode())
+    if model.is_by_camera:
+        norms = model.stored_norms()
+        digest.update(repr(norms.names).encode())
+        digest.update(torch.cat([norms.statistics.flatten(), norms.common]).numpy().tobytes())
     return digest.hexdigest()
 
 

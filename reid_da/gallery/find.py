@@ -85,7 +85,7 @@ def find_files(
         embedder = embedder_of(gallery, model=model, device=device)
         chosen = choose_threshold(gallery, embedder.model, fpr=fpr, threshold=threshold, source=threshold_from)
         names = [str(path) for path in paths]
-        of_queries = [query_camera] * len(paths) if query_camera or embedder.means is None else _cameras(paths)
+        of_queries = [query_camera] * len(paths) if query_camera or not embedder.knows_cameras else _cameras(paths)
         vectors = embedder.embed_files(paths, of_queries)
         notes: list[str] = []
         if isinstance(gallery, Gallery):

@@ -39,7 +39,8 @@ class Added:
         images: number of images in the index.
         no_camera: number of those whose camera is not known.
         no_time: number of those whose time is not known.
-        no_mean: cameras without a mean of their own in a centred index; that over all cameras is taken for them.
+        no_mean: cameras without a mean, or statistics, of their own where vectors depend on the camera; those over all
+            cameras are taken for them.
     """
 
     added: int = 0
@@ -66,7 +67,7 @@ class Added:
         if self.no_camera or self.no_time:
             lines.append(f"camera unknown: {self.no_camera:,} images; time unknown: {self.no_time:,} images")
         if self.no_mean:
-            lines.append(f"without a mean of their own, centred by that over all cameras: {', '.join(self.no_mean)}")
+            lines.append(f"without statistics of their own, those of all cameras are used: {', '.join(self.no_mean)}")
         return lines
 
 
@@ -151,8 +152,8 @@ def add(index: ImageIndex, embedder: Embedder, images: Listed, *, num_workers: i
         raise InputError(
             f"{index.place}: is still empty, none of {len(images.origins):,} images can be decoded: {result.broken[0]}"
         )
-    if embedder.means is not None:
-        result.no_mean = embedder.means.lacking(index.cameras())
+    if embedder.knows_cameras:
+        result.no_mean = embedder.lacking(list(index.cameras()))
     return result
 
 
@@ -214,17 +215,17 @@ def _check_cameras_stay(
     known: Mapping[str, Known],
     described: Mapping[int, tuple[str | None, float | None, str | None]],
 ) -> None:
-    """In a centred index the camera is part of the vector: it cannot be corrected afterwards.
+    """Where the camera is part of the vector, it cannot be corrected afterwards.
 
     Raises:
         InputError: a camera would change.
     """
-    if embedder.means is None:
+    if not embedder.knows_cameras:
         return
     for path, image in known.items():
         if image.id in described and described[image.id][0] != image.origin.camera:
             raise InputError(
-                f"{path}: was centred as an image of camera {image.origin.camera}, and is of {described[image.id][0]} "
+                f"{path}: was embedded as an image of camera {image.origin.camera}, and is of {described[image.id][0]} "
                 "now; remove it (reid-da index remove) and add it again"
             )
 

@@ -188,7 +188,7 @@ class SpCL(PseudoLabelMethod):
             # first, so that running statistics that the domains share take over the target last
             source = batches["source"]
             assert source.labels is not None
-            features = self._source_features(source.images)
+            features = self._source_features(source)
             losses["source"] = self.settings.source_weight * self._loss(features, source.labels, source.labels)
         target = batches["target"]
         assert target.labels is not None
@@ -280,9 +280,9 @@ class SpCL(PseudoLabelMethod):
             domain=shown, sampler=sampler, augment=self.settings.augment, labels=self._labels, views=views
         )
 
-    def _source_features(self, images: Tensor) -> Tensor:
+    def _source_features(self, batch: Batch) -> Tensor:
         norms = {} if self._source_norms is None else self._source_norms.named()
-        features: Tensor = functional_call(self.network, norms, (images, "target"))
+        features: Tensor = functional_call(self.network, norms, (batch.images, "target"), {"cameras": batch.cameras})
         return features
 
     def _loss(self, features: Tensor, slots: Tensor, classes: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ LEAST_FOR_STATISTICS = 8
 """Images of a camera that statistics are taken from; with fewer it has those of all cameras."""
 MOST_FOR_STATISTICS = 512
 """Images of a camera that statistics are taken from: more change them little."""
+_NO_CAMERA = -1
 BATCH_FOR_STATISTICS = 64
 """Images in a batch whose statistics are taken."""
 
@@ -100,34 +101,41 @@ def grouped_pass(groups: PassGroups, cameras: Tensor, world: World) -> Iterator[
 
 
 class CameraNormed(nn.Module):
-    """A network with batch-norm statistics for each camera.
+    """A network with batch-norm statistics for each camera; one for all cameras at a time.
 
     Attributes:
         network: in evaluation mode.
-        cameras: numbers of those with statistics of their own.
+        statistics: (M,) means and variances of the backbone's batch norms, one after another, by camera.
+        common: (M,) the same for images of all other cameras.
     """
 
     def __init__(self, network: nn.Module, statistics: Mapping[int, Tensor], common: Tensor) -> None:
-        """Take over a network, which is changed whenever another camera is looked at.
+        """Take over a network, which is changed whenever another camera is looked at; see :meth:`of` for others.
 
         Args:
             network: not used by anyone else.
-            statistics: by camera, means and variances of all batch norms of the backbone, one after another.
-            common: the same for images of all other cameras.
+            statistics: by camera.
+            common: for all other cameras.
+
+        Raises:
+            InputError: the statistics are not those of this network.
         """
         super().__init__()
         self.network = network.eval()
-        self._statistics = dict(statistics)
-        self._common = common
+        self.statistics = dict(statistics)
+        self.common = common
+        length = len(_statistics(network))
+        if any(len(values) != length for values in (*self.statistics.values(), common)):
+            raise InputError("the batch-norm statistics of cameras are those of another network")
 
-    @property
-    def cameras(self) -> tuple[int, ...]:
-        """Cameras with statistics of their own."""
-        return tuple(self._statistics)
+    @classmethod
+    def of(cls, network: nn.Module, statistics: Mapping[int, Tensor], common: Tensor) -> "CameraNormed":
+        """A copy of a network with statistics for each camera."""
+        return cls(copy.deepcopy(network), statistics, common)
 
-    def at(self, camera: int | None) -> nn.Module:
-        """The network for images of one camera, until the next call; None, or an unknown one: of any camera."""
-        values = self._common if camera is None else self._statistics.get(camera, self._common)
+    def at(self, camera: int) -> nn.Module:
+        """The network for images of one camera, until the next call; for those of any camera if it is unknown."""
+        values = self.statistics.get(camera, self.common)
         start = 0
         for layer in _layers(self.network):
             for buffer in (layer.running_mean, layer.running_var):
@@ -138,7 +146,7 @@ class CameraNormed(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, D) features of images of unknown cameras."""
-        features: Tensor = self.at(None)(images)
+        features: Tensor = self.at(_NO_CAMERA)(images)
         return features
 
 
@@ -164,7 +172,7 @@ def with_camera_norms(
         return own.lerp(_statistics(with_batch_norms_of(network, batches)), share)
 
     statistics = {camera: mixed(batches) for camera, batches in images.items()}
-    return CameraNormed(copy.deepcopy(network), statistics, mixed(every))
+    return CameraNormed.of(network, statistics, mixed(every))
 
 
 def _layers(network: nn.Module) -> list[_BatchNorm]:

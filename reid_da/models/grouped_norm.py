@@ -46,7 +46,7 @@ class GroupedBatchNorm1d(nn.BatchNorm1d):
     def forward(self, input: Tensor) -> Tensor:
         """(B, C) normalised features."""
         sizes = _sizes(self, input)
-        return super().forward(input) if len(sizes) < 2 else _by_group(self, input, sizes)
+        return _by_group(self, input, sizes) if sizes else super().forward(input)
 
 
 class GroupedBatchNorm2d(nn.BatchNorm2d):
@@ -58,7 +58,7 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
     def forward(self, input: Tensor) -> Tensor:
         """(B, C, H, W) normalised maps."""
         sizes = _sizes(self, input)
-        return super().forward(input) if len(sizes) < 2 else _by_group(self, input, sizes)
+        return _by_group(self, input, sizes) if sizes else super().forward(input)
 
 
 NormKinds: TypeAlias = Mapping[type[nn.Module], type[GroupedBatchNorm1d] | type[GroupedBatchNorm2d]]
@@ -124,10 +124,11 @@ def replace_batch_norms(
 
 
 def _sizes(norm: GroupedBatchNorm1d | GroupedBatchNorm2d, values: Tensor) -> tuple[int, ...]:
-    """Number of images of each group, one after another; none where they are not grouped."""
+    """Number of images of each group, one after another; none for what torch does with a whole batch."""
     if not norm.training:
         return ()
     if norm.groups is not None:
+        # also of one group: torch keeps the running statistics for the backward pass, and the next pass changes them
         return norm.groups.sizes
     count = len(values) // norm.samples if norm.samples else 1
     return tuple(map(len, torch.empty(len(values)).tensor_split(count))) if count > 1 else ()

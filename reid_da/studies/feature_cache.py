@@ -10,12 +10,14 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import nn
 
 from reid_da.atomic import atomic_path
 from reid_da.datasets import Dataset, SampleTable
 from reid_da.evaluation.extraction import features_of_splits, path_column
 from reid_da.evaluation.feature_files import FeatureSet
 from reid_da.images.pack import digest_of_files
+from reid_da.models.camera_norm import CameraNormed
 from reid_da.models.weights import hash_weights
 from reid_da.training.trained import TrainedModel
 
@@ -33,7 +35,8 @@ def test_features(model: TrainedModel, dataset: Dataset) -> FeatureSet:
         InputError: images cannot be decoded, or features are not finite.
     """
     query, gallery = dataset.query.without_junk(), dataset.gallery.without_junk()
-    found = [table_features(model, table, name=str(dataset.root)) for table in (query, gallery)]
+    network = model.for_data(dataset)
+    found = [table_features(model, table, name=str(dataset.root), network=network) for table in (query, gallery)]
     return FeatureSet(
         query_features=found[0],
         query_pids=query.pids,
@@ -46,7 +49,7 @@ def test_features(model: TrainedModel, dataset: Dataset) -> FeatureSet:
     )
 
 
-def table_features(model: TrainedModel, table: SampleTable, *, name: str) -> NDArray[np.float32]:
+def table_features(model: TrainedModel, table: SampleTable, *, name: str, network: nn.Module) -> NDArray[np.float32]:
     """(N, D) features of the images of a table, from the run's folder if they are there, else put there.
 
     They are known by the weights, the size of the images, and path, size and time of change of every image file.
@@ -55,28 +58,32 @@ def table_features(model: TrainedModel, table: SampleTable, *, name: str) -> NDA
         model: the model; of one that is of no run nothing is kept.
         table: the images.
         name: where they come from, for messages.
+        network: of the model, for the data set of the table.
 
     Raises:
         InputError: an image cannot be decoded, or features are not finite.
     """
     file = None
     if model.run is not None:
-        file = model.run / FOLDER / f"{_key(model, table)}.safetensors"
+        file = model.run / FOLDER / f"{_key(model, network, table)}.safetensors"
         known = _read(file, len(table))
         if known is not None:
             return known
     features: NDArray[np.float32] = features_of_splits(
-        {"images": table}, model.network, name=name, image_size=model.image_size
+        {"images": table}, network, name=name, image_size=model.image_size
     )["images_features"]
     if file is not None:
         _write(file, features)
     return features
 
 
-def _key(model: TrainedModel, table: SampleTable) -> str:
+def _key(model: TrainedModel, network: nn.Module, table: SampleTable) -> str:
     digest = hashlib.blake2b(repr((tuple(model.image_size), str(table.root.resolve()))).encode(), digest_size=16)
     hash_weights(digest.update, model.network)
     digest.update(str(getattr(model.network, "test_feature", "")).encode())
+    if isinstance(network, CameraNormed):
+        digest.update(repr(list(network.statistics)).encode())
+        digest.update(torch.stack([*network.statistics.values(), network.common]).cpu().numpy().tobytes())
     digest.update(f"{table.fingerprint} {digest_of_files(table)}".encode())
     return digest.hexdigest()
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from reid_da.config import ExperimentSettings, SourceLossSettings
 from reid_da.datasets import Dataset, SampleTable, load_datasets
@@ -64,16 +64,17 @@ def angles_of_run(
     statistics = {}
     labelled = settings.data.target if settings.method == "supervised" else settings.data.source
     if labelled is not None:
-        table = load_datasets(labelled).train
-        features, rows = _embeddings(network, table, settings)
+        dataset = load_datasets(labelled)
+        table = dataset.train
+        features, rows = _embeddings(trained.for_data(dataset), table, settings)
         weight = network.classifier.weight.detach().cpu() if is_compared else None
         found = angle_statistics(features, torch.from_numpy(table.labels())[rows], weight=weight)
         statistics["train"] = replace(found, feature=network.test_feature)
     if people is not None:
-        name, table = people
-        features, rows = _embeddings(network, table, settings)
+        dataset, table = people
+        features, rows = _embeddings(trained.for_data(dataset), table, settings)
         found = angle_statistics(features, torch.tensor(table.pids)[rows])
-        statistics[name] = replace(found, feature=network.test_feature)
+        statistics[f"{dataset.title} gallery"] = replace(found, feature=network.test_feature)
     if not statistics:
         raise InputError(f"{run}: has no labelled images to look at; give a data set with a gallery, --data PATH")
     return statistics
@@ -98,8 +99,8 @@ def compares_with_centers(settings: ExperimentSettings, *, has_margin_head: bool
 
 def _people_of_gallery(
     data: str | Path | None, target: str | Path | tuple[Path, ...] | None
-) -> tuple[str, SampleTable] | None:
-    """What to call a gallery, and its images of known people.
+) -> tuple[Dataset, SampleTable] | None:
+    """A data set, and the images of known people in its gallery.
 
     Args:
         data: the data set that was asked for, or None.
@@ -114,7 +115,7 @@ def _people_of_gallery(
     dataset = load_datasets(path)
     gallery = dataset.gallery.select((dataset.gallery.pids >= 0) & (dataset.gallery.pids != dataset.distractor_pid))
     if len(gallery):
-        return f"{dataset.title} gallery", gallery
+        return dataset, gallery
     if data is not None:
         raise InputError(
             f"{data}: has no gallery images of known people; give a data set that has, or leave --data out"
@@ -138,7 +139,7 @@ def verify_pairs(model: TrainedModel, pairs: ImagePairs) -> VerificationResult:
     """
     check_pairs(pairs.same, pairs.folds, name=pairs.name)
     source = open_images(pairs.images, size=model.image_size, cache="never", interpolation="bicubic")
-    network = Unscaled(model.network)
+    network = Unscaled(model.for_data(None))
     with naming_undecodable(
         pairs.name, pairs.images, size=model.image_size, advice="repair them, or take their pairs out"
     ):
@@ -279,7 +280,7 @@ def check_named_styles(
     )
 
 
-def _embeddings(network: ReIDNetwork, table: SampleTable, settings: ExperimentSettings) -> tuple[Tensor, Tensor]:
+def _embeddings(network: nn.Module, table: SampleTable, settings: ExperimentSettings) -> tuple[Tensor, Tensor]:
     """(N, D) embeddings of unit length of the images of a table that can be decoded, and their (N,) rows."""
     data = settings.data
     opened = open_table(

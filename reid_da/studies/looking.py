@@ -124,7 +124,8 @@ def _look(subjects: Sequence[Subject], dataset: Dataset) -> Look:
     if not len(table):
         raise InputError(f"{dataset.root}: has neither labelled test images nor training images to report on")
     model = subjects[-1].model
-    features_of_last = table_features(model, table, name=str(dataset.root))
+    network = model.for_data(dataset)
+    features_of_last = table_features(model, table, name=str(dataset.root), network=network)
     return Look(
         subjects=subjects, dataset=dataset, query=table.select([]), gallery=table, features={}, results={},
         last=torch.from_numpy(features_of_last),

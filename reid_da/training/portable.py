@@ -12,11 +12,14 @@ from torch import Tensor, nn
 
 from reid_da.config import ExperimentSettings, merge
 from reid_da.errors import InputError
+from reid_da.evaluation.camera_norms import NamedNorms
 from reid_da.methods import METHODS, settings_of
 from reid_da.models.weight_files import read_state_dict
 
 _KEY = "reid_da"
 """Entry of the file's metadata that describes the network."""
+_STATISTICS, _COMMON = "camera_norms.statistics", "camera_norms.common"
+"""Names of batch-norm statistics of cameras among the weights."""
 _UNSET: Mapping[str, Any] = {"data": dict.fromkeys(("source", "target", "test", "cache_dir")), "pretrain": None}
 """Settings of the training's machine and of stages before, which are over."""
 
@@ -29,11 +32,13 @@ class PortableModel:
         weights: of the network for inference.
         settings: that it was trained with, without paths.
         epoch: of its checkpoint.
+        norms: batch-norm statistics of cameras, of a network that normalises by camera.
     """
 
     weights: Mapping[str, Tensor]
     settings: ExperimentSettings
     epoch: int
+    norms: NamedNorms | None = None
 
     def network(self) -> nn.Module:
         """The network for inference, on the CPU.
@@ -64,10 +69,15 @@ def _last_parts(value: Any) -> Any:
     return value.replace("\\", "/").rstrip("/").rpartition("/")[2] if isinstance(value, str) else value
 
 
-def save_portable(path: Path, network: nn.Module, settings: ExperimentSettings, *, epoch: int) -> None:
+def save_portable(
+    path: Path, network: nn.Module, settings: ExperimentSettings, *, epoch: int, norms: NamedNorms | None = None
+) -> None:
     """Write the weights of a network for inference with what is needed to build it again."""
     description = {"settings": settings_without_paths(settings), "epoch": epoch}
     weights = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    if norms is not None:
+        description["camera_norms"] = {"names": norms.names, "data": norms.data}
+        weights |= {_STATISTICS: norms.statistics.cpu().contiguous(), _COMMON: norms.common.cpu().contiguous()}
     save_file(weights, path, metadata={_KEY: json.dumps(description), "format": "pt"})
 
 
@@ -89,7 +99,18 @@ def read_portable(path: Path) -> PortableModel | None:
     try:
         description = json.loads(metadata[_KEY])
         settings = settings_of(description["settings"], where=str(path))
-        return PortableModel(weights=read_state_dict(path), settings=settings, epoch=int(description["epoch"]))
+        weights, epoch, norms = dict(read_state_dict(path)), int(description["epoch"]), None
+        if "camera_norms" in description:
+            notes = description["camera_norms"]
+            norms = NamedNorms(
+                names=tuple(map(str, notes["names"])),
+                statistics=weights.pop(_STATISTICS),
+                common=weights.pop(_COMMON),
+                data=str(notes["data"]),
+                epoch=epoch,
+                image_size=settings.data.image_size,
+            )
+        return PortableModel(weights=weights, settings=settings, epoch=epoch, norms=norms)
     except (ValueError, KeyError, TypeError) as error:
         reason = str(error).removeprefix(f"{path}: ")
         raise InputError(f"{path}: cannot be read as a model of reid-da: {reason}") from error

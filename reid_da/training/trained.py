@@ -18,6 +18,8 @@ from reid_da.config import ExperimentSettings
 from reid_da.datasets import Dataset, load_datasets
 from reid_da.device import choose_device
 from reid_da.errors import InputError, unknown_name
+from reid_da.evaluation.camera_norms import FILE_NAME as NORMS_FILE
+from reid_da.evaluation.camera_norms import UNKNOWN, NamedNorms, load_norms
 from reid_da.evaluation.centered import NamedMeans
 from reid_da.evaluation.extraction import (
     camera_normed_for,
@@ -57,6 +59,7 @@ class TrainedModel:
         name: what it was loaded from.
         run: folder of that run, or None.
         epoch: of the checkpoint of that run, or None.
+        norms: stored batch-norm statistics of cameras, of a run that normalises by camera.
     """
 
     network: nn.Module
@@ -65,6 +68,12 @@ class TrainedModel:
     name: str = "the model"
     run: Path | None = None
     epoch: int | None = None
+    norms: NamedNorms | None = None
+
+    @property
+    def is_by_camera(self) -> bool:
+        """Whether its batch norms have statistics for each camera."""
+        return self.settings is not None and self.settings.model.camera_norm
 
     @property
     def feature(self) -> str:
@@ -102,17 +111,21 @@ class TrainedModel:
         dataset = self.test_data(data)
         return features_of_test_images(dataset, self.for_data(dataset), image_size=self.image_size, flip=flip)
 
-    def for_data(self, dataset: Dataset) -> nn.Module:
+    def for_data(self, dataset: Dataset | None) -> nn.Module:
         """The network for images of a data set: one that normalises by camera has the statistics of its cameras.
 
         They are those of its training images, or of query and gallery where there are none. Labels are not read.
 
+        Args:
+            dataset: the data set; None for images of unknown cameras, which have the stored statistics of all cameras.
+
         Raises:
-            InputError: images cannot be decoded.
+            InputError: images cannot be decoded, or there are no stored statistics.
         """
-        is_by_camera = self.settings is not None and self.settings.model.camera_norm
-        if not is_by_camera or isinstance(self.network, CameraNormed):
+        if not self.is_by_camera or isinstance(self.network, CameraNormed):
             return self.network
+        if dataset is None:
+            return self.stored_norms().apply(self.network).at(UNKNOWN)
         return camera_normed_for(self.network, dataset, image_size=self.image_size)
 
     def with_camera_norms_of(
@@ -162,6 +175,33 @@ class TrainedModel:
         chunks = [order[start : start + size] for start in range(0, len(order) - size + 1, size)]
         batches = (normalize(opened.source.gather(chunk)) for chunk in chunks)
         return replace(self, network=with_batch_norms_of(self.network, batches))
+
+    def camera_norms(self, data: str | Path | Sequence[Path] | Dataset | None = None) -> NamedNorms:
+        """Batch-norm statistics of the cameras of a data set, to be stored with a run that normalises by camera.
+
+        Args:
+            data: the data set or its path; the target of the run if None.
+
+        Raises:
+            InputError: the data set cannot be read, or has fewer than two images.
+        """
+        dataset = self._unlabelled_data(data)
+        model = camera_normed_for(self.network, dataset, image_size=self.image_size)
+        return NamedNorms.of(model, dataset.camera_names, data=dataset.name, epoch=self.epoch, size=self.image_size)
+
+    def stored_norms(self) -> NamedNorms:
+        """The statistics that are stored with it.
+
+        Raises:
+            InputError: there are none of this checkpoint and image size.
+        """
+        if self.norms is None:
+            remedy = f"store them: reid-da center {self.run}" if self.run else "export it from its run again"
+            raise InputError(
+                f"{self.name}: normalises by camera, and has no statistics of cameras for this checkpoint at "
+                f"{self.image_size[0]}x{self.image_size[1]}; {remedy}"
+            )
+        return self.norms
 
     def camera_means(self, data: str | Path | Sequence[Path] | Dataset | None = None) -> NamedMeans:
         """Mean features of the cameras of a data set, over its training images, or the others if it has none.
@@ -283,6 +323,7 @@ def _load(
             settings=settings,
             name=str(path),
             epoch=portable.epoch,
+            norms=portable.norms if image_size in (None, settings.data.image_size) else None,
         )
     if path.exists():
         name, source = backbone, str(path)
@@ -317,7 +358,10 @@ def _from_run(path: Path, *, image_size: tuple[int, int] | None, device: str) ->
     if epoch < settings.epochs and not is_checkpoint:
         logger.info("%s: not complete; this is the model after epoch %d of %d", path, epoch, settings.epochs)
     size = image_size or settings.data.image_size
+    norms = load_norms(run.path / NORMS_FILE) if settings.model.camera_norm else None
+    is_own = norms is not None and (norms.epoch, norms.image_size) == (epoch, tuple(size))
     return TrainedModel(
+        norms=norms if is_own else None,
         network=network.to(device).eval(),
         image_size=size,
         settings=settings,

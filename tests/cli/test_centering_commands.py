@@ -132,11 +132,11 @@ def test_an_index_is_centred_with_what_is_stored(run, trained_run, model, small_
     assert "the run is calibrated without centring" in calibrated.err
     (tmp_path / "cameras.csv").write_text("path,camera\n" + "".join(f"{file.name},9\n" for file in files))
     moved = run("index", "add", index, folder, "--table", tmp_path / "cameras.csv")
-    assert (moved.status, "was centred as an image of camera" in moved.err) == (2, True)
+    assert (moved.status, "was embedded as an image of camera" in moved.err) == (2, True)
     new = tmp_path / "new"
     new.mkdir()
     shutil.copy(files[0], new / "0001_c9_1.jpg")
-    assert "without a mean of their own, centred by that over all cameras: 9" in run("index", "add", index, new).out
+    assert "without statistics of their own, those of all cameras are used: 9" in run("index", "add", index, new).out
     assert run("index", "add", tmp_path / "plain", new, "--model", own).status == 0
     late = run("index", "add", tmp_path / "plain", new, "--center-cameras")
     assert "was made without --center-cameras" in late.err

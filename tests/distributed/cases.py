@@ -262,6 +262,7 @@ TRAININGS: dict[str, dict[str, Any]] = {
     # 7 images in two views: parts differ in length, and views of one image lie in different processes
     "ecn": {"method": "ecn", "batch": {"target": 7}, "views": {"per_image": 2}, "model": {"dropout": 0.3}},
     "ecn in groups": {"method": "ecn", "model": {"samples_per_norm": 4}, "optimizer": {"clip_norm": 0.5}},
+    "ecn by camera": {"method": "ecn", "model": {"camera_norm": True}, "batch": {"target": 10, "source": 9}},
     "ecn-gpp": {
         "method": "ecn-gpp",
         "memory": {"num_neighbors": 8, "neighbors_from_epoch": 1},

@@ -29,6 +29,10 @@ METHODS = {
     "spcl-source": {"method": "spcl", "model": {"samples_per_norm": 4}},
     "mmt": {},
     "ecn-gpp": {"memory": {"num_neighbors": 10}, "positives": {"widths": [8], "threshold": 0.4}},
+    "clusters-by-camera": {"method": "clusters", "camera": True, "model": {"camera_norm": True}},
+    "mmt-by-camera": {"method": "mmt", "model": {"camera_norm": True}},
+    "cap-by-camera": {"method": "cap", "batch": {"target": 16}, "model": {"camera_norm": True}},
+    "spcl-by-camera": {"method": "spcl", "model": {"camera_norm": True}},
     "mmt-kmeans": {"method": "mmt", "clustering": {"algorithm": "kmeans", "num_clusters": 6, "eps_share": None}},
 }
 

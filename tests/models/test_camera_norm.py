@@ -136,7 +136,7 @@ def test_features_are_those_with_the_statistics_of_the_camera(flip):
     before = copy.deepcopy(plain.state_dict())
     model = camera_normed(plain, [(source, rows, camids)])
     assert isinstance(model, CameraNormed)
-    assert model.cameras == (0, 1, 2)
+    assert list(model.statistics) == [0, 1, 2]
     found = features_of_rows(model, source, rows, camids, flip=flip)
     for camera in (0, 1, 2):
         mine = rows[camids == camera]
