@@ -20,8 +20,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from reid_da.config import AugmentSettings
 from reid_da.datasets import SampleTable, load_dataset
-from reid_da.images import AugmentationSettings, Loader, ShuffledSampler, TrainTransform, pack_images
+from reid_da.images import Selection, ShuffledSampler, TrainTransform, load_batches, pack_images
 from reid_da.images.ahead import available_cores
 from reid_da.images.augment import (
     IMAGENET_MEAN,
@@ -119,16 +120,21 @@ def compare(name: str, table: SampleTable, *, cores: int, turns: int) -> None:
     with tempfile.TemporaryDirectory() as cache:
         packing = seconds(lambda: pack_images(table, size=SIZE, cache_dir=cache, num_workers=cores))
         images = pack_images(table, size=SIZE, cache_dir=cache)
-        sampler = ShuffledSampler(torch.arange(len(table)), batch_size=BATCH, seed=0)
-        transform = TrainTransform(AugmentationSettings(), size=SIZE, seed=0)
-        loader = Loader(images, sampler, transform, prefetch=2 * cores, num_workers=cores)
+        sampler, rows = ShuffledSampler(BATCH), torch.arange(len(table))
+
+        def load() -> list[int]:
+            chosen = (Selection(rows=part) for part in sampler.one_pass(rows, None, torch.Generator().manual_seed(0)))
+            transform = TrainTransform(AugmentSettings(), size=SIZE, seed=0)
+            batches = load_batches(images, chosen, transform, prefetch=2 * cores, num_workers=cores)
+            return [len(batch.rows) for batch in batches]
+
         baseline = DataLoader(dataset, BATCH, shuffle=True, drop_last=True, num_workers=cores, persistent_workers=True)
-        list(baseline), list(loader.batches())  # starts the workers, warms the caches
+        list(baseline), load()  # starts the workers, warms the caches
         ours, theirs = [], []
         for _ in range(turns):
             theirs.append(seconds(lambda: [len(batch) for batch in baseline]))
-            ours.append(seconds(lambda: [len(batch.index) for batch in loader.batches()]))
-        count = BATCH * len(sampler)
+            ours.append(seconds(load))
+        count = BATCH * (len(table) // BATCH)
         print(f"{name}, {len(table)} images, {cores} core{'s' if cores > 1 else ''}")
         print(f"  packing, once                {len(table) / packing:8.0f} images/s")
         print(f"  Pillow + torchvision loader  {count / min(theirs):8.0f} images/s")

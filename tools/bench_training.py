@@ -25,10 +25,11 @@ from bench_memory import MEBIBYTE, allocated_by, synchronize
 from torch import Tensor
 from torch.nn import functional
 
-from reid_da.config import ExperimentSettings, load_settings
+from reid_da.config import ExperimentSettings
 from reid_da.experiments.setup import build_trainer
 from reid_da.images import Batch
 from reid_da.memory.exemplar import ExemplarMemory
+from reid_da.methods import load_settings
 from reid_da.methods.ecn import ECN
 from reid_da.training.loop import Trainer
 from reid_da.training.run_folder import RunFolder
@@ -78,7 +79,7 @@ def describe(trainer: Trainer) -> None:
 
 def compare(trainer: Trainer, *, steps: int, turns: int) -> None:
     """Print times of network, step and training loop."""
-    batches = next(iter(trainer.batches.epoch(0)))
+    batches = first_batches(trainer)
     works: dict[str, Callable[[], object]] = {
         "network": lambda: [network_step(trainer, batches) for _ in range(steps)],
         "step": lambda: [trainer.train_step(step, batches) for step in range(steps)],
@@ -93,7 +94,7 @@ def compare(trainer: Trainer, *, steps: int, turns: int) -> None:
         "network": allocated_by(lambda: network_step(trainer, batches), trainer.device),
         "step": allocated_by(lambda: trainer.train_step(0, batches), trainer.device),
     }
-    images = sum(len(batch.index) for batch in batches.values())
+    images = sum(len(batch.rows) for batch in batches.values())
     print("| what | ms a step | images/s | x network | budget | peak MiB |")
     print("|:---|---:|---:|---:|---:|---:|")
     for name, seconds in shortest.items():
@@ -105,7 +106,7 @@ def compare(trainer: Trainer, *, steps: int, turns: int) -> None:
 
 def grow(trainer: Trainer, sizes: list[int], *, steps: int) -> None:
     """Print time and memory of a step by the number of slots."""
-    batches = next(iter(trainer.batches.epoch(0)))
+    batches = first_batches(trainer)
     method = trainer.method
     assert isinstance(method, ECN)
     if method.memory is None:
@@ -128,15 +129,23 @@ def grow(trainer: Trainer, sizes: list[int], *, steps: int) -> None:
         print(f"| {size:,} | {stored:,.0f} | {1000 * seconds:.1f} | {peak:,.0f} |", flush=True)
 
 
+def first_batches(trainer: Trainer) -> Mapping[str, Batch]:
+    """The batches of the first step, ready on the device."""
+    plan = trainer.method.begin_epoch(0)
+    trainer.method.trained.train()
+    return next(trainer.batches(plan))
+
+
 def network_step(trainer: Trainer, batches: Mapping[str, Batch]) -> None:
     """Both forward passes, with the simplest of losses, backward pass and optimiser."""
-    method, network = trainer.method, trainer.method.network
-    assert isinstance(method, ECN)
+    assert isinstance(trainer.method, ECN)
+    network = trainer.method.network
     with trainer.autocast():
-        logits: Tensor = network(batches["source"].images, "source")
-        features: Tensor = network(batches["target"].images, "target")
-        labels = method.labelled.labels[batches["source"].index]
-        loss = functional.cross_entropy(logits.float(), labels) + features.float().square().mean()
+        source, target = batches["source"], batches["target"]
+        logits: Tensor = network(source.images, "source", cameras=source.cameras)
+        features: Tensor = network(target.images, "target", cameras=target.cameras)
+        assert source.labels is not None
+        loss = functional.cross_entropy(logits.float(), source.labels) + features.float().square().mean()
     torch.autograd.backward(loss)
     trainer.optimizer.step()
     trainer.optimizer.zero_grad(set_to_none=True)
