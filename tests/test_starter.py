@@ -58,6 +58,8 @@ def test_what_is_written_for_a_cpu_can_be_trained(has_source, method, stages, cr
     assert (settings.method, settings.pretrain.get("method", "source")) == (method, stages)
     assert (settings.device, settings.model.weights, settings.name) == ("cpu", "none", "mine")
     assert settings.batch.target <= sum(1 for _ in crops.rglob("*.jpg"))
+    # worth nothing to a network that has nothing to start from
+    assert settings.model.camera_norm is has_source
     assert any("random weights" in note for note in written.notes)
     check_possible(settings)
 
@@ -90,7 +92,8 @@ def test_one_camera_means_no_method_that_compares_cameras(crops, small_sites, tm
     check_possible(settings)
     source = str(small_sites / "site-a")
     write_starter(tmp_path / "both.yaml", target=f"{camera}#layout=flat", source=source, cpu=True)
-    assert load_settings(tmp_path / "both.yaml").invariance.camera is False
+    both = load_settings(tmp_path / "both.yaml")
+    assert (both.invariance.camera, both.model.camera_norm) == (False, False)
 
 
 def test_pretrained_weights_decide_the_backbone(crops, tmp_path):
@@ -98,6 +101,8 @@ def test_pretrained_weights_decide_the_backbone(crops, tmp_path):
     write_starter(tmp_path / "mine.yaml", target=str(crops), weights=str(tmp_path / "osnet.pth"), cpu=True)
     settings = load_settings(tmp_path / "mine.yaml")
     assert (settings.model.backbone, settings.model.width, settings.pretrain) == ("osnet_x0_25", 1.0, None)
+    assert settings.model.camera_norm
+    check_possible(settings)
     torch.save({"w": torch.zeros(3)}, tmp_path / "other.pth")
     with pytest.raises(InputError, match="fits none of the backbones"):
         write_starter(tmp_path / "x.yaml", weights=str(tmp_path / "other.pth"))

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from reid_da.datasets import UNLABELLED_PID, Dataset, SampleTable, load_dataset
 from reid_da.datasets.loading import split_path
 from reid_da.errors import InputError, first_few, unknown_name
+from reid_da.evaluation.camera_norms import UNKNOWN, NamedNorms
 from reid_da.evaluation.centered import center_arrays
 from reid_da.evaluation.feature_files import FeatureSet, check_npz, save_arrays
 from reid_da.evaluation.image_features import camera_normed, features_of_rows
@@ -196,6 +197,31 @@ def camera_normed_for(
     return camera_normed(
         network, [(one.source, one.rows, torch.tensor(one.table.camids)) for one in opened], share=share
     )
+
+
+def camera_normed_as(network: nn.Module, dataset: Dataset, known: NamedNorms | None, **options: Any) -> CameraNormed:
+    """A copy of a network for a data set that may be one of people to test on, seen by cameras that are known.
+
+    A data set with training images has the statistics of these; so has one of which no camera is known by its name. In
+    any other, known cameras have the known statistics, and the others those of their own images.
+
+    Args:
+        network: is left as it is.
+        dataset: the data set.
+        known: statistics of the cameras that the network was adapted to.
+        options: of :func:`camera_normed_for`.
+
+    Raises:
+        InputError: as :func:`camera_normed_for`.
+    """
+    numbers = [UNKNOWN] if known is None else known.numbers(dataset.camera_names)
+    if known is None or len(dataset.train.without_junk()) or set(numbers) == {UNKNOWN}:
+        return camera_normed_for(network, dataset, **options)
+    statistics = {}
+    if UNKNOWN in numbers:
+        statistics = dict(camera_normed_for(network, dataset, **options).statistics)
+    named = {camera: known.statistics[number] for camera, number in enumerate(numbers) if number != UNKNOWN}
+    return CameraNormed.of(network, statistics | named, known.common)
 
 
 @contextmanager

@@ -13,7 +13,13 @@ from reid_da.config import ExperimentSettings, HeadSettings, ViewSettings
 from reid_da.datasets import Dataset, load_datasets
 from reid_da.device import choose_device
 from reid_da.errors import InputError
-from reid_da.evaluation.extraction import TestImages, camera_normed_for, open_test_images
+from reid_da.evaluation.camera_norms import NamedNorms
+from reid_da.evaluation.extraction import (
+    TestImages,
+    camera_normed_as,
+    camera_normed_for,
+    open_test_images,
+)
 from reid_da.evaluation.image_features import camera_normed, extract_features, features_of_rows
 from reid_da.images import open_images
 from reid_da.methods.protocol import Domain, Role, Shared
@@ -186,14 +192,19 @@ class ExperimentContext(Shared):
         return camera_normed(model, [(domain.images, domain.rows, domain.camids[domain.rows])])
 
     def for_test_features(self, model: nn.Module) -> nn.Module:
-        """As :meth:`for_features`, for test images: statistics are those of their data set's training images.
+        """As :meth:`for_features`, for test images; see :func:`camera_normed_as`.
 
-        These are resized as test images are, so that a later evaluation of the run has the same statistics.
+        Training images are resized as test images are, so that a later evaluation of the run has the same statistics.
         """
         dataset = self.test_dataset()
         if not self.settings.model.camera_norm or dataset is None:
             return model
-        return camera_normed_for(model, dataset, image_size=self.settings.data.image_size, **self._reading)
+        size, known = self.settings.data.image_size, None
+        if not len(dataset.train) and self.settings.data.target is not None:
+            target = self.dataset("target")
+            normed = camera_normed_for(model, target, image_size=size, **self._reading)
+            known = NamedNorms.of(normed, target.camera_names, data=target.name, epoch=None, size=size)
+        return camera_normed_as(model, dataset, known, image_size=size, **self._reading)
 
     def seed(self, purpose: str, *numbers: int) -> int:
         """Seed of the random numbers for one purpose."""

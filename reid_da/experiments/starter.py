@@ -165,6 +165,13 @@ class _Plan:
         return self.dataset is None or len(self.dataset.train.cameras) > 1
 
     @property
+    def by_camera(self) -> bool:
+        """Whether batch norms are to be by camera: with something to start from, in presets that train all of them."""
+        has_start = self.source is not None or not self.weights.is_random
+        has_norms = not self.weights.backbone.startswith("timm:")
+        return not self.on_gpu and has_start and has_norms and self.dataset is not None and self.several_cameras
+
+    @property
     def base(self) -> str:
         if self.on_gpu:
             return "spcl" if self.source else "cap" if self.several_cameras else "cluster-contrast"
@@ -236,6 +243,8 @@ class _Plan:
                 yield "  last_stride: 2"
             for key, value in weights.options.items():
                 yield f"  {key}: {json.dumps(value)}"
+        if self.by_camera:
+            yield "  camera_norm: true           # batch norms by camera: what a camera does to all images is taken out"
         if not weights.is_random:
             yield f"  weights: {_inline(weights.value):<18}# imagenet (downloaded once), none, or the path of a file"
             return

@@ -22,6 +22,7 @@ from reid_da.evaluation.camera_norms import FILE_NAME as NORMS_FILE
 from reid_da.evaluation.camera_norms import UNKNOWN, NamedNorms, load_norms
 from reid_da.evaluation.centered import NamedMeans
 from reid_da.evaluation.extraction import (
+    camera_normed_as,
     camera_normed_for,
     features_of_splits,
     features_of_test_images,
@@ -114,7 +115,8 @@ class TrainedModel:
     def for_data(self, dataset: Dataset | None) -> nn.Module:
         """The network for images of a data set: one that normalises by camera has the statistics of its cameras.
 
-        They are those of its training images, or of query and gallery where there are none. Labels are not read.
+        They are those of its training images; where there are none, those that are stored with the run for cameras of
+        the same name, or else those of its query and gallery. Labels are not read.
 
         Args:
             dataset: the data set; None for images of unknown cameras, which have the stored statistics of all cameras.
@@ -126,7 +128,7 @@ class TrainedModel:
             return self.network
         if dataset is None:
             return self.stored_norms().apply(self.network).at(UNKNOWN)
-        return camera_normed_for(self.network, dataset, image_size=self.image_size)
+        return camera_normed_as(self.network, dataset, self.norms, image_size=self.image_size)
 
     def with_camera_norms_of(
         self: M, data: str | Path | Sequence[Path] | Dataset | None = None, *, share: float = 0.5

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,8 @@ import reid_da
 from reid_da.errors import InputError
 from reid_da.evaluation import evaluate_retrieval, load_feature_file
 from reid_da.evaluation.camera_norms import FILE_NAME, load_norms
+from reid_da.evaluation.extraction import features_of_test_images
+from reid_da.experiments.domains import ExperimentContext
 from reid_da.exporting import export_model
 from reid_da.exporting.formats import open_torchscript
 from reid_da.gallery.store import Gallery
@@ -76,6 +80,32 @@ def test_a_training_stores_what_its_evaluation_used(run, trained_run, model, sma
     assert run("extract", trained_run, site, "-o", file).status == 0
     np.testing.assert_allclose(load_feature_file(file).query_features, by_hand, atol=2e-5)
     assert run("evaluate-features", file).status == 0
+
+
+def test_people_to_test_on_have_the_statistics_of_the_target(trained_run, model, by_hand):
+    whole = model.test_data()
+    people = replace(whole, train=whole.train.select([]))
+    # of cameras whose training images are too few for statistics it looks at these images themselves
+    known = np.isin(people.query.camids, [people.camera_names.index(name) for name in KNOWN])
+    np.testing.assert_allclose(model.extract(people).query_features[known], by_hand[known], atol=2e-5)
+    # also in a training, which has stored nothing yet
+    settings = reid_da.Run(trained_run).settings
+    context = ExperimentContext(settings)
+    context._datasets["test"] = people
+    context.settings = settings.model_copy(update={"data": settings.data.model_copy(update={"test": Path("people")})})
+    normed = context.for_test_features(model.network)
+    features = features_of_test_images(people, normed, image_size=model.image_size)
+    np.testing.assert_allclose(features.query_features[known], by_hand[known], atol=2e-5)
+    # cameras of other names are other cameras: each has the statistics of its own images, if they are enough
+    others = replace(people, camera_names=tuple(f"hall {n}" for n in range(len(people.camera_names))))
+    found = model.extract(others).query_features
+    expected = model.with_camera_norms_of(others, share=1).extract(others).query_features
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+    assert np.abs(found - by_hand).max() > 1e-3
+    mixed = replace(people, camera_names=tuple("hall" if name == "c2" else name for name in people.camera_names))
+    found, is_hall = model.extract(mixed).query_features, people.query.camids == people.camera_names.index("c2")
+    np.testing.assert_allclose(found[known & ~is_hall], by_hand[known & ~is_hall], atol=2e-5)
+    np.testing.assert_allclose(found[is_hall], expected[is_hall], atol=2e-5)
 
 
 def replace_features(model):
