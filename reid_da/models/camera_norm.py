@@ -76,28 +76,33 @@ def camera_groups(cameras: Tensor, *, least: int = LEAST_IN_BATCH) -> Tensor:
 
 
 @contextmanager
-def grouped_pass(groups: PassGroups, cameras: Tensor, world: World) -> Iterator[tuple[Tensor, Tensor] | None]:
+def grouped_pass(
+    groups: PassGroups, cameras: Tensor, *, world: World, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor] | None]:
     """Set the groups of one pass of training; the order that its images are to have and the way back, or None.
 
     Args:
         groups: of the layers.
         cameras: (B,) int64 camera of each image of the global batch, on the CPU.
         world: the processes that share the batch. With several, images stay in their order.
+        device: of the network.
     """
     owner = camera_groups(cameras)
-    groups.sizes = tuple(owner.bincount().tolist())
+    sizes = owner.bincount()
+    groups.sizes = tuple(sizes.tolist())
+    groups.shares = (sizes.double() / len(owner)).to(device, non_blocking=True)
     order = None
     if world.size == 1:
         # one after another, so that a group is a slice
         there = owner.argsort(stable=True)
-        groups.owner = owner[there]
-        order = there, there.argsort()
+        there, back = torch.stack([there, there.argsort()]).to(device, non_blocking=True)
+        order = there, back
     else:
-        groups.owner = world.part(owner)
+        groups.owner = world.part(owner).to(device, non_blocking=True)
     try:
         yield order
     finally:
-        groups.owner, groups.sizes = None, ()
+        groups.owner, groups.sizes, groups.shares = None, (), None
 
 
 class CameraNormed(nn.Module):

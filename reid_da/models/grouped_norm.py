@@ -24,13 +24,15 @@ class PassGroups:
     """Groups of the images of the pass at hand, which the layers of a network share.
 
     Attributes:
-        owner: (b,) int64 group of each image of the own part, on the CPU; with one process in increasing order. None:
-            one group.
+        owner: (b,) int64 group of each image of the own part, on the device; None with one process, where the images of
+            a group stand one after another.
         sizes: number of images of each group in the whole batch.
+        shares: (G,) float64 share of each group in the images of the whole batch, on the device.
     """
 
     owner: Tensor | None = None
     sizes: tuple[int, ...] = ()
+    shares: Tensor | None = None
 
     def __deepcopy__(self, memo: dict[int, object]) -> "PassGroups":
         # the layers of a copy share one, and not with those of the original
@@ -144,8 +146,10 @@ def _by_group(norm: GroupedBatchNorm1d | GroupedBatchNorm2d, values: Tensor, siz
         return torch.cat(results)
     of_groups = [(values.new_zeros(norm.num_features), values.new_ones(norm.num_features)) for _ in parts]
     results = [_normalized(norm, part, *of_group, 1.0) for part, of_group in zip(parts, of_groups, strict=True)]
-    means, variances = (torch.stack(kinds) for kinds in zip(*of_groups, strict=True))
-    keep_running(norm, means, variances, sizes)
+    assert norm.groups.shares is not None
+    shares = norm.groups.shares.to(values.dtype)
+    mean, variance = (shares @ torch.stack(kinds) for kinds in zip(*of_groups, strict=True))
+    keep_running(norm, mean, variance)
     return torch.cat(results)
 
 
@@ -159,23 +163,19 @@ def _normalized(
     return functional.batch_norm(values, mean, variance, norm.weight, norm.bias, True, momentum, norm.eps)
 
 
-def keep_running(
-    norm: GroupedBatchNorm1d | GroupedBatchNorm2d, means: Tensor, variances: Tensor, sizes: tuple[int, ...]
-) -> None:
-    """Let the running statistics of a layer follow those of groups of a batch, each counted by its images.
+def keep_running(norm: GroupedBatchNorm1d | GroupedBatchNorm2d, mean: Tensor, variance: Tensor) -> None:
+    """Let the running statistics of a layer follow those of a batch.
 
     Args:
         norm: the layer.
-        means: (G, C) of the groups.
-        variances: (G, C), without bias.
-        sizes: G numbers of images.
+        mean: (C,) of the batch.
+        variance: (C,), without bias.
     """
     if not norm.track_running_stats or norm.running_mean is None or norm.running_var is None:
         return
     assert norm.num_batches_tracked is not None
     norm.num_batches_tracked.add_(1)
     momentum = 1 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
-    shares = torch.tensor(sizes, dtype=means.dtype).to(means.device, non_blocking=True) / sum(sizes)
     with torch.no_grad():
-        norm.running_mean.lerp_((shares @ means).to(norm.running_mean), momentum)
-        norm.running_var.lerp_((shares @ variances).to(norm.running_var), momentum)
+        norm.running_mean.lerp_(mean.to(norm.running_mean), momentum)
+        norm.running_var.lerp_(variance.to(norm.running_var), momentum)

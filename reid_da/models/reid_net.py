@@ -189,7 +189,7 @@ class ReIDNetwork(nn.Module):
         if self.training and self.norm_groups is not None:
             if cameras is None:
                 raise ValueError("a network that normalises by camera has to know the cameras in training")
-            with grouped_pass(self.norm_groups, cameras, self.world) as order:
+            with grouped_pass(self.norm_groups, cameras, world=self.world, device=images.device) as order:
                 pooled = self.backbone(images) if order is None else _in_order(self.backbone, images, *order)
         else:
             pooled = self.backbone(images)
@@ -344,7 +344,6 @@ def _linear_classifier(dim: int, num_classes: int, *, has_bias: bool, generator:
 
 def _in_order(backbone: nn.Module, images: Tensor, there: Tensor, back: Tensor) -> Tensor:
     """Pooled features of images that the backbone sees in another order."""
-    there, back = (index.to(images.device, non_blocking=True) for index in (there, back))
     sorted_images = images.index_select(0, there)
     if images.is_contiguous(memory_format=torch.channels_last):
         sorted_images = sorted_images.contiguous(memory_format=torch.channels_last)

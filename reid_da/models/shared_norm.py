@@ -80,11 +80,12 @@ def _normalized(norm: SharedBatchNorm1d | SharedBatchNorm2d, values: Tensor) -> 
     )
     # the variance without bias, as torch has it
     unbiased = variance * (count / (count - 1).clamp(min=1))
-    if norm.groups is not None and groups > 1:
-        keep_running(norm, mean, unbiased, norm.groups.sizes)
+    if norm.groups is not None and norm.groups.shares is not None:
+        shares = norm.groups.shares.to(mean)
+        keep_running(norm, shares @ mean, shares @ unbiased)
     else:
         # of the first group, as the grouped layers have it
-        keep_running(norm, mean[:1], unbiased[:1], (1,))
+        keep_running(norm, mean[0], unbiased[0])
     return result
 
 
@@ -92,7 +93,7 @@ def _owner(norm: SharedBatchNorm1d | SharedBatchNorm2d, values: Tensor) -> tuple
     """(b,) int64 group of each image of the own part, and the number of groups."""
     world = norm.world
     if norm.groups is not None and norm.groups.owner is not None:
-        return norm.groups.owner.to(values.device), len(norm.groups.sizes)
+        return norm.groups.owner, len(norm.groups.sizes)
     if norm.samples:
         sizes = world.sizes(len(values), values.device)
         groups = max(sum(sizes) // norm.samples, 1)

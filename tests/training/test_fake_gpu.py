@@ -88,6 +88,7 @@ VARIANTS = {
     "added gradients, clipped": {"steps_per_epoch": 2, "optimizer": {"accumulate": 2, "clip_norm": 1.0}},
     "adam": {"optimizer": {"kind": "adam"}},
     "dropout": {"model": {"dropout": 0.5}},
+    "batch norms by camera": {"model": {"camera_norm": True}},
     "circle loss and sphereface": {"source_loss": {"circle_weight": 1.0}, "head": {"kind": "sphereface"}},
 }
 
@@ -110,6 +111,8 @@ def test_variants_of_ecn_train_on_a_gpu(sites, tmp_path, variant):
         ({"source_loss": {"circle_weight": 1.0}}, {"nonzero": 2}),
         ({"source_loss": {"marginal_weight": 1.0}}, {"nonzero": 1}),
         ({"head": {"kind": "sphereface", "scale": None}}, ONE_LOOK),
+        # in which order the images go, and how many of them are of each camera
+        ({"model": {"camera_norm": True}}, {"copy to the GPU": 2}),
     ],
     ids=str,
 )
