@@ -149,6 +149,11 @@ class ExperimentContext(Shared):
     ) -> ReIDNetwork:
         """A network that the experiment starts from; see :class:`reid_da.methods.protocol.Context`."""
         settings = self.settings
+        if settings.precision.compile and settings.model.camera_norm:
+            raise InputError(
+                "precision.compile: with model.camera_norm each batch is divided in another way, and would be compiled "
+                "anew; set one of them to false"
+            )
         start = None if self._bare else start or settings.init_from
         network = build_network(
             settings.model,

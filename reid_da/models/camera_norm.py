@@ -30,9 +30,9 @@ LEAST_FOR_STATISTICS = 8
 """Images of a camera that statistics are taken from; with fewer it has those of all cameras."""
 MOST_FOR_STATISTICS = 512
 """Images of a camera that statistics are taken from: more change them little."""
-_NO_CAMERA = -1
 BATCH_FOR_STATISTICS = 64
 """Images in a batch whose statistics are taken."""
+_NO_CAMERA = -1
 
 
 def normalize_by_camera(network: nn.Module) -> PassGroups:

@@ -9,9 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from reid_da.config import ModelSettings
+from reid_da.config import ModelSettings, merge
 from reid_da.errors import InputError
 from reid_da.evaluation.image_features import camera_normed, extract_features, features_of_rows
+from reid_da.experiments.domains import ExperimentContext
+from reid_da.methods import load_settings
 from reid_da.models.building import build_network
 from reid_da.models.camera_norm import LEAST_FOR_STATISTICS, CameraNormed, camera_groups, normalize_by_camera
 from reid_da.models.grouped_norm import GroupedBatchNorm2d
@@ -210,6 +212,13 @@ def test_what_does_not_go_together(changes, message):
 def test_a_backbone_without_batch_norms():
     with pytest.raises(InputError, match=r"model\.camera_norm: the backbone has no batch norms; set it to false"):
         normalize_by_camera(nn.Sequential(nn.Conv2d(3, 4, 1), nn.GroupNorm(2, 4)))
+
+
+def test_no_compiled_training(small_tree):
+    changes = {"model": {"camera_norm": True}, "precision": {"compile": True}}
+    context = ExperimentContext(load_settings(merge(small_tree, changes)))
+    with pytest.raises(InputError, match="precision.compile: with model.camera_norm each batch is divided"):
+        context.network(num_classes=0)
 
 
 @pytest.mark.parametrize("count", [0, 1])
