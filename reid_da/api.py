@@ -31,7 +31,7 @@ from reid_da.evaluation.ranking import table_of_folder
 from reid_da.experiments import runs
 from reid_da.features import check_directions
 from reid_da.methods import load_settings
-from reid_da.models.camera_norm import CameraNormed
+from reid_da.models.camera_norm import CameraNormed, camera_after_camera
 from reid_da.models.extractor import ColorOrder, FeatureExtractor, ImageItem
 from reid_da.models.inference import WithMirrored
 from reid_da.training.run_folder import RunFolder
@@ -76,7 +76,6 @@ class Model(TrainedModel):
     def dim(self) -> int:
         """Length D of the features."""
         black = np.zeros((*self.image_size, 3), dtype=np.uint8)
-        # not by camera, which would need stored statistics
         return FeatureExtractor(self.network, image_size=self.image_size)(black).shape[1]
 
     def embed(
@@ -129,19 +128,15 @@ class Model(TrainedModel):
         """(N, D) features of images, those of each camera with its own statistics."""
         norms, model = self.stored_norms(), self._camera_normed
         if cameras is None or isinstance(cameras, str):
-            (number,) = norms.numbers([cameras])
-            return extract(model.at(number), items)
+            return extract(model.at(*norms.numbers([cameras])), items)
         if not isinstance(items, Sequence | np.ndarray | Tensor) or len(cameras) != len(items):
             raise InputError(f"cameras: expected the name of one camera, or one for each image, got {len(cameras)}")
-        numbers = torch.tensor(norms.numbers(cameras))
-        features = torch.empty(0, 0)
-        for number in torch.unique(numbers).tolist():
-            places = (numbers == number).nonzero()[:, 0]
-            some: Images = items[places] if isinstance(items, Tensor) else [items[place] for place in places.tolist()]
-            found = extract(model.at(number), some).cpu()
-            features = features if features.numel() else found.new_empty(len(cameras), found.shape[1])
-            features[places] = found
-        return features
+
+        def of_camera(number: int, places: Tensor) -> Tensor:
+            some = items[places] if isinstance(items, Tensor) else [items[place] for place in places.tolist()]
+            return extract(model.at(number), some)
+
+        return camera_after_camera(torch.tensor(norms.numbers(cameras)), of_camera)
 
     @cached_property
     def _camera_normed(self) -> CameraNormed:

@@ -15,6 +15,7 @@ from reid_da.models.camera_norm import (
     LEAST_FOR_STATISTICS,
     MOST_FOR_STATISTICS,
     CameraNormed,
+    camera_after_camera,
     with_camera_norms,
 )
 from reid_da.models.inference import WithMirrored, device_of, extraction_batch, infer_in_batches
@@ -111,16 +112,13 @@ def features_of_rows(
     """
     if not isinstance(model, CameraNormed):
         return extract_features(model, source, label=label, **options)[rows]
-    features = torch.empty(0, 0)
-    for camera in torch.unique(camids).tolist():
-        places = (camids == camera).nonzero().squeeze(1)
+
+    def of_camera(camera: int, places: Tensor) -> Tensor:
         seen = rows[places]
-        name = None if label is None else lambda row, seen=seen: label(int(seen[row]))
-        found = extract_features(model.at(camera), Subset(source, seen), label=name, **options)
-        if not features.numel():
-            features = found.new_empty(len(rows), found.shape[1])
-        features[places] = found
-    return features
+        name = None if label is None else lambda row: label(int(seen[row]))
+        return extract_features(model.at(camera), Subset(source, seen), label=name, **options)
+
+    return camera_after_camera(camids, of_camera)
 
 
 def camera_normed(

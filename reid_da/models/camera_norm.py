@@ -6,7 +6,7 @@ features, the layers have statistics of their own for each camera, taken from un
 """
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -153,6 +153,23 @@ class CameraNormed(nn.Module):
         """(B, D) features of images of unknown cameras."""
         features: Tensor = self.at(_NO_CAMERA)(images)
         return features
+
+
+def camera_after_camera(cameras: Tensor, features_of: Callable[[int, Tensor], Tensor]) -> Tensor:
+    """(N, D) features on the CPU of images of several cameras.
+
+    Args:
+        cameras: (N,) int64 camera of each.
+        features_of: a camera and the (M,) int64 places of its images to their (M, D) features.
+    """
+    features = torch.empty(0, 0)
+    for camera in torch.unique(cameras).tolist():
+        places = (cameras == camera).nonzero()[:, 0]
+        found = features_of(camera, places).cpu()
+        if not features.numel():
+            features = found.new_empty(len(cameras), found.shape[1])
+        features[places] = found
+    return features
 
 
 def with_camera_norms(
