@@ -169,7 +169,7 @@ def camera_normed_for(
     share: float = 1.0,
     cache: Literal["auto", "always", "never"] = "auto",
     cache_dir: str | os.PathLike[str] | None = None,
-    on_error: OnError = "raise",
+    on_error: OnError = "skip",
 ) -> CameraNormed:
     """A copy of a network with batch-norm statistics of the cameras of a data set; labels are not read.
 
@@ -182,7 +182,7 @@ def camera_normed_for(
         share: of the new statistics; those of the network have the rest.
         cache: see :func:`open_table`, as are the others.
         cache_dir: folder of the packed images.
-        on_error: what to do about images that cannot be decoded.
+        on_error: what to do about images that cannot be decoded; statistics can do without them.
 
     Raises:
         InputError: there are fewer than two images, an image cannot be decoded, or the network has no batch norms.

@@ -131,6 +131,18 @@ def test_single_images_are_normalised_with_what_is_stored(model, files, by_hand)
         model.embed(files[:3], cameras=["c1", "c2"])
 
 
+def test_a_broken_image_ends_no_training_after_its_last_epoch(small_tree, small_sites, tmp_path, caplog):
+    site = shutil.copytree(small_sites / "site-b", tmp_path / "site-b", ignore=shutil.ignore_patterns(".reid-da-cache"))
+    broken = sorted((site / "bounding_box_train").iterdir())[0]
+    broken.write_bytes(broken.read_bytes()[:200])
+    data = {**small_tree["data"], "target": str(site), "on_error": "skip"}
+    options = {"epochs": 1, "steps_per_epoch": 1, "model": {"camera_norm": True}, "data": data}
+    run = reid_da.fit(small_tree, tmp_path / "run", **options)
+    assert load_norms(run.path / FILE_NAME).names == KNOWN
+    assert run.metrics()["mAP"] == pytest.approx(run.model(device="cpu").evaluate().mean_ap, abs=1e-6)
+    assert broken.name in caplog.text
+
+
 def test_statistics_can_be_made_anew(run, trained_run, files, by_hand, tmp_path):
     copy = shutil.copytree(trained_run, tmp_path / "run")
     (copy / FILE_NAME).unlink()
