@@ -20,7 +20,7 @@ def center(
 
     The means are those of the training images, or of query and gallery where there are none; no label is read. Writes
     RUN/camera_means.safetensors. With a run that normalises by camera (model.camera_norm), the batch-norm statistics of
-    each camera are stored in their place, in RUN/camera_norms.safetensors; a training has done so for its target.
+    each camera are stored too, in RUN/camera_norms.safetensors; a training has done so for its target.
 
     Example: reid-da center runs/demo
     """
@@ -32,20 +32,18 @@ def center(
 
     show_log()
     folder, trained = RunFolder.open(run).path, load_trained(run, device=device)
-    file = folder / (NORMS_FILE if trained.is_by_camera else FILE_NAME)
+    file = folder / FILE_NAME
     check_output(file)
-    if trained.is_by_camera:
-        norms = trained.camera_norms(data)
-        save_norms(file, norms)
-        if as_json:
-            print_json({"data": norms.data, "epoch": norms.epoch, "cameras": list(norms.names)})
-            return
-        say(f"{file}: batch-norm statistics of {len(norms.names)} cameras of {norms.data}")
-        return
+    norms = trained.camera_norms(data) if trained.is_by_camera else None
+    if norms is not None:
+        save_norms(folder / NORMS_FILE, norms)
     named = trained.camera_means(data)
     save_means(file, named)
     counts = dict(zip(named.names, named.means.counts.tolist(), strict=True))
     if as_json:
-        print_json({"data": named.data, "epoch": named.epoch, "images": counts})
+        of_norms = {} if norms is None else {"cameras": list(norms.names)}
+        print_json({"data": named.data, "epoch": named.epoch, "images": counts, **of_norms})
         return
+    if norms is not None:
+        say(f"{folder / NORMS_FILE}: batch-norm statistics of {len(norms.names)} cameras of {norms.data}")
     say(f"{file}: {len(counts)} cameras of {named.data} ({sum(counts.values()):,} images)")

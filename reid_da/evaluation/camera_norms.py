@@ -107,8 +107,8 @@ def load_norms(path: Path) -> NamedNorms | None:
             raise ValueError("its parts have different lengths")
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{path}: is not a file of batch-norm statistics, or is damaged ({error}); make it anew: reid-da center "
-            f"{path.parent}"
+            f"{path}: is not a file of batch-norm statistics, or is damaged ({error}); remove it and make it anew: "
+            f"reid-da center {path.parent}"
         ) from error
     return NamedNorms(
         names=names,

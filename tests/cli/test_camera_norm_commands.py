@@ -154,6 +154,12 @@ def test_statistics_can_be_made_anew(run, trained_run, files, by_hand, tmp_path)
     found = reid_da.load(copy, device="cpu").embed(files, cameras=[camera_of(file) for file in files])
     np.testing.assert_allclose(found, by_hand, atol=2e-5)
     assert json.loads(run("center", copy, "--json").out)["cameras"] == list(KNOWN)
+    # and the means of features that are normalised so: such an index may be centred, too
+    folder = files[0].parent
+    assert run("index", "add", tmp_path / "index", folder, "--model", copy, "--center-cameras").status == 0
+    centered = reid_da.load(copy, device="cpu").center_cameras(by_hand, [camera_of(file) for file in files])
+    with Gallery(tmp_path / "index") as gallery:
+        np.testing.assert_allclose(gallery.snapshot().vectors(np.arange(len(files))), centered, atol=1e-4)
     with pytest.raises(InputError, match="no statistics of cameras for this checkpoint at 16x8"):
         reid_da.load(copy, image_size=(16, 8), device="cpu").embed(files[0])
     file = copy / FILE_NAME
