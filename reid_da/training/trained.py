@@ -165,6 +165,8 @@ class TrainedModel:
             InputError: the data set cannot be read, has fewer than two training images, or the network has no
                 batch-norm layers.
         """
+        if self.is_by_camera:
+            raise InputError(f"{self.name}: normalises by camera and takes its statistics itself; leave AdaBN out")
         dataset = self._unlabelled_data(data)
         table = dataset.train.without_junk()
         if len(table) < 2:

@@ -245,6 +245,7 @@ def test_any_model_can_be_evaluated_by_camera(run, trained_run, model, small_sit
     records = [json.loads(line) for line in (trained_run / "evaluations.jsonl").read_text().splitlines()]
     assert [record["camera_norm"] for record in records[-3:]] == [0.0, 0.5, 1.0]
     assert "give --adabn or --camera-norm" in run(*options, "--camera-norm", 1, "--adabn").err
+    assert "takes its statistics itself; leave AdaBN out" in run(*options, "--adabn").err
     assert "--camera-norm" in run(*options, "--camera-norm", 1.5).err
     with pytest.raises(InputError, match="share of the statistics of a camera: expected 0 to 1, got 2"):
         plain.with_camera_norms_of(small_sites / "site-b", share=2)
