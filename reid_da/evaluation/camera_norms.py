@@ -13,12 +13,10 @@ from torch import Tensor, nn
 from reid_da.atomic import atomic_path
 from reid_da.datasets.folders import camera_key
 from reid_da.errors import InputError, unknown_name
-from reid_da.models.camera_norm import CameraNormed
+from reid_da.models.camera_norm import UNKNOWN_CAMERA, CameraNormed
 
 FILE_NAME = "camera_norms.safetensors"
 """Name of the file in a run folder."""
-UNKNOWN = -1
-"""Number of a camera without statistics."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -49,6 +47,7 @@ class NamedNorms:
         statistics = model.statistics
         return cls(
             names=tuple(camera_names[camera] for camera in statistics),
+            # a table also where no camera has any
             statistics=torch.stack([*statistics.values(), model.common])[:-1],
             common=model.common,
             data=data,
@@ -61,13 +60,14 @@ class NamedNorms:
         return CameraNormed.of(network, dict(enumerate(self.statistics)), self.common)
 
     def numbers(self, cameras: Sequence[str | None]) -> list[int]:
-        """Numbers of named cameras, :data:`UNKNOWN` for those without statistics."""
+        """Numbers of named cameras, :data:`UNKNOWN_CAMERA` for those without statistics."""
         number_of = {camera_key(name): number for number, name in enumerate(self.names)}
-        return [UNKNOWN if name is None else number_of.get(camera_key(name), UNKNOWN) for name in cameras]
+        return [UNKNOWN_CAMERA if name is None else number_of.get(camera_key(name), UNKNOWN_CAMERA) for name in cameras]
 
     def lacking(self, cameras: Sequence[str]) -> list[str]:
         """Those of the named cameras that have no statistics of their own."""
-        return sorted(name for name, number in zip(cameras, self.numbers(cameras), strict=True) if number == UNKNOWN)
+        numbers = self.numbers(cameras)
+        return sorted(name for name, number in zip(cameras, numbers, strict=True) if number == UNKNOWN_CAMERA)
 
     def at(self, network: nn.Module, camera: str) -> nn.Module:
         """A copy of a network for images of one camera.
@@ -76,7 +76,7 @@ class NamedNorms:
             InputError: it has no statistics of its own.
         """
         (number,) = self.numbers([camera])
-        if number == UNKNOWN:
+        if number == UNKNOWN_CAMERA:
             raise unknown_name("camera", camera, self.names)
         return self.apply(network).at(number)
 

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from reid_da.datasets import UNLABELLED_PID, Dataset, SampleTable, load_dataset
 from reid_da.datasets.loading import split_path
 from reid_da.errors import InputError, first_few, unknown_name
-from reid_da.evaluation.camera_norms import UNKNOWN, NamedNorms
+from reid_da.evaluation.camera_norms import NamedNorms
 from reid_da.evaluation.centered import center_arrays
 from reid_da.evaluation.feature_files import FeatureSet, check_npz, save_arrays
 from reid_da.evaluation.image_features import camera_normed, features_of_rows
 from reid_da.images import FailedImage, ImageSource, open_images, usable_rows
 from reid_da.images.decode import OnError, decode_row
-from reid_da.models.camera_norm import CameraNormed
+from reid_da.models.camera_norm import UNKNOWN_CAMERA, CameraNormed
 from reid_da.world import ALONE, World
 
 
@@ -214,13 +214,13 @@ def camera_normed_as(network: nn.Module, dataset: Dataset, known: NamedNorms | N
     Raises:
         InputError: as :func:`camera_normed_for`.
     """
-    numbers = [UNKNOWN] if known is None else known.numbers(dataset.camera_names)
-    if known is None or len(dataset.train.without_junk()) or set(numbers) == {UNKNOWN}:
+    numbers = [UNKNOWN_CAMERA] if known is None else known.numbers(dataset.camera_names)
+    if known is None or len(dataset.train.without_junk()) or set(numbers) == {UNKNOWN_CAMERA}:
         return camera_normed_for(network, dataset, **options)
     statistics = {}
-    if UNKNOWN in numbers:
+    if UNKNOWN_CAMERA in numbers:
         statistics = dict(camera_normed_for(network, dataset, **options).statistics)
-    named = {camera: known.statistics[number] for camera, number in enumerate(numbers) if number != UNKNOWN}
+    named = {camera: known.statistics[number] for camera, number in enumerate(numbers) if number != UNKNOWN_CAMERA}
     return CameraNormed.of(network, statistics | named, known.common)
 
 

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from reid_da.atomic import atomic_paths
 from reid_da.datasets import Dataset
 from reid_da.errors import InputError, unknown_name
-from reid_da.evaluation.camera_norms import UNKNOWN
 from reid_da.evaluation.extraction import open_test_images
 from reid_da.evaluation.retrieval import RetrievalResult, evaluate_retrieval
 from reid_da.exporting.card import model_card
@@ -26,6 +25,7 @@ from reid_da.exporting.formats import (
     write_torchscript,
 )
 from reid_da.images.augment import normalize
+from reid_da.models.camera_norm import UNKNOWN_CAMERA
 from reid_da.training.portable import read_portable, save_portable
 from reid_da.training.trained import TrainedModel
 
@@ -201,7 +201,7 @@ def _network_for(model: TrainedModel, kind: Format, camera: str | None) -> nn.Mo
             f"({', '.join(norms.names)}), or --camera {ANY_CAMERA} for the statistics of all"
         )
     if camera == ANY_CAMERA:
-        return norms.apply(model.network).at(UNKNOWN)
+        return norms.apply(model.network).at(UNKNOWN_CAMERA)
     return norms.at(model.network, camera)
 
 

@@ -32,7 +32,8 @@ MOST_FOR_STATISTICS = 512
 """Images of a camera that statistics are taken from: more change them little."""
 BATCH_FOR_STATISTICS = 64
 """Images in a batch whose statistics are taken."""
-_NO_CAMERA = -1
+UNKNOWN_CAMERA = -1
+"""Number of a camera without statistics."""
 
 
 def normalize_by_camera(network: nn.Module) -> PassGroups:
@@ -151,7 +152,7 @@ class CameraNormed(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, D) features of images of unknown cameras."""
-        features: Tensor = self.at(_NO_CAMERA)(images)
+        features: Tensor = self.at(UNKNOWN_CAMERA)(images)
         return features
 
 

@@ -19,7 +19,7 @@ from reid_da.datasets import Dataset, load_datasets
 from reid_da.device import choose_device
 from reid_da.errors import InputError, unknown_name
 from reid_da.evaluation.camera_norms import FILE_NAME as NORMS_FILE
-from reid_da.evaluation.camera_norms import UNKNOWN, NamedNorms, load_norms
+from reid_da.evaluation.camera_norms import NamedNorms, load_norms
 from reid_da.evaluation.centered import NamedMeans
 from reid_da.evaluation.extraction import (
     camera_normed_as,
@@ -35,7 +35,7 @@ from reid_da.images.augment import normalize
 from reid_da.methods import METHODS
 from reid_da.models.adabn import with_batch_norms_of
 from reid_da.models.backbones import BACKBONE_NAMES, create_backbone, is_backbone_name
-from reid_da.models.camera_norm import CameraNormed
+from reid_da.models.camera_norm import UNKNOWN_CAMERA, CameraNormed
 from reid_da.models.reid_net import ReIDNetwork, TestFeature
 from reid_da.models.weight_notes import read_note
 from reid_da.training.checkpoint import Checkpoint, load_checkpoint
@@ -127,7 +127,7 @@ class TrainedModel:
         if not self.is_by_camera or isinstance(self.network, CameraNormed):
             return self.network
         if dataset is None:
-            return self.stored_norms().apply(self.network).at(UNKNOWN)
+            return self.stored_norms().apply(self.network).at(UNKNOWN_CAMERA)
         return camera_normed_as(self.network, dataset, self.norms, image_size=self.image_size)
 
     def with_camera_norms_of(
