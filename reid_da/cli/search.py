@@ -25,7 +25,7 @@ def search(
     after: Annotated[str | None, typer.Option(help="Search from this time, e.g. 2026-11-26T08:00.")] = None,
     before: Annotated[str | None, typer.Option(help="Search up to this time.")] = None,
     query_camera: Annotated[
-        str | None, typer.Option(help="Camera of the queries, for an index with --center-cameras.")
+        str | None, typer.Option(help="Camera of the queries, for an index that is centred or normalised by camera.")
     ] = None,
     method: Annotated[str, typer.Option("--search", help="exact, or ivf or hnsw (reid-da index build).")] = "exact",
     picture: Annotated[Path | None, typer.Option(help="PNG file to write: the ranked lists.")] = None,
