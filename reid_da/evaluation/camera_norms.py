@@ -17,6 +17,8 @@ from reid_da.models.camera_norm import UNKNOWN_CAMERA, CameraNormed
 
 FILE_NAME = "camera_norms.safetensors"
 """Name of the file in a run folder."""
+ANY_CAMERA = "any"
+"""What stands for the statistics of all cameras where a camera is named."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -188,10 +188,12 @@ def _passing(settings: ExperimentSettings, world: World, *, networks: int) -> tu
         is_passing=True,
     )
     extracted = extraction_batch(torch.device(choose_device(settings.device)))
+    # statistics of the cameras are put into a copy of the network
+    copied = sum(value.nbytes for value in network.state_dict().values()) if settings.model.camera_norm else 0
     extraction = Part(
         name="extraction",
-        count=2 * largest * extracted,
-        why=f"{extracted} images at a time, their two largest maps",
+        count=2 * largest * extracted + copied,
+        why=f"{extracted} images at a time, their two largest maps" + (", and a copy of the network" if copied else ""),
         remedy="data.image_size",
         is_passing=True,
     )

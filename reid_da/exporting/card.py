@@ -8,6 +8,7 @@ import yaml
 
 import reid_da
 from reid_da.config import ExperimentSettings
+from reid_da.evaluation.camera_norms import ANY_CAMERA
 from reid_da.reporting.evaluation_tables import export_table
 from reid_da.reporting.tables import Column, Row, Table, to_markdown
 from reid_da.training.portable import settings_without_paths
@@ -80,7 +81,11 @@ def _interface(export: Mapping[str, Any], height: int, width: int) -> str:
 def _of_camera(camera: str | None) -> str:
     if camera is None:
         return ""
-    whose = "images of all cameras together" if camera == "any" else f"camera `{camera}`, and is for images of it alone"
+    whose = (
+        "images of all cameras together"
+        if camera == ANY_CAMERA
+        else f"camera `{camera}`, and is for images of it alone"
+    )
     return f" The model normalises by camera; this file has the statistics of {whose}."
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from reid_da.atomic import atomic_paths
 from reid_da.datasets import Dataset
 from reid_da.errors import InputError, unknown_name
+from reid_da.evaluation.camera_norms import ANY_CAMERA
 from reid_da.evaluation.extraction import open_test_images
 from reid_da.evaluation.retrieval import RetrievalResult, evaluate_retrieval
 from reid_da.exporting.card import model_card
@@ -31,8 +32,6 @@ from reid_da.training.trained import TrainedModel
 
 BATCH_SIZES = (1, 2, 5, 16)
 """Sizes of the batches that both models are run on; one of them is the size of the exporter's example."""
-ANY_CAMERA = "any"
-"""What stands for the statistics of all cameras where a camera is named."""
 TOLERANCE = 1e-4
 """Largest difference of a component of two unit vectors that is taken for rounding."""
 

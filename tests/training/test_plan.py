@@ -13,6 +13,7 @@ from reid_da.evaluation.image_features import extract_features
 from reid_da.experiments import plan as planning
 from reid_da.experiments.setup import build_trainer
 from reid_da.models.backbones import create_backbone
+from reid_da.models.building import build_network
 from reid_da.training.run_folder import RunFolder
 
 
@@ -78,6 +79,15 @@ def test_extraction_is_planned_in_the_batches_that_it_takes(coded_sites):
     (stage,) = planning.plan(settings(coded_sites, {"model": {"backbone": "resnet18", "width": 0.25}}))
     _, largest = planning._kept_by(backbone, (32, 16))
     assert parts_of(stage)["extraction"] == 2 * largest * max(seen)
+
+
+def test_extraction_by_camera_takes_a_copy_of_the_network(coded_sites):
+    found, by_camera = (
+        parts_of(planning.plan(settings(coded_sites, {"model": {"camera_norm": value}}))[0]) for value in (False, True)
+    )
+    network = build_network(settings(coded_sites).model, num_classes=0, image_size=(32, 16), weights="none")
+    copied = sum(value.nbytes for value in network.state_dict().values())
+    assert by_camera["extraction"] - found["extraction"] == copied
 
 
 def test_processes_share_what_they_share(coded_sites):
