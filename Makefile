@@ -37,7 +37,7 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 
 types: $(STAMP)
-	$(BIN)/mypy --strict reid_da
+	$(BIN)/mypy --strict reid_da tools
 
 unit: $(STAMP)
 	$(BIN)/python -m pytest -q -n auto

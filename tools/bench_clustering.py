@@ -25,6 +25,7 @@ from torch import Tensor
 
 from reid_da.clustering import dbscan, jaccard_distances, unit_points
 from reid_da.clustering.neighbors import neighbor_lists
+from reid_da.features import pieces
 from reid_da.memory.neighbors import FaissNeighbors
 from reid_da.reciprocal import encoding, expanded_sets, local_query_expansion
 
@@ -95,7 +96,8 @@ def local_features(num_images: int) -> Tensor:
     """The same features for every 1,000 images, on one piece of memory, with other noise."""
     features = torch.empty(num_images, WIDTH)
     pattern, generator = synthetic_features(LOCAL_IMAGES, WIDTH), torch.Generator().manual_seed(1)
-    for rows in features.split(LOCAL_IMAGES):
+    for part in pieces(num_images, LOCAL_IMAGES):
+        rows = features[part]
         rows.copy_(pattern[: len(rows)])
         rows.add_(torch.randn(rows.shape, generator=generator), alpha=0.01)
     return features
@@ -118,7 +120,7 @@ def sparse_way(points: Tensor, *, local: bool) -> tuple[float, Labels]:
 
 def local_neighbors(points: Tensor) -> Labels:
     """Nearest among 1,000 images that lie side by side."""
-    parts = points.split(LOCAL_IMAGES)
+    parts = [points[part] for part in pieces(len(points), LOCAL_IMAGES)]
     return np.concatenate([neighbor_lists(part, K1) + i * LOCAL_IMAGES for i, part in enumerate(parts)])
 
 

@@ -47,7 +47,7 @@ def _formula(options: argparse.Namespace, size: int) -> int:
     """Bytes that a process gives away in a step of the memory loss; docs/scaling.md."""
     if size == 1:
         return 0
-    batch, count, dim = options.batch, options.neighbors, options.dim
+    batch, count, dim = int(options.batch), int(options.neighbors), int(options.dim)
     part = -(-batch // size)
     features = 8 * size + 4 * part * dim + 4 * batch * dim
     lists = 2 * 8 * size + (4 + 8) * batch * count
@@ -90,7 +90,7 @@ def _work(rank: int, size: int, folder: Path, slots: int, options: argparse.Name
             num_neighbors=options.neighbors,
             shard=memory.shard,
         )
-        (loss.total / world.size).backward()
+        torch.autograd.backward(loss.total / world.size)
         memory.update(index, features, momentum=0.5)
         if step:
             seconds.append(time.perf_counter() - begin)
@@ -113,7 +113,8 @@ def _count_bytes() -> list[int]:
         sent[0] += values.nbytes
         return gather(parts, values)
 
-    dist.all_reduce, dist.all_gather = all_reduce, all_gather
+    for function in (all_reduce, all_gather):
+        setattr(dist, function.__name__, function)
     return sent
 
 

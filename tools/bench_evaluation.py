@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -99,7 +100,7 @@ def product_torch(query: NDArray[np.float32], gallery: NDArray[np.float32]) -> N
         torch.mm(rows, right, out=buffer[: len(rows)])
 
 
-def argsort_map(query: tuple[NDArray, ...], gallery: tuple[NDArray, ...]) -> float:
+def argsort_map(query: tuple[NDArray[Any], ...], gallery: tuple[NDArray[Any], ...]) -> float:
     """Mean average precision the plain way: the whole matrix, argsort, a loop over the queries."""
     normalized = [side[0] / np.linalg.norm(side[0], axis=1, keepdims=True) for side in (query, gallery)]
     order = np.argsort(1 - normalized[0] @ normalized[1].T, axis=1)
@@ -136,7 +137,7 @@ def measure(contenders: dict[str, Callable[[], float | None]], repeats: int) -> 
     return measurements
 
 
-def make_test_set(size: Size) -> tuple[tuple[NDArray, ...], tuple[NDArray, ...]]:
+def make_test_set(size: Size) -> tuple[tuple[NDArray[Any], ...], tuple[NDArray[Any], ...]]:
     """Features, pids and camids of queries and gallery."""
     rng = np.random.default_rng(0)
     centres = rng.standard_normal((size.pids, size.dim), dtype=np.float32)

@@ -140,7 +140,8 @@ def dense_reranking(features: NDArray[np.float32], num_queries: int) -> NDArray[
             images = holders[column]
             minima[images] += np.minimum(encoding[query, column], encoding[num_queries + images, column])
         distances[query] = LAMBDA * distances[query] + (1 - LAMBDA) * (1 - minima / (2 - minima))
-    return distances
+    found: NDArray[np.float32] = distances
+    return found
 
 
 def expanded_set(nearest: NDArray[np.int64], image: int) -> NDArray[np.int64]:
@@ -157,7 +158,8 @@ def expanded_set(nearest: NDArray[np.int64], image: int) -> NDArray[np.int64]:
 def reciprocal_set(nearest: NDArray[np.int64], image: int, k: int) -> NDArray[np.int64]:
     """Members of R(image, k)."""
     listed = nearest[image, : k + 1]
-    return listed[(nearest[listed, : k + 1] == image).any(axis=1)]
+    members: NDArray[np.int64] = listed[(nearest[listed, : k + 1] == image).any(axis=1)]
+    return members
 
 
 def compare(ours: NDArray[np.float32], dense: NDArray[np.float32]) -> None:

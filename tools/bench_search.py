@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from reid_da.gallery.protocol import ModelCard, NewImage
 from reid_da.gallery.search import nearest
@@ -32,10 +33,11 @@ TOP = 20
 _ADDED = 2**13
 
 
-def unit(generator: np.random.Generator, count: int) -> np.ndarray:
+def unit(generator: np.random.Generator, count: int) -> NDArray[np.float32]:
     """Random unit vectors."""
     vectors = generator.standard_normal((count, DIM), dtype=np.float32)
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    units: NDArray[np.float32] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return units
 
 
 def times(search: Callable[[np.ndarray], object], queries: np.ndarray, batch: int) -> np.ndarray:
@@ -125,7 +127,9 @@ def load_server(index: Path, *, clients: int, seconds: float, port: int) -> None
                     time.sleep(0.1)
             else:
                 sys.exit("the server does not start")
-            until, found, failed = time.monotonic() + seconds, [], []
+            until = time.monotonic() + seconds
+            found: list[float] = []
+            failed: list[float] = []
             lock = threading.Lock()
 
             def ask(seed: int) -> None:

@@ -19,14 +19,15 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from bench_memory import MEBIBYTE, allocated_by, synchronize
 from torch import Tensor
 from torch.nn import functional
 
-from reid_da.config import ExperimentSettings
 from reid_da.experiments.setup import build_trainer
+from reid_da.features import pieces
 from reid_da.images import Batch
 from reid_da.memory.exemplar import ExemplarMemory
 from reid_da.methods import load_settings
@@ -69,7 +70,7 @@ def parse_options() -> argparse.Namespace:
 
 def describe(trainer: Trainer) -> None:
     """Print what is measured."""
-    settings: ExperimentSettings = trainer.settings
+    settings: Any = trainer.settings
     model, batch, device = settings.model, settings.batch, trainer.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     height, width = settings.data.image_size
@@ -81,7 +82,7 @@ def compare(trainer: Trainer, *, steps: int, turns: int) -> None:
     """Print times of network, step and training loop."""
     batches = first_batches(trainer)
     works: dict[str, Callable[[], object]] = {
-        "network": lambda: [network_step(trainer, batches) for _ in range(steps)],
+        "network": lambda: network_steps(trainer, batches, steps),
         "step": lambda: [trainer.train_step(step, batches) for step in range(steps)],
         "training loop": trainer.train_epoch,
     }
@@ -91,7 +92,7 @@ def compare(trainer: Trainer, *, steps: int, turns: int) -> None:
             seconds = timed(work, trainer.device) / steps
             shortest[name] = min(shortest.get(name, seconds), seconds) if turn else seconds
     peaks = {
-        "network": allocated_by(lambda: network_step(trainer, batches), trainer.device),
+        "network": allocated_by(lambda: network_steps(trainer, batches, 1), trainer.device),
         "step": allocated_by(lambda: trainer.train_step(0, batches), trainer.device),
     }
     images = sum(len(batch.rows) for batch in batches.values())
@@ -120,8 +121,9 @@ def grow(trainer: Trainer, sizes: list[int], *, steps: int) -> None:
             print(f"| {size:,} | a memory has a slot for each of the {images:,} images | | |")
             continue
         method.memory = ExemplarMemory(size, dim, dtype=dtype).to(trainer.device)
-        for rows in method.memory.slots.split(100_000):
-            rows.copy_(functional.normalize(torch.randn_like(rows, dtype=torch.float32), dim=1))
+        for part in pieces(size, 100_000):
+            random = torch.randn(method.memory.slots[part].shape, device=trainer.device)
+            method.memory.slots[part] = functional.normalize(random, dim=1)
         trainer.train_step(0, batches)
         seconds = min(timed(lambda: trainer.train_step(0, batches), trainer.device) for _ in range(max(steps // 2, 3)))
         peak = allocated_by(lambda: trainer.train_step(0, batches), trainer.device) / MEBIBYTE
@@ -134,6 +136,12 @@ def first_batches(trainer: Trainer) -> Mapping[str, Batch]:
     plan = trainer.method.begin_epoch(0)
     trainer.method.trained.train()
     return next(trainer.batches(plan))
+
+
+def network_steps(trainer: Trainer, batches: Mapping[str, Batch], number: int) -> None:
+    """Steps of the network alone."""
+    for _ in range(number):
+        network_step(trainer, batches)
 
 
 def network_step(trainer: Trainer, batches: Mapping[str, Batch]) -> None:

@@ -137,7 +137,7 @@ class Campaign:
         )
         scenario = chance.choice([resume, extract, calibrate])
         self.place.restore(scenario.state)
-        folders = {}
+        folders: dict[str, list[Path]] = {}
         for file in sorted(self.place.work.rglob("*")):
             if file.is_file():
                 folders.setdefault(file.parent.name, []).append(file)

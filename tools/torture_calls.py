@@ -79,9 +79,9 @@ class Calls:
         """From now on, in this process, for good."""
         for name, kind in _FUNCTIONS.items():
             setattr(os, name, self._watched(getattr(os, name), kind))
-        fcntl.flock = self._watched(fcntl.flock, "lock")  # type: ignore[assignment]
+        fcntl.flock = self._watched(fcntl.flock, "lock")
         self._open = io.open
-        io.open = builtins.open = self._open_file  # type: ignore[assignment]
+        io.open = builtins.open = self._open_file
 
     def step(self, kind: str, place: Any) -> None:
         """Count a call, and be it if it is the one.
@@ -135,7 +135,7 @@ class Calls:
         with contextlib.ExitStack() as stack:
             stack.callback(raw.close)
             kind = io.BufferedRandom if "+" in mode else io.BufferedReader if "r" in mode else io.BufferedWriter
-            buffered = kind(raw, buffering if buffering > 1 else io.DEFAULT_BUFFER_SIZE)
+            buffered: Any = kind(raw, buffering if buffering > 1 else io.DEFAULT_BUFFER_SIZE)
             if "b" not in mode:
                 buffered = io.TextIOWrapper(buffered, encoding, errors, newline, buffering == 1)
             stack.pop_all()

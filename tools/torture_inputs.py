@@ -145,7 +145,8 @@ def _features(chance: random.Random, place: Place) -> list[str]:
         arrays["unused"] = np.zeros((40_000, 2000), dtype=np.uint8)
     path = place.work / f"f.{chance.choice(['npz', 'mat'])}"
     if path.suffix == ".npz":
-        chance.choice([np.savez, np.savez_compressed])(path, **arrays)
+        save: Any = chance.choice([np.savez, np.savez_compressed])
+        save(path, **arrays)
     else:
         names = {"features": "f", "pids": "label", "camids": "cam"}
         renamed = {f"{key.partition('_')[0]}_{names.get(key.partition('_')[2], key)}": arrays[key] for key in arrays}
@@ -190,6 +191,11 @@ def _plant_name(victim: Path, chance: random.Random) -> None:
     Image.new("RGB", (3, 3)).save(victim.parent / f"{name}.jpg", "JPEG")
 
 
+def _plant_hole(victim: Path, _: random.Random) -> None:
+    victim.touch()
+    os.truncate(victim, 2**33)
+
+
 _SPOILERS: tuple[Callable[[Path, random.Random], object], ...] = (
     _plant_link,
     _plant_bytes,
@@ -198,7 +204,7 @@ _SPOILERS: tuple[Callable[[Path, random.Random], object], ...] = (
     lambda victim, _: victim.mkdir(),
     lambda victim, _: Image.new("L", (9400, 9500)).save(victim, "PNG"),
     lambda victim, _: (victim.parent / f"loop{victim.stem}").symlink_to(victim.parents[2], target_is_directory=True),
-    lambda victim, _: (victim.touch(), os.truncate(victim, 2**33)),
+    _plant_hole,
 )
 
 
