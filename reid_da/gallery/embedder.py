@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from reid_da.api import Model, load
 from reid_da.centering import CameraMeans, center_with
 from reid_da.datasets.folders import camera_key
-from reid_da.errors import InputError
+from reid_da.errors import InputError, unknown_name
 from reid_da.evaluation.centered import NamedMeans
 from reid_da.gallery.protocol import ImageIndex, ModelCard
 from reid_da.images.decode import ImageError, decode_content, read_image
@@ -140,6 +140,29 @@ class Embedder:
         """Those of the named cameras that have no mean, or no statistics, of their own."""
         found = set(self.means.lacking(cameras)) if self.means is not None else set()
         return sorted(found.union(self.model.stored_norms().lacking(cameras) if self.model.is_by_camera else ()))
+
+    @property
+    def camera_names(self) -> tuple[str, ...]:
+        """Cameras with a mean, or statistics, of their own; none where vectors do not depend on the camera."""
+        names = self.means.names if self.means is not None else ()
+        if not names and self.model.is_by_camera:
+            names = self.model.stored_norms().names
+        without = self.lacking(names)
+        return tuple(name for name in names if name not in without)
+
+    def check_camera(self, name: str) -> None:
+        """Whether a camera that is named for a query makes a difference.
+
+        Raises:
+            InputError: vectors do not depend on the camera, or not on this one.
+        """
+        if not self.knows_cameras:
+            raise InputError(
+                "camera of the query: this index is neither centred nor normalised by camera; leave it out"
+            )
+        if self.lacking([name]):
+            error = unknown_name("camera of the query", name, self.camera_names)
+            raise InputError(f"{error}; leave it out for an image of another camera")
 
     @property
     def meta(self) -> dict[str, str]:

@@ -74,7 +74,7 @@ def find_files(
     ``index add``; if that is nothing, the mean over all cameras is taken out.
 
     Raises:
-        InputError: an image, the index, its model, a filter, or the threshold cannot be used.
+        InputError: an image, the index, its model, a filter, a camera, or the threshold cannot be used.
     """
     paths = [path for image in images for path in _files(image)]
     filters = make_filters(cameras=cameras, after=after, before=before)
@@ -83,6 +83,8 @@ def find_files(
             raise InputError(f"{index}: has no images yet: reid-da index add {index} FOLDER")
         filters.check(gallery.cameras())  # a mistake shows before the model is loaded
         embedder = embedder_of(gallery, model=model, device=device)
+        if query_camera:
+            embedder.check_camera(query_camera)
         chosen = choose_threshold(gallery, embedder.model, fpr=fpr, threshold=threshold, source=threshold_from)
         names = [str(path) for path in paths]
         of_queries = [query_camera] * len(paths) if query_camera or not embedder.knows_cameras else _cameras(paths)

@@ -140,7 +140,7 @@ def _add_search(app: FastAPI, session: Session, settings: ServeSettings, audit: 
     ) -> dict[str, Any]:
         """The images that are most similar to a picture, which is not kept.
 
-        ``query_camera`` is the camera that took it, where the index is centred by camera.
+        ``query_camera`` is the camera that took it, one of the ``query_cameras`` of the statistics.
         """
         criteria = Criteria(top=top, fpr=fpr, threshold=threshold, camera=camera or [], after=after, before=before)
         content = await image.read(settings.max_upload + 1)

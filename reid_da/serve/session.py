@@ -82,11 +82,14 @@ class Session:
 
         Args:
             content: of its file.
-            camera: that took it, for an index that is centred by camera; None if not known.
+            camera: that took it, for an index that is centred or normalised by camera; None if not known.
 
         Raises:
             ImageError: it is none, is too large, or of a format that is not read.
+            InputError: the camera makes no difference to this index.
         """
+        if camera is not None:
+            self.embedder.check_camera(camera)
         if not content:
             raise ImageError("empty")
         pixels = self.embedder.decode(content, max_pixels=self._max_pixels, formats=UPLOAD_FORMATS)
@@ -151,10 +154,18 @@ class Session:
         return stream.getvalue()
 
     def statistics(self) -> dict[str, Any]:
-        """The index in figures, without the paths of this machine, and the rates that have a threshold."""
+        """The index in figures, without the paths of this machine.
+
+        Beside them the rates that have a threshold, and the cameras that a query can be told to be of.
+        """
         with self._database:
             figures = summary(self.gallery).to_json()
-            return {**figures, "model": Path(figures["model"]).name, "thresholds": self._thresholds()}
+            return {
+                **figures,
+                "model": Path(figures["model"]).name,
+                "thresholds": self._thresholds(),
+                "query_cameras": self.embedder.camera_names,
+            }
 
     def _thresholds(self) -> list[dict[str, Any]]:
         """Threshold of each false positive rate that there is one for, by the calibration of the run or the index."""

@@ -128,6 +128,9 @@ def test_an_index_is_centred_with_what_is_stored(run, trained_run, model, small_
     assert best(files[0])["similarity"] == pytest.approx(1, abs=1e-5)
     assert best(tmp_path / "query.jpg", "--query-camera", cameras[0])["similarity"] == pytest.approx(1, abs=1e-5)
     assert best(tmp_path / "query.jpg")["similarity"] < 0.999
+    unknown = run("search", index, files[0], "--query-camera", "77")
+    assert unknown.status == 2
+    assert "unknown camera of the query '77'" in unknown.err
     calibrated = run("search", index, files[0], "--fpr", 0.1, "--threshold-from", "calibration")
     assert "the run is calibrated without centring" in calibrated.err
     (tmp_path / "cameras.csv").write_text("path,camera\n" + "".join(f"{file.name},9\n" for file in files))
@@ -138,5 +141,7 @@ def test_an_index_is_centred_with_what_is_stored(run, trained_run, model, small_
     shutil.copy(files[0], new / "0001_c9_1.jpg")
     assert "without statistics of their own, those of all cameras are used: 9" in run("index", "add", index, new).out
     assert run("index", "add", tmp_path / "plain", new, "--model", own).status == 0
+    unused = run("search", tmp_path / "plain", files[0], "--query-camera", "1")
+    assert "this index is neither centred nor normalised by camera; leave it out" in unused.err
     late = run("index", "add", tmp_path / "plain", new, "--center-cameras")
     assert "was made without --center-cameras" in late.err

@@ -1,12 +1,14 @@
 """A small index of rendered people, made once; tests that write get copies."""
 
 import shutil
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from small_galleries import card
 
-from reid_da.gallery.embedder import Embedder, load_embedder
+from reid_da.gallery.embedder import Embedder, IndexMeans, load_embedder
 from reid_da.gallery.identities import split
 from reid_da.gallery.index import add, find_images
 from reid_da.gallery.store import create
@@ -26,6 +28,13 @@ def weights_file(tmp_path_factory):
 @pytest.fixture(scope="session")
 def embedder(weights_file) -> Embedder:
     return load_embedder(weights_file, backbone="osnet_x0_25", image_size=(32, 16), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def centering(embedder) -> Embedder:
+    """The same with means of the cameras 1 and 2, which are far from each other."""
+    means = np.random.default_rng(0).standard_normal((2, 512)).astype(np.float32) / 20
+    return replace(embedder, means=IndexMeans(names=("1", "2"), means=means, overall=means.mean(axis=0)))
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,11 @@
+import contextlib
 import io
 import json
 import shutil
 import struct
 import zlib
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -64,6 +66,27 @@ def bomb(width, height):
 
 def upload(client, content, name="query.jpg", **data):
     return client.post("/api/search", files={"image": (name, content)}, data=data)
+
+
+def test_the_camera_of_an_upload_counts_where_vectors_depend_on_it(client, served, centering, crops, tmp_path):
+    content = sorted(crops.iterdir())[3].read_bytes()
+    assert client.get("/api/statistics").json()["query_cameras"] == []
+    refused = upload(client, content, query_camera="1")
+    assert refused.status_code == 422
+    assert "neither centred nor normalised by camera; leave it out" in refused.text
+    path = shutil.copytree(served, tmp_path / "centered")
+    with contextlib.closing(Session(path, embedder=centering)) as session:
+        by_camera = testclient.TestClient(app.create_app(session, ServeSettings()), base_url="http://127.0.0.1:8000")
+        assert by_camera.get("/api/statistics").json()["query_cameras"] == ["1", "2"]
+        pixels = centering.decode(content)[None]
+        stored = session.gallery.snapshot().vectors(np.arange(len(session.gallery)))
+        for camera in (None, "1", "c2"):
+            found = upload(by_camera, content, top=1, **({"query_camera": camera} if camera else {})).json()
+            best = (centering(pixels, [camera]) @ stored.T).max()
+            assert found["hits"][0]["similarity"] == pytest.approx(best, abs=1e-5)
+        refused = upload(by_camera, content, query_camera="7")
+        assert refused.status_code == 422
+        assert "unknown camera of the query '7'; valid: 1, 2; leave it out" in refused.text
 
 
 def test_an_upload_finds_what_the_index_holds(client, crops):

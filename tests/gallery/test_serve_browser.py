@@ -1,5 +1,6 @@
 """The page in headless Chromium, driven by real clicks; skipped where browser, driver or selenium are missing."""
 
+import contextlib
 import os
 import shutil
 import socket
@@ -27,16 +28,15 @@ SECONDS = 30
 TOKEN = "browser-test-token"
 
 
-@pytest.fixture(scope="module")
-def address(served, embedder, tmp_path_factory):
-    """Address of a server in a thread, which asks for a token."""
+@contextlib.contextmanager
+def serving(path, embedder, *, token=None):
+    """Address of a server in a thread."""
     from reid_da.serve.app import create_app
     from reid_da.serve.session import Session
     from reid_da.serve.settings import ServeSettings
 
-    path = shutil.copytree(served, tmp_path_factory.mktemp("page") / "index")
     session = Session(path, embedder=embedder)
-    app = create_app(session, ServeSettings(token=TOKEN, requests_per_minute=0))
+    app = create_app(session, ServeSettings(token=token, requests_per_minute=0))
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
@@ -49,6 +49,13 @@ def address(served, embedder, tmp_path_factory):
     server.should_exit = True
     thread.join()
     listener.close()
+
+
+@pytest.fixture(scope="module")
+def address(served, embedder, tmp_path_factory):
+    """Address of a server in a thread, which asks for a token."""
+    with serving(shutil.copytree(served, tmp_path_factory.mktemp("page") / "index"), embedder, token=TOKEN) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +161,30 @@ def correct_identities(browser, screenshot):
         wait(browser, lambda action=action: by_id(browser, "message").text == f"{action} taken back")
         browser.execute_script("document.getElementById('message').hidden = true")
     assert_fits(browser)
+
+
+def test_the_camera_of_a_picture_is_chosen_where_it_counts(browser, address, served, centering, crops, tmp_path):
+    browser.get(address)
+    browser.execute_script(f"sessionStorage.setItem('token', '{TOKEN}')")
+    browser.get(address)
+    wait(browser, lambda: "images" in by_id(browser, "summary").text)
+    assert not by_id(browser, "query-camera").is_displayed()
+    with serving(shutil.copytree(served, tmp_path / "centered"), centering) as centered:
+        browser.get(centered)
+        choice = wait(browser, lambda: by_id(browser, "query-camera"))
+        wait(browser, choice.is_displayed)
+        assert_fits(browser)
+        by_id(browser, "file").send_keys(str(sorted(crops.iterdir())[3]))
+        hits = {}
+        for camera in ("another, or not known", "1", "2"):
+            before = [hit.text for hit in browser.find_elements(By.CSS_SELECTOR, "#hits li")]
+            choice.send_keys(camera)
+            wait(browser, lambda before=before: [
+                hit.text for hit in browser.find_elements(By.CSS_SELECTOR, "#hits li")
+            ] not in ([], before))  # fmt: skip
+            hits[camera] = browser.find_element(By.CSS_SELECTOR, "#hits li").text
+        assert len(set(hits.values())) == 3
+        browser.save_screenshot(str(tmp_path / "camera.png"))
 
 
 def test_what_is_no_image_is_told_on_the_page(browser, address, tmp_path):

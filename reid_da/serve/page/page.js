@@ -132,6 +132,7 @@ async function search() {
       found = await get(`/api/images/${state.query}/similar?${filters(new URLSearchParams())}`);
     } else {
       const form = filters(new FormData());
+      if (element("query-camera").value) form.append("query_camera", element("query-camera").value);
       form.append("image", state.query, "query");
       found = await (await call("/api/search", { method: "POST", body: form })).json();
     }
@@ -256,7 +257,7 @@ async function refresh() {
 async function statistics() {
   const first = state.statistics === null;
   state.statistics = await get("/api/statistics");
-  const { images, identities, unassigned, cameras, model, thresholds } = state.statistics;
+  const { images, identities, unassigned, cameras, model, thresholds, query_cameras } = state.statistics;
   element("summary").textContent = `${plural(images, "image", "images")}, ${plural(cameras.length, "camera", "cameras")}, ` +
     `${plural(identities, "identity", "identities")}, ${plural(unassigned, "image", "images")} without one; model ${model}`;
   if (first) {
@@ -265,6 +266,8 @@ async function statistics() {
       element("cameras").append(make("label", {}, make("input", { type: "checkbox", value: camera }), camera));
     }
     element("cameras").hidden = cameras.every(({ camera }) => camera === null);
+    for (const camera of query_cameras) element("query-camera").append(make("option", { value: camera }, camera));
+    element("query-camera-choice").hidden = !query_cameras.length;
     // upwards to a step of the slider: below, the rate would be a higher one
     if (thresholds.length) element("threshold").value = Math.ceil(thresholds[thresholds.length - 1].threshold * 1000) / 1000;
   }
@@ -285,6 +288,9 @@ element("query").addEventListener("submit", guarded(search));
 element("file").addEventListener("change", guarded(async () => {
   const [file] = element("file").files;
   if (file) { choose(file); await search(); }
+}));
+element("query-camera").addEventListener("change", guarded(async () => {
+  if (state.query instanceof Blob) await search();
 }));
 element("threshold").addEventListener("input", judge);
 element("csv").addEventListener("click", downloadHits);
