@@ -23,7 +23,7 @@ pytestmark = [
 By = pytest.importorskip("selenium.webdriver.common.by").By
 Keys = pytest.importorskip("selenium.webdriver.common.keys").Keys
 StaleElement = pytest.importorskip("selenium.common.exceptions").StaleElementReferenceException
-WebDriverWait = pytest.importorskip("selenium.webdriver.support.ui").WebDriverWait
+support = pytest.importorskip("selenium.webdriver.support.ui")
 SECONDS = 30
 TOKEN = "browser-test-token"
 
@@ -74,7 +74,7 @@ def browser(tmp_path_factory):
 
 def wait(browser, condition):
     # the page replaces lists while they are looked at
-    waiting = WebDriverWait(browser, SECONDS, poll_frequency=0.05, ignored_exceptions=[StaleElement])
+    waiting = support.WebDriverWait(browser, SECONDS, poll_frequency=0.05, ignored_exceptions=[StaleElement])
     return waiting.until(lambda _: condition())
 
 
@@ -184,8 +184,7 @@ def test_the_camera_of_a_picture_is_chosen_where_it_counts(browser, address, ser
         by_id(browser, "file").send_keys(str(sorted(crops.iterdir())[3]))
         seen = []
         for camera in ("", "1", "2"):
-            if camera:
-                choice.send_keys(camera)
+            support.Select(choice).select_by_value(camera)
             seen.append(wait(browser, lambda: whole_list(browser, other_than=seen)))
         browser.save_screenshot(str(tmp_path / "camera.png"))
 
