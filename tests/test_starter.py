@@ -8,7 +8,7 @@ from reid_da.experiments import starter
 from reid_da.experiments.domains import ExperimentContext
 from reid_da.experiments.setup import check_possible, warn_if_slow
 from reid_da.experiments.starter import write_starter
-from reid_da.methods import METHODS, load_settings
+from reid_da.methods import EXPERIMENTS, METHODS, load_settings
 from reid_da.models import create_backbone
 from reid_da.presets import PRESETS, settings_file
 
@@ -29,7 +29,8 @@ def crops(small_sites, tmp_path):
 
 
 def test_presets_are_settings_and_bases_by_name(tmp_path):
-    assert set(METHODS) - {"camstyle", "source", "supervised"} | {"o2cap", "small", "small-target"} == set(PRESETS)
+    own = {"o2cap", "small", "small-source", "small-target", "small-weights"}
+    assert set(METHODS) - {"camstyle", "source", "supervised"} | own == set(PRESETS)
     for name in PRESETS:
         load_settings(name)
     (tmp_path / "mine.yaml").write_text("base: spcl\nepochs: 3\n")
@@ -49,13 +50,18 @@ def test_a_file_of_the_name_of_a_preset_comes_first(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("has_source", "method", "stages"), [(False, "cap", "npid"), (True, "ecn", "source")], ids=["target", "source"]
+    ("has_source", "stages"), [(False, ["npid", "cap"]), (True, ["source", "ecn", "cap"])], ids=["target", "source"]
 )
-def test_what_is_written_for_a_cpu_can_be_trained(has_source, method, stages, crops, small_sites, tmp_path):
+def test_what_is_written_for_a_cpu_can_be_trained(has_source, stages, crops, small_sites, tmp_path):
     source = str(small_sites / "site-a") if has_source else None
     written = write_starter(tmp_path / "mine.yaml", target=str(crops), source=source, cpu=True)
     settings = load_settings(tmp_path / "mine.yaml")
-    assert (settings.method, settings.pretrain.get("method", "source")) == (method, stages)
+    trained = [settings]
+    while stage := EXPERIMENTS.stage(trained[0]):
+        trained.insert(0, stage)
+    assert [stage.method for stage in trained] == stages
+    assert [stage.epochs for stage in trained] == ([20, 30, 15] if has_source else [10, 20])
+    assert len({stage.model.camera_norm for stage in trained}) == 1
     assert (settings.device, settings.model.weights, settings.name) == ("cpu", "none", "mine")
     assert settings.batch.target <= sum(1 for _ in crops.rglob("*.jpg"))
     # worth nothing to a network that has nothing to start from
@@ -93,7 +99,7 @@ def test_one_camera_means_no_method_that_compares_cameras(crops, small_sites, tm
     source = str(small_sites / "site-a")
     write_starter(tmp_path / "both.yaml", target=f"{camera}#layout=flat", source=source, cpu=True)
     both = load_settings(tmp_path / "both.yaml")
-    assert (both.invariance.camera, both.model.camera_norm) == (False, False)
+    assert (both.method, both.invariance.camera, both.model.camera_norm) == ("ecn", False, False)
 
 
 def test_pretrained_weights_decide_the_backbone(crops, tmp_path):
@@ -102,7 +108,12 @@ def test_pretrained_weights_decide_the_backbone(crops, tmp_path):
     settings = load_settings(tmp_path / "mine.yaml")
     assert (settings.model.backbone, settings.model.width, settings.pretrain) == ("osnet_x0_25", 1.0, None)
     assert settings.model.camera_norm
+    assert (settings.method, settings.online.weight, settings.optimizer.warmup_epochs) == ("cap", 1.0, 0)
     check_possible(settings)
+    camera = next(crops.iterdir())
+    write_starter(tmp_path / "one.yaml", target=f"{camera}#layout=flat", weights=str(tmp_path / "osnet.pth"), cpu=True)
+    alone = load_settings(tmp_path / "one.yaml")
+    assert (alone.method, alone.pretrain, alone.model.camera_norm) == ("cluster-contrast", None, False)
     torch.save({"w": torch.zeros(3)}, tmp_path / "other.pth")
     with pytest.raises(InputError, match="fits none of the backbones"):
         write_starter(tmp_path / "x.yaml", weights=str(tmp_path / "other.pth"))

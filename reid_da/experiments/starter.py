@@ -169,13 +169,15 @@ class _Plan:
         """Whether batch norms are to be by camera: with something to start from, in presets that train all of them."""
         has_start = self.source is not None or not self.weights.is_random
         has_norms = not self.weights.backbone.startswith("timm:")
-        return not self.on_gpu and has_start and has_norms and self.dataset is not None and self.several_cameras
+        return not self.on_gpu and has_start and has_norms and self.several_cameras
 
     @property
     def base(self) -> str:
         if self.on_gpu:
             return "spcl" if self.source else "cap" if self.several_cameras else "cluster-contrast"
-        return "small" if self.source else "small-target"
+        if self.source is None:
+            return "small-weights" if self.several_cameras and not self.weights.is_random else "small-target"
+        return "small-source" if self.several_cameras else "small"
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -186,8 +188,8 @@ class _Plan:
 
     @property
     def epochs(self) -> int | None:
-        """Epochs where the preset's number would take too long, or its pace suits other numbers of images."""
-        usual = {"small": 30, "small-target": 20}.get(self.base)
+        """Epochs of the longest stage on the target where the preset's number would take too long, or suits others."""
+        usual = {"small": 30, "small-source": 30, "small-target": 20, "small-weights": 20}.get(self.base)
         if usual is None or self.num_images is None:
             return usual
         return max(5, min(usual, _CPU_IMAGES // max(self.num_images, 1)))
@@ -223,7 +225,7 @@ class _Plan:
             yield f"  source: {_inline(self.source)}"
         else:
             yield "  source: null                # the target alone; a labelled data set to learn from goes here, with"
-            yield "                              # base: " + ("spcl" if self.on_gpu else "small")
+            yield "                              # base: " + ("spcl" if self.on_gpu else "small-source")
         if self.test is not None:
             yield f"  test: {_inline(self.test)}"
         else:
@@ -245,6 +247,8 @@ class _Plan:
                 yield f"  {key}: {json.dumps(value)}"
         if self.by_camera:
             yield "  camera_norm: true           # batch norms by camera: what a camera does to all images is taken out"
+        elif self.base in ("small-source", "small-weights"):
+            yield "  camera_norm: false          # this backbone has no batch norms"
         if not weights.is_random:
             yield f"  weights: {_inline(weights.value):<18}# imagenet (downloaded once), none, or the path of a file"
             return
@@ -256,11 +260,21 @@ class _Plan:
             yield "pretrain: null                # that stage of the preset stands in for pretrained weights"
         if self.epochs is not None:
             yield ""
-            yield f"epochs: {self.epochs}"
+            yield from self._epochs(self.epochs)
         if self.base == "small":
             yield "loss_weight: 0.7              # of the target's loss; to choose it without labels: `reid-da sweep`"
             if not self.several_cameras:
                 yield "invariance: {camera: false}   # camera styles need several cameras"
+
+    def _epochs(self, number: int) -> Iterator[str]:
+        if self.base != "small-source":
+            yield f"epochs: {number}"
+            return
+        last = -(-number // 2)
+        milestones = f"{{milestones: [{max(1, 2 * last // 3)}]}}"
+        yield f"epochs: {last:<22}# of the last stage: clusters of what ECN has learnt"
+        yield f"optimizer: {milestones:<19}# where the learning rate falls to a tenth"
+        yield f"pretrain: {f'{{epochs: {number}}}':<20}# of the stage before: ECN"
 
     def _batch(self) -> Iterator[str]:
         usual = 64 if not self.on_gpu else {"spcl": 64, "cap": 32, "cluster-contrast": 256}[self.base]
