@@ -2,7 +2,8 @@
 
 import re
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -25,6 +26,24 @@ def choose_device(name: str) -> str:
     if reason:
         raise InputError(f"device: {name!r} is not available: {reason}; device=auto chooses what is")
     return name
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Matrix products and convolutions of float32 in float32: a GPU may take TF32 for them, which keeps three digits.
+
+    For what is measured and not trained: distances, whose ranks need seven digits, and the features that they are
+    between, which are then those of a CPU to rounding.
+    """
+    operations = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
+    allowed = [operation.fp32_precision for operation in operations]
+    for operation in operations:
+        operation.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        for operation, precision in zip(operations, allowed, strict=True):
+            operation.fp32_precision = precision
 
 
 def reset_peak_memory(device: torch.device) -> None:

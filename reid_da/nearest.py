@@ -5,7 +5,6 @@ the lower number comes first, whatever the sizes of the blocks.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TypeAlias
 
 import numpy as np
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from reid_da.device import full_precision
 from reid_da.errors import InputError, unknown_name
 from reid_da.features import Array, feature_pair, native, native_library, pieces, row_squares
 from reid_da.shards import Shard
@@ -97,7 +97,7 @@ class FeatureBlocks:
         for columns in pieces(len(gallery)):
             # small enough to be in the cache when it is read again
             part, terms_of_part = native(values[:, columns]), native(terms[columns])
-            with _full_precision(values.device):
+            with torch.autocast(values.device.type, enabled=False), full_precision():
                 library.matmul(native(query), native(gallery[columns].to(self._dtype)).T, out=part)
             if self._is_cosine:
                 library.multiply(part, terms_of_part, out=part)
@@ -111,18 +111,6 @@ class FeatureBlocks:
         if self._is_cosine:
             return 1 + values / squares.sqrt()
         return (2 * values + squares).clamp(min=0).sqrt()
-
-
-@contextmanager
-def _full_precision(device: torch.device) -> Iterator[None]:
-    """Matrix products of float32 in float32: TF32 and bfloat16 keep three digits, and ranks need seven."""
-    products = torch.backends.cuda.matmul
-    allowed, products.fp32_precision = products.fp32_precision, "ieee"
-    try:
-        with torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        products.fp32_precision = allowed
 
 
 def similarity_blocks(features: Tensor, memory: Tensor, *, chunk_size: int) -> Iterator[tuple[Tensor, Tensor]]:

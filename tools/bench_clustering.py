@@ -3,12 +3,13 @@
     python tools/bench_clustering.py 12936 --dense --repeats 3
     python tools/bench_clustering.py 32621 100000
     python tools/bench_clustering.py 1000000 --local-neighbors
+    python tools/bench_clustering.py 100000 --device cuda
 
 Features are those of bench_reranking.py, 512 values long. "Dense" is the usual program: neighbours by FAISS, a
 matrix of all pairs of images for the encoding, another for its expansion, a third for the distances, filled image by
 image, and scikit-learn's DBSCAN on it; it takes three times 4 N^2 bytes. ``--local-neighbors`` looks for the neighbours
 of an image among 1,000 images only and so measures what comes after the exact search, whose time grows with N^2. Memory
-is the peak beyond what the process held with the features (Linux).
+is the peak beyond what the process held with the features (Linux), without that of a GPU.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from torch import Tensor
 
 from reid_da.clustering import dbscan, jaccard_distances, unit_points
 from reid_da.clustering.neighbors import neighbor_lists
+from reid_da.device import choose_device
 from reid_da.features import pieces
 from reid_da.memory.neighbors import FaissNeighbors
 from reid_da.reciprocal import encoding, expanded_sets, local_query_expansion
@@ -71,9 +73,12 @@ class Phases:
 def main() -> None:
     """Measure every size."""
     arguments = parse_arguments()
+    device = choose_device(arguments.device)
     for size in arguments.sizes:
-        points = unit_points(local_features(size) if arguments.local_neighbors else synthetic_features(size, WIDTH))
-        print(f"\n{size:,} images, {WIDTH} values, {torch.get_num_threads()} threads, torch {torch.__version__}")
+        features = local_features(size) if arguments.local_neighbors else synthetic_features(size, WIDTH)
+        points = unit_points(features.to(device))
+        threads = f"{torch.get_num_threads()} threads"
+        print(f"\n{size:,} images, {WIDTH} values, {device}, {threads}, torch {torch.__version__}")
         for _ in range(arguments.repeats):
             ours, labels = sparse_way(points, local=arguments.local_neighbors)
             if arguments.dense:
@@ -89,6 +94,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--dense", action="store_true", help="also the dense way")
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--local-neighbors", action="store_true", help="neighbours among 1,000 images only")
+    parser.add_argument("--device", default="cpu")
     return parser.parse_args()
 
 
@@ -129,8 +135,8 @@ def dense_way(points: Tensor) -> tuple[float, Labels]:
     phases = Phases("dense")
     index = FaissNeighbors(kind="flat")
     index.rebuild(points)
-    neighbors = phases.run("neighbours", lambda: index.search(points, points, K1).numpy())
-    weights = phases.run("encoding", lambda: dense_encoding(points.numpy(), neighbors))
+    neighbors = phases.run("neighbours", lambda: index.search(points, points, K1).cpu().numpy())
+    weights = phases.run("encoding", lambda: dense_encoding(points.cpu().numpy(), neighbors))
     distances = phases.run("Jaccard distances", lambda: dense_jaccard(weights))
     search = DBSCAN(eps=EPS, min_samples=MIN_SAMPLES, metric="precomputed", n_jobs=-1)
     labels = phases.run("DBSCAN", lambda: search.fit_predict(distances))

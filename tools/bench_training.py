@@ -2,7 +2,7 @@
 
     python tools/bench_training.py                                     # the rendered preset, on the processor
     python tools/bench_training.py ecn --device cuda model.weights=none precision.autocast=bfloat16 \
-        data.source=data/rendered/site-a data.target=data/rendered/site-b
+        views.style=statistics data.source=data/rendered/site-a data.target=data/rendered/site-b
 
 "network" is what no implementation can save: forward passes of a source and a target batch that lie ready on the
 device, a backward pass, and the optimiser. "step" adds the memory: loss, neighbours, update, from ready batches.

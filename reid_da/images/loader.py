@@ -8,7 +8,7 @@ from torch import Tensor
 
 from reid_da.images.ahead import map_ahead
 from reid_da.images.samplers import Selection
-from reid_da.images.source import CutsFiles, ImageSource, sizes_of_files
+from reid_da.images.source import CutsFiles, ImageSource, MakesViews, sizes_of_files
 from reid_da.images.transforms import BatchChange, BatchTransform
 from reid_da.world import ALONE, World
 
@@ -69,18 +69,17 @@ def load_batches(
         selection, transform = plan
         if world.size > 1:
             part = world.span(len(selection.rows))
-            images = _gather(source, selection.part(part), None if transform.crops is None else transform.crops[part])
+            crops = None if transform.crops is None else transform.crops[part]
+            images = _gather(source, selection.part(part), crops, device)
             transform = transform.part(part)
         else:
-            images = _gather(source, selection, transform.crops)
+            images = _gather(source, selection, transform.crops, device)
         rows, labels, views = (
             None if column is None else column.to(device)
             for column in (selection.rows, selection.labels, selection.views)
         )
         assert rows is not None
-        return Batch(
-            rows=rows, images=transform(images.to(device)), labels=labels, views=views, cameras=selection.cameras
-        )
+        return Batch(rows=rows, images=transform(images), labels=labels, views=views, cameras=selection.cameras)
 
     plans = _plans(selections, transform, source)
     if not prefetch:
@@ -98,10 +97,13 @@ def _plans(
         yield selection, transform.draw(len(selection.rows), source.size, files=files, by_source=by_source)
 
 
-def _gather(source: ImageSource, selection: Selection, crops: Tensor | None) -> Tensor:
+def _gather(source: ImageSource, selection: Selection, crops: Tensor | None, device: torch.device | str) -> Tensor:
+    rows, views = selection.rows, selection.views
     if crops is not None:
         assert isinstance(source, CutsFiles)
-        return source.gather_crops(selection.rows, crops, selection.views)
-    if selection.views is None:
-        return source.gather(selection.rows)
-    return source.gather(selection.rows, selection.views)
+        return source.gather_crops(rows, crops, views).to(device)
+    if views is None:
+        return source.gather(rows).to(device)
+    if isinstance(source, MakesViews):
+        return source.gather_on(device, rows, views)
+    return source.gather(rows, views).to(device)

@@ -145,6 +145,23 @@ class CutsFiles(Protocol):
         ...
 
 
+@runtime_checkable
+class MakesViews(Protocol):
+    """A source that makes views of real images by arithmetic, for which a GPU takes next to no time."""
+
+    def gather_on(self, device: torch.device | str, index: Tensor, views: Tensor) -> Tensor:
+        """(B, 3, H, W) uint8 RGB images on a device, made there; see :meth:`ImageSource.gather`.
+
+        To one grey level they are those of the CPU.
+
+        Args:
+            device: where to make them.
+            index: (B,) int64 rows in 0..N-1, on the CPU.
+            views: (B,) int64, which view of each image, on the CPU.
+        """
+        ...
+
+
 def sizes_of_files(source: ImageSource, index: Tensor, views: Tensor | None = None) -> Tensor:
     """(B, 2) int64 heights and widths that images had before they were resized.
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from reid_da.device import full_precision
 from reid_da.errors import InputError
 from reid_da.models.grouped_norm import GroupedBatchNorm1d, GroupedBatchNorm2d
 from reid_da.models.inference import device_of
@@ -39,7 +40,7 @@ def with_batch_norms_of(network: nn.Module, batches: Iterable[Tensor]) -> nn.Mod
             layer.samples = 0  # the whole batch, not groups of it
     device = device_of(adapted)
     has_images = False
-    with torch.inference_mode():
+    with torch.inference_mode(), full_precision():
         for images in batches:
             adapted(images.to(device))
             has_images = True

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from reid_da.device import full_precision
 from reid_da.errors import InputError, first_few
 from reid_da.finite import check_weights
 from reid_da.images.ahead import map_ahead
@@ -49,6 +50,8 @@ def infer_in_batches(
 ) -> Tensor:
     """(count, D) float32 outputs of ``model``, row by row those of the images that ``load`` gives.
 
+    Unless in bfloat16, a GPU computes in float32 too and not in TF32: see :func:`reid_da.device.full_precision`.
+
     Args:
         model: (B, 3, H, W) normalised images to (B, D) features.
         load: batch of the images of a range of rows; called in a thread of its own, one batch ahead.
@@ -76,7 +79,7 @@ def infer_in_batches(
         steps = zip(chunks, batches, strict=True)
         # one batch, such as the crops of a video frame, is no work to watch
         for rows, batch in steps if len(chunks) == 1 else track(steps, "extracting features", total=len(chunks)):
-            with torch.inference_mode():
+            with torch.inference_mode(), full_precision():
                 images = prepare(batch.to(device)).contiguous(memory_format=torch.channels_last)
                 features = features_in_bfloat16(model, images) if autocast else model(images)
             if not bool(features.isfinite().all()):

@@ -77,4 +77,4 @@ class HistogramTransfer:
 
     def __call__(self, images: Tensor, from_camids: Tensor, to_camids: Tensor) -> Tensor:
         """(B, 3, H, W) uint8 RGB images in the styles asked for."""
-        return look_up(images, self._tables[from_camids, to_camids])
+        return look_up(images, self._tables[from_camids, to_camids].to(images.device))

@@ -89,14 +89,14 @@ def transfer_statistics(images: Tensor, matrices: Tensor, offsets: Tensor) -> Te
 
     Args:
         images: (B, 3, H, W) uint8 RGB.
-        matrices: (B, 3, 3) one matrix for each image.
-        offsets: (B, 3) one offset for each image.
+        matrices: (B, 3, 3) one matrix for each image, where the images are.
+        offsets: (B, 3) one offset for each image, likewise.
     """
     logs = _log_lms(images, dtype=torch.float32)
     logs = torch.baddbmm(offsets.float().unsqueeze(2), matrices.float(), logs).clamp_(max=_MOST_LOG)
-    to_rgb = _RGB.float().expand(len(images), 3, 3)
+    to_rgb = _RGB.to(logs).expand(len(images), 3, 3)
     # -1 for the grey level added before the logarithm, +0.5 because the conversion to uint8 cuts off
-    shift = _RGB.sum(1, keepdim=True).neg().add(0.5).float()
+    shift = _RGB.sum(1, keepdim=True).neg().add(0.5).to(logs)
     colours = torch.baddbmm(shift, to_rgb, logs.exp2_()).clamp_(0, 255)
     return colours.view(images.shape).to(torch.uint8, memory_format=torch.channels_last)
 
@@ -115,11 +115,12 @@ class StatisticsTransfer:
     def __call__(self, images: Tensor, from_camids: Tensor, to_camids: Tensor) -> Tensor:
         """(B, 3, H, W) uint8 RGB images in the styles asked for."""
         pair = from_camids, to_camids
-        return transfer_statistics(images, self._matrices[pair], self._offsets[pair])
+        matrices, offsets = (maps[pair].to(images.device) for maps in (self._matrices, self._offsets))
+        return transfer_statistics(images, matrices, offsets)
 
 
 def _log_lms(images: Tensor, *, dtype: torch.dtype) -> Tensor:
     """(B, 3, H * W) logarithms to the base 2 of LMS + 1, of (B, 3, H, W) uint8 RGB images."""
-    to_lms = _LMS.to(dtype).expand(len(images), 3, 3)
-    one = torch.ones(1, 1, 1, dtype=dtype)
-    return torch.baddbmm(one, to_lms, images.flatten(2).to(dtype)).log2_()
+    values = images.flatten(2).to(dtype)
+    to_lms = _LMS.to(values).expand(len(images), 3, 3)
+    return torch.baddbmm(values.new_ones(1, 1, 1), to_lms, values).log2_()

@@ -13,7 +13,7 @@ from reid_da.styles.views import ViewsOfSource
 
 _BATCH_SIZE = 64
 _BLOCK_SIZE = 8
-"""Images in work at a time: the arithmetic on larger arrays waits for memory and takes twice as long."""
+"""Images in work at a time on a CPU: the arithmetic on larger arrays waits for memory and takes twice as long."""
 
 
 class ColourTransfer(Protocol):
@@ -23,9 +23,9 @@ class ColourTransfer(Protocol):
         """(B, 3, H, W) uint8 RGB images in the styles asked for.
 
         Args:
-            images: (B, 3, H, W) uint8 RGB.
-            from_camids: (B,) int64 cameras that took the images.
-            to_camids: (B,) int64 cameras whose styles are wanted.
+            images: (B, 3, H, W) uint8 RGB, on any device.
+            from_camids: (B,) int64 cameras that took the images, on the CPU.
+            to_camids: (B,) int64 cameras whose styles are wanted, on the CPU.
         """
         ...
 
@@ -49,7 +49,7 @@ class TransferViews(ViewsOfSource):
             camids: (N,) int64 camera of each.
             transfer: makes the views.
             num_cameras: number of cameras that ``transfer`` knows.
-            block_size: images that ``transfer`` gets at a time, at most.
+            block_size: images that ``transfer`` gets at a time, at most, on a CPU.
 
         Raises:
             ValueError: source and cameras differ in length.
@@ -74,12 +74,20 @@ class TransferViews(ViewsOfSource):
             TypeError: one of them is no int64 vector.
         """
         images = self._source.gather(index)
-        if views is None:
-            return images
+        return images if views is None else self._in_styles(images, index, views)
+
+    def gather_on(self, device: torch.device | str, index: Tensor, views: Tensor) -> Tensor:
+        """(B, 3, H, W) uint8 RGB images on a device; see :class:`reid_da.images.source.MakesViews`."""
+        return self._in_styles(self._source.gather(index).to(device), index, views)
+
+    def _in_styles(self, images: Tensor, index: Tensor, views: Tensor) -> Tensor:
+        """The real images of ``index`` where they lie, those that change overwritten."""
         check_index(views, self.num_cameras)
         own = self._camids[index]
-        for changed in torch.split((views != own).nonzero().flatten(), self._block_size):
-            images[changed] = self._transfer(images[changed], own[changed], views[changed])
+        at_once = self._block_size if images.device.type == "cpu" else max(len(images), 1)
+        for changed in torch.split((views != own).nonzero().flatten(), at_once):
+            places = changed.to(images.device)
+            images[places] = self._transfer(images[places], own[changed], views[changed])
         return images
 
 

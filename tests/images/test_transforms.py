@@ -173,9 +173,18 @@ def test_what_was_drawn_can_be_applied_later_and_again() -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_gpu_equals_cpu() -> None:
-    batch = images(30)
-    torch.testing.assert_close(transform()(batch.cuda()).cpu(), transform()(batch), atol=1e-3, rtol=0)
+@pytest.mark.parametrize("changes", [{"crop": "rect", "flip": 0.5, "erase": 0.5}, {"crop": "pad", "flip": 0.5}])
+def test_a_gpu_crops_as_a_cpu_to_one_grey_level(changes) -> None:
+    batch, settings = images(30), one_by_one(**changes)
+    found, expected = transform(settings)(batch.cuda()).cpu(), transform(settings)(batch)
+    torch.testing.assert_close(found, expected, atol=1.01 / 255 / 0.224, rtol=0)
+    assert (found - expected).abs().mean() < 0.3 / 255 / 0.224
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_changes_colours_as_a_cpu() -> None:
+    batch, settings = images(30), one_by_one(brightness=0.2, contrast=0.2, saturation=0.3, hue=0.1)
+    torch.testing.assert_close(transform(settings)(batch.cuda()).cpu(), transform(settings)(batch), atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize(

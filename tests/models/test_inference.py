@@ -1,6 +1,7 @@
 """Inference in batches: values, modes, prefetching and errors."""
 
 import threading
+from contextlib import suppress
 
 import pytest
 import torch
@@ -87,3 +88,32 @@ def test_errors() -> None:
         infer_in_batches(
             Flatten(), fail, 2, prepare=lambda x: x, batch_size=1, device=CPU, autocast=False, store_on=CPU
         )
+
+
+def test_a_gpu_may_not_round_to_three_digits() -> None:
+    convolutions, seen = torch.backends.cudnn.conv, []
+
+    class Look(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            seen.append(convolutions.fp32_precision)
+            return images.mean((2, 3))
+
+    before = convolutions.fp32_precision
+    convolutions.fp32_precision = "tf32"
+    try:
+        for fault in (0.0, float("nan")):
+            with suppress(InputError):
+                infer_in_batches(
+                    Look(),
+                    lambda rows: torch.full((rows.stop - rows.start, 3, 1, 1), fault),  # noqa: B023
+                    3,
+                    prepare=lambda batch: batch,
+                    batch_size=2,
+                    device=CPU,
+                    autocast=False,
+                    store_on=CPU,
+                )
+            assert convolutions.fp32_precision == "tf32"
+    finally:
+        convolutions.fp32_precision = before
+    assert set(seen) == {"ieee"}

@@ -79,6 +79,8 @@ def test_a_method_trains_on_a_gpu_and_seldom_waits_for_it(sites, tmp_path, name,
 VARIANTS = {
     "ties": {},
     "others than the own slot": {"memory": {"own_slot": "exclude"}},
+    "views by statistics": {"views": {"style": "statistics"}},
+    "views by histograms": {"views": {"style": "histogram"}},
     "several views": {"views": {"per_image": 2}, "batch": {"target": 4}},
     "memory in bfloat16": {"memory": {"dtype": "bfloat16"}},
     "colours and rectangles": {
