@@ -4,6 +4,7 @@ Read beside the authors' code, Terminator8758/CAP-master@4a04fef. The online ass
 TIP 2022), read beside Terminator8758/O2CAP@a893b7a.
 """
 
+import logging
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
@@ -43,6 +44,8 @@ from reid_da.methods._pseudo_labels import (
 )
 from reid_da.methods.cluster_contrast import STRONG_MODEL, STRONG_OPTIMIZER, memory_of_means
 from reid_da.methods.protocol import NO_LABEL, Context, EpochPlan, Held, Role, Rows
+
+logger = logging.getLogger(__name__)
 
 
 class BatchSettings(Settings):
@@ -122,6 +125,12 @@ class CAP(PseudoLabelMethod):
         check_instances(size=settings.batch.target, instances=settings.batch.instances)
         require_embedding(settings.model)
         _check_weights(settings)
+        if settings.proxies.inter_weight and settings.proxies.inter_from_epoch >= settings.epochs:
+            logger.warning(
+                "the loss across cameras never starts: proxies.inter_from_epoch is %d, and there are %d epochs",
+                settings.proxies.inter_from_epoch,
+                settings.epochs,
+            )
         self.settings = settings
         self.context = context
         domain = context.domain("target")

@@ -108,6 +108,13 @@ class Trainer:
             events = TensorBoardEvents(self.run.events_folder, self.run.records(), pictures=self.run.path)
             self.run.listeners.append(events.add)
         reset_peak_memory(self.device)
+        settings = self.settings.optimizer
+        if settings.schedule != "one_cycle" and settings.warmup_epochs >= self.settings.epochs:
+            logger.warning(
+                "the learning rate never reaches optimizer.lr: optimizer.warmup_epochs is %g, and there are %d epochs",
+                settings.warmup_epochs,
+                self.settings.epochs,
+            )
         self._evaluate()
         while self.epoch < self.settings.epochs:
             begin = time.perf_counter()

@@ -53,6 +53,15 @@ def test_an_epoch_without_a_loss_is_refused_before_the_training():
         cap({"proxies": {"intra_weight": 0.0}})
 
 
+@pytest.mark.parametrize(
+    ("proxies", "warned"), [({}, True), ({"inter_from_epoch": 4}, False), ({"inter_weight": 0.0}, False)]
+)
+def test_a_loss_that_never_starts_is_told(proxies, warned, caplog):
+    cap({"epochs": 5, "proxies": proxies})
+    told = ["the loss across cameras never starts: proxies.inter_from_epoch is 5, and there are 5 epochs"]
+    assert [record.getMessage() for record in caplog.records if "never" in record.getMessage()] == told * warned
+
+
 def test_proxies_and_vectors_come_from_features_and_cameras():
     method, context = cap()
     plan = method.begin_epoch(0)

@@ -81,6 +81,13 @@ def test_the_same_seed_gives_the_same_numbers_and_another_one_others(small_setti
     assert numbers(one) != numbers(other)
 
 
+@pytest.mark.parametrize(("optimizer", "warned"), [({"warmup_epochs": 1}, True), ({"warmup_epochs": 0.5}, False)])
+def test_a_warm_up_without_an_end_is_told(small_settings, tmp_path, optimizer, warned, caplog):
+    train(changed(small_settings, epochs=1, pretrain=None, optimizer=optimizer), tmp_path / "run")
+    told = "the learning rate never reaches optimizer.lr: optimizer.warmup_epochs is 1, and there are 1 epochs"
+    assert (told in [record.getMessage() for record in caplog.records]) == warned
+
+
 def test_rows_of_the_ablation_differ_in_their_terms_only(small_settings, tmp_path):
     table = ablate(small_settings, tmp_path, rows=("source", "e", "e+c", "e+n", "e+c+n", "supervised"))
     assert list(table) == ["source", "e", "e+c", "e+n", "e+c+n", "supervised"]
