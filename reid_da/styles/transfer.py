@@ -84,7 +84,7 @@ class TransferViews(ViewsOfSource):
         """The real images of ``index`` where they lie, those that change overwritten."""
         check_index(views, self.num_cameras)
         own = self._camids[index]
-        at_once = self._block_size if images.device.type == "cpu" else max(len(images), 1)
+        at_once = self._block_size if images.device.type == "cpu" else _BATCH_SIZE
         for changed in torch.split((views != own).nonzero().flatten(), at_once):
             places = changed.to(images.device)
             images[places] = self._transfer(images[places], own[changed], views[changed])
