@@ -19,7 +19,8 @@ import reid_da
 from reid_da.errors import InputError
 from reid_da.evaluation import RerankSettings, evaluate_retrieval
 from reid_da.evaluation.calibration import save_calibration
-from reid_da.evaluation.extraction import open_table, table_of_files
+from reid_da.evaluation.extraction import open_table
+from reid_da.evaluation.file_extraction import table_of_files
 from reid_da.evaluation.image_features import extract_features
 from reid_da.experiments.runs import final_result
 from reid_da.models.extractor import FeatureExtractor

@@ -186,7 +186,7 @@ def extract(
 
     Example: reid-da extract resnet18 --weights none data/rendered/site-b -o features.npz
     """
-    from reid_da.evaluation.extraction import extract_to_file
+    from reid_da.evaluation.file_extraction import extract_to_file
     from reid_da.training.trained import load_trained
 
     show_log()

@@ -1,10 +1,9 @@
 """Features of all images of a source, a table or a data set."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -12,12 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from reid_da.datasets import UNLABELLED_PID, Dataset, SampleTable, load_dataset
-from reid_da.datasets.loading import split_path
-from reid_da.errors import InputError, first_few, unknown_name
+from reid_da.datasets import UNLABELLED_PID, Dataset, SampleTable
+from reid_da.errors import InputError, first_few
 from reid_da.evaluation.camera_norms import NamedNorms
-from reid_da.evaluation.centered import center_arrays
-from reid_da.evaluation.feature_files import FeatureSet, check_npz, save_arrays
+from reid_da.evaluation.feature_files import FeatureSet
 from reid_da.evaluation.image_features import camera_normed, features_of_rows
 from reid_da.images import FailedImage, ImageSource, open_images, usable_rows
 from reid_da.images.decode import OnError, decode_row
@@ -277,58 +274,6 @@ def features_of_test_images(
         return open_test_images(dataset, image_size=image_size).features(model, flip=flip)
 
 
-def extract_to_file(
-    model_for: Callable[[Dataset | None], nn.Module],
-    images: Sequence[Path],
-    output: Path,
-    *,
-    image_size: tuple[int, int],
-    flip: bool = False,
-    splits: Sequence[str] = (),
-    center: bool = False,
-) -> str:
-    """Write the features of image files, or of the splits of a data set, and say what was written.
-
-    For image files the ``.npz`` file has the arrays ``features`` (N, D) and ``paths`` (N,). For a data set it has
-    ``SPLIT_features``, ``SPLIT_paths``, ``SPLIT_camids`` and, unless nobody in the split is known, ``SPLIT_pids`` (-2
-    for a single unknown person), without junk; and ``camera_names``, one name per camid.
-
-    Args:
-        model_for: (B, 3, H, W) normalised images to (B, D) features, for images of a data set, or None for files.
-        images: image files, or one data set.
-        output: the ``.npz`` file.
-        image_size: height and width that it wants.
-        flip: average with the features of the mirror images.
-        splits: splits of the data set: ``query``, ``gallery``, ``train``. By default query and gallery, or what there
-            is of the three where one of these is empty.
-
-    Raises:
-        InputError: there is no such image or split, an image cannot be decoded, features are not finite, or ``output``
-            does not end in ``.npz``.
-    """
-    check_npz(output)
-    bare = split_path(images[0])[0]
-    if len(images) == 1 and (bare.is_dir() or bare.suffix in (".csv", ".parquet")):
-        dataset = load_dataset(images[0])
-        tables = _chosen_splits(dataset, splits)
-        arrays = features_of_splits(
-            tables, model_for(dataset), name=str(dataset.root), image_size=image_size, flip=flip
-        )
-        if center:
-            center_arrays(arrays, list(tables))
-        save_arrays(output, {**arrays, "camera_names": np.array(dataset.camera_names)})
-        return " and ".join(f"{len(arrays[f'{split}_features'])} {split}" for split in tables) + " features"
-    if center:
-        raise InputError("--center-cameras needs the cameras, which a data set tells; these are image files")
-    if splits:
-        raise InputError("--split belongs to a data set; these are image files")
-    table = table_of_files(images)
-    with naming_undecodable("images", table, size=image_size, advice="repair them, or leave them out"):
-        values = open_table(table, image_size=image_size, cache="never").features(model_for(None), flip=flip)
-    save_arrays(output, {"features": values.numpy(), "paths": path_column(table)})
-    return f"{len(table)} features"
-
-
 def features_of_splits(
     tables: Mapping[str, SampleTable],
     model: nn.Module,
@@ -338,7 +283,10 @@ def features_of_splits(
     flip: bool = False,
     cache: Literal["auto", "always", "never"] = "auto",
 ) -> dict[str, NDArray[Any]]:
-    """Features, paths, cameras and, where known, identities of tables as arrays; see :func:`extract_to_file`.
+    """Features of tables, with what is known of each image, as arrays.
+
+    ``SPLIT_features``, ``SPLIT_paths``, ``SPLIT_camids`` and, unless nobody in the split is known, ``SPLIT_pids`` (-2
+    for a single unknown person).
 
     Args:
         tables: the images by what their arrays are to be called.
@@ -366,34 +314,3 @@ def features_of_splits(
 def path_column(table: SampleTable) -> NDArray[np.str_]:
     """(N,) paths of the images of a table, including its root."""
     return np.array([table.path(row).as_posix() for row in range(len(table))], dtype=np.str_)
-
-
-def table_of_files(images: Sequence[Path]) -> SampleTable:
-    """Table of image files of unknown people and cameras, sorted by path, each once.
-
-    Raises:
-        InputError: a path is not that of a file.
-    """
-    missing = [path for path in images if not path.is_file()]
-    if missing:
-        raise InputError(f"{len(missing)} of {len(images)} images are no files: {first_few(missing)}")
-    paths = tuple(sorted({path.as_posix() for path in images}))
-    unknown = np.full(len(paths), UNLABELLED_PID)
-    return SampleTable(name="images", root=Path(), paths=paths, pids=unknown, camids=np.zeros_like(unknown))
-
-
-def _chosen_splits(dataset: Dataset, wanted: Sequence[str]) -> dict[str, SampleTable]:
-    """The splits to extract by name, without junk."""
-    tables = {split: table.without_junk() for split, table in dataset.splits.items()}
-    for split in wanted:
-        if split not in tables:
-            raise unknown_name("split", split, tables)
-        if not len(tables[split]):
-            raise InputError(f"{dataset.root}: has no images in the split {split}")
-    test = ("query", "gallery")
-    if not wanted:
-        wanted = test if all(len(tables[split]) for split in test) else [*test, "train"]
-    chosen = {split: tables[split] for split in dict.fromkeys(wanted) if len(tables[split])}
-    if not chosen:
-        raise InputError(f"{dataset.root}: has no images to extract features of")
-    return chosen
