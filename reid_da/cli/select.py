@@ -10,7 +10,14 @@ from reid_da.cli.output import print_json, say, show
 
 def select(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, or folders of runs.")],
-    by: Annotated[str, typer.Option(help="The label-free figure to choose by.")] = "",
+    by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FIGURE",
+            help="The label-free figure to choose by. By default clusters_stable; among clusters that are about as "
+            "stable as the most stable ones, neighbors_cross_camera.",
+        ),
+    ] = None,
     last: Annotated[bool, typer.Option("--last", help="Compare runs by their last evaluated epoch only.")] = False,
     top: Annotated[int, typer.Option(min=1, help="Lines of the table.")] = 20,
     study: Annotated[
@@ -33,7 +40,6 @@ def select(
     found = selection.candidates(runs)
     if last:
         found = selection.last_of_each(found)
-    by = by or selection.DEFAULT
     order = selection.ranked(found, by=by)
     taus = selection.rank_correlations(found) if study else {}
     if as_json:

@@ -30,7 +30,7 @@ from reid_da.reporting.style_pictures import views_figure
 from reid_da.reporting.tables import Column, Row, Table, column_names
 from reid_da.reporting.training_curves import label_free_figure, run_figure
 from reid_da.studies.looking import Look, cluster_labels, look_at, map_of, sample_rows
-from reid_da.studies.selection import DEFAULT, candidates, ranked, selection_table
+from reid_da.studies.selection import candidates, ranked, selection_table
 from reid_da.styles.open import open_style
 
 FPR = 1e-2
@@ -159,14 +159,14 @@ def _label_free(look: Look) -> Section:
     for subject in look.subjects:
         try:
             found = candidates([subject.run.path])
-            order = ranked(found, by=DEFAULT)
+            order = ranked(found)
         except InputError:
             continue
         section.figure(
             label_free_figure(subject.run.records(), chosen=order[0].epoch, title=subject.name),
             text=f"Figures of {subject.name} that need no labels; the line marks the epoch that they choose.",
         )
-        section.table(selection_table(order[:3], by=DEFAULT))
+        section.table(selection_table(order[:3]))
     return section
 
 

@@ -30,8 +30,10 @@ LOWER_IS_BETTER = frozenset({"clusters_outliers"})
 """Figures of which the smallest is chosen."""
 SHOWN = ("clusters_stable", "effective_rank", "neighbors_cross_camera", "clusters_outliers", "clusters")
 """Columns of the table beside the figure to choose by; there is no room for all."""
-DEFAULT = "clusters_stable"
-"""The figure to choose by; for the reasons see experiments/RESULTS.md."""
+FIRST, THEN = "clusters_stable", "neighbors_cross_camera"
+"""The figures to choose by unless told otherwise; for the reasons see experiments/RESULTS.md."""
+ABOUT_EQUAL = 0.02
+"""By how much clusters may be less stable than the most stable ones and still be about as good."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,17 +78,34 @@ def candidates(paths: Sequence[Path]) -> list[Candidate]:
     return found
 
 
-def ranked(found: Sequence[Candidate], *, by: str = DEFAULT) -> list[Candidate]:
+def ranked(found: Sequence[Candidate], *, by: str | None = None) -> list[Candidate]:
     """Candidates, best first; those without the figure are left out, equal ones keep their order.
+
+    Args:
+        found: the candidates.
+        by: the figure. By default the most stable clusters, and those that are about as stable
+            (:data:`ABOUT_EQUAL`) in the order of their neighbours of another camera. That share orders methods as their
+            accuracy does, but features that have collapsed have the largest; their clusters are not stable.
 
     Raises:
         InputError: no candidate has the figure.
     """
-    having = [candidate for candidate in found if by in candidate.figures]
+    name = by or FIRST
+    having = [candidate for candidate in found if name in candidate.figures]
     if not having:
-        raise unknown_name("--by", by, sorted({name for candidate in found for name in candidate.figures}))
-    sign = 1 if by in LOWER_IS_BETTER else -1
-    return sorted(having, key=lambda candidate: sign * candidate.figures[by])
+        raise unknown_name("--by", name, sorted({name for candidate in found for name in candidate.figures}))
+    sign = 1 if name in LOWER_IS_BETTER else -1
+    order = sorted(having, key=lambda candidate: sign * candidate.figures[name])
+    if by is not None:
+        return order
+    count = len(_about_equal(order))
+    return sorted(order[:count], key=lambda candidate: -candidate.figures.get(THEN, 0.0)) + order[count:]
+
+
+def _about_equal(order: Sequence[Candidate]) -> list[Candidate]:
+    """Candidates whose clusters are about as stable as the most stable ones."""
+    most = max(candidate.figures[FIRST] for candidate in order)
+    return [candidate for candidate in order if candidate.figures[FIRST] >= most - ABOUT_EQUAL]
 
 
 def last_of_each(found: Sequence[Candidate]) -> list[Candidate]:
@@ -94,7 +113,7 @@ def last_of_each(found: Sequence[Candidate]) -> list[Candidate]:
     return list({candidate.run: candidate for candidate in sorted(found, key=lambda entry: entry.epoch)}.values())
 
 
-def to_json(order: Sequence[Candidate], *, by: str, taus: Mapping[str, float]) -> dict[str, Any]:
+def to_json(order: Sequence[Candidate], *, by: str | None, taus: Mapping[str, float]) -> dict[str, Any]:
     """What was ranked, as values that JSON can hold."""
     rows = [
         {
@@ -107,7 +126,7 @@ def to_json(order: Sequence[Candidate], *, by: str, taus: Mapping[str, float]) -
         for candidate in order
     ]
     study = {name: None if math.isnan(tau) else tau for name, tau in taus.items()}
-    return {"by": by, "candidates": rows, **({"weighted_tau": study} if study else {})}
+    return {"by": by or f"{FIRST}, {THEN}", "candidates": rows, **({"weighted_tau": study} if study else {})}
 
 
 def rank_correlations(found: Sequence[Candidate]) -> dict[str, float]:
@@ -127,9 +146,9 @@ def rank_correlations(found: Sequence[Candidate]) -> dict[str, float]:
     return taus
 
 
-def selection_table(order: Sequence[Candidate], *, by: str) -> Table:
+def selection_table(order: Sequence[Candidate], *, by: str | None = None) -> Table:
     """Candidates with some of their figures; mAP, where it is known, is marked as what the choice did not see."""
-    wanted = dict.fromkeys((by, *SHOWN))
+    wanted = dict.fromkeys((by or FIRST, *SHOWN))
     names = [name for name in wanted if any(name in candidate.figures for candidate in order)]
     has_labels = any(candidate.mean_ap is not None for candidate in order)
     columns = [Column(heading="run", align="left"), Column(heading="epoch", form="{:.0f}")]
@@ -166,11 +185,19 @@ def _short(run: Path, order: Sequence[Candidate]) -> str:
     return str(run.resolve().relative_to(os.path.commonpath(folders)))
 
 
-def _notes(order: Sequence[Candidate], *, by: str, has_labels: bool) -> list[str]:
+def _reason(order: Sequence[Candidate], *, by: str | None) -> str:
+    """Why the first candidate is the first."""
+    equal = [] if by else _about_equal(order)
+    if len(equal) > 1 and THEN in order[0].figures:
+        return f"of the {len(equal)} with about the most stable clusters it has the most neighbours of another camera"
+    name = by or FIRST
+    heading = FIGURES[name][0] if name in FIGURES else name
+    return f"for the {'smallest' if name in LOWER_IS_BETTER else 'largest'} {heading}"
+
+
+def _notes(order: Sequence[Candidate], *, by: str | None, has_labels: bool) -> list[str]:
     best = order[0]
-    least = "smallest" if by in LOWER_IS_BETTER else "largest"
-    heading = FIGURES[by][0] if by in FIGURES else by
-    notes = [f"chosen: {best.run}, epoch {best.epoch}, for the {least} {heading}"]
+    notes = [f"chosen: {best.run}, epoch {best.epoch}: {_reason(order, by=by)}"]
     if any(not candidate.is_kept for candidate in order):
         notes.append("*: the checkpoint of this epoch is not kept (keep_checkpoints)")
     if has_labels:

@@ -23,7 +23,7 @@ def test_select(run, runs):
     lines = printed.splitlines()
     assert lines[0].split() == ["run", "epoch", "stable", "clusters", "outliers", "mAP", "(hidden)"]
     assert lines[1].split() == ["b", "4", "*", "0.900", "0.250", "40.0"]
-    assert "epoch 4, for the largest stable clusters" in " ".join(printed.split())
+    assert "epoch 4: for the largest stable clusters" in " ".join(printed.split())
     assert "weighted tau" in printed
     answer = json.loads(run("select", runs, "--last", "--json").out)
     assert [candidate["epoch"] for candidate in answer["candidates"]] == [4, 4]

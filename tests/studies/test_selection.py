@@ -39,6 +39,30 @@ def test_candidates_are_ranked_by_the_figure(runs):
         selection.ranked(found, by="density")
 
 
+@pytest.mark.parametrize(
+    ("figures", "order", "reason"),
+    [
+        # of those within 0.02 of the most stable the one with the most neighbours of another camera; a collapse is last
+        (
+            {"a": (0.97, 0.5), "b": (0.951, 0.7), "c": (0.949, 0.8), "d": (0.6, 0.9)},
+            "bacd",
+            "of the 2 with about the most stable clusters it has the most neighbours of another camera",
+        ),
+        ({"a": (0.9, 0.5), "b": (0.96, 0.4)}, "ba", "for the largest stable clusters"),
+        # one camera
+        ({"a": (0.95, None), "b": (0.96, None)}, "ba", "for the largest stable clusters"),
+    ],
+)
+def test_of_about_equally_stable_clusters_other_cameras_decide(small_settings, tmp_path, figures, order, reason):
+    for name, (stable, across) in figures.items():
+        run = RunFolder.create(tmp_path / "runs" / name, small_settings)
+        cameras = {} if across is None else {"neighbors_cross_camera": across}
+        run.log({"kind": "label_free", "epoch": 1, "clusters_stable": stable, **cameras})
+    found = selection.ranked(selection.candidates([tmp_path / "runs"]))
+    assert "".join(candidate.run.name for candidate in found) == order
+    assert reason in selection.selection_table(found).notes[0]
+
+
 def test_correlations_are_those_of_scipy(runs):
     taus = selection.rank_correlations(selection.candidates([runs]))
     precisions = [0.20, 0.30, 0.25, 0.40]
