@@ -45,7 +45,7 @@ def select(
     if as_json:
         print_json(selection.to_json(order, by=by, taus=taus))
         return
-    show(selection.selection_table(order[:top], by=by))
+    show(selection.selection_table(order, by=by, top=top))
     if study:
         show(selection.correlation_table(found))
     if order[0].is_kept and order[0] in selection.last_of_each(found):

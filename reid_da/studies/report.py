@@ -166,7 +166,7 @@ def _label_free(look: Look) -> Section:
             label_free_figure(subject.run.records(), chosen=order[0].epoch, title=subject.name),
             text=f"Figures of {subject.name} that need no labels; the line marks the epoch that they choose.",
         )
-        section.table(selection_table(order[:3]))
+        section.table(selection_table(order, top=3))
     return section
 
 

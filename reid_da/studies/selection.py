@@ -146,8 +146,15 @@ def rank_correlations(found: Sequence[Candidate]) -> dict[str, float]:
     return taus
 
 
-def selection_table(order: Sequence[Candidate], *, by: str | None = None) -> Table:
-    """Candidates with some of their figures; mAP, where it is known, is marked as what the choice did not see."""
+def selection_table(order: Sequence[Candidate], *, by: str | None = None, top: int | None = None) -> Table:
+    """Candidates with some of their figures; mAP, where it is known, is marked as what the choice did not see.
+
+    Args:
+        order: all candidates as :func:`ranked` has them.
+        by: the figure that they are ranked by.
+        top: how many to show; None: all.
+    """
+    reason, order = _reason(order, by=by), order[:top]
     wanted = dict.fromkeys((by or FIRST, *SHOWN))
     names = [name for name in wanted if any(name in candidate.figures for candidate in order)]
     has_labels = any(candidate.mean_ap is not None for candidate in order)
@@ -161,7 +168,7 @@ def selection_table(order: Sequence[Candidate], *, by: str | None = None) -> Tab
         if has_labels:
             cells.append(None if candidate.mean_ap is None else 100 * candidate.mean_ap)
         rows.append(Row(cells=cells, style="" if place else "bold"))
-    return Table(columns=columns, rows=rows, notes=_notes(order, by=by, has_labels=has_labels))
+    return Table(columns=columns, rows=rows, notes=_notes(order, reason=reason, has_labels=has_labels))
 
 
 def correlation_table(found: Sequence[Candidate]) -> Table:
@@ -195,9 +202,9 @@ def _reason(order: Sequence[Candidate], *, by: str | None) -> str:
     return f"for the {'smallest' if name in LOWER_IS_BETTER else 'largest'} {heading}"
 
 
-def _notes(order: Sequence[Candidate], *, by: str | None, has_labels: bool) -> list[str]:
+def _notes(order: Sequence[Candidate], *, reason: str, has_labels: bool) -> list[str]:
     best = order[0]
-    notes = [f"chosen: {best.run}, epoch {best.epoch}: {_reason(order, by=by)}"]
+    notes = [f"chosen: {best.run}, epoch {best.epoch}: {reason}"]
     if any(not candidate.is_kept for candidate in order):
         notes.append("*: the checkpoint of this epoch is not kept (keep_checkpoints)")
     if has_labels:

@@ -60,7 +60,10 @@ def test_of_about_equally_stable_clusters_other_cameras_decide(small_settings, t
         run.log({"kind": "label_free", "epoch": 1, "clusters_stable": stable, **cameras})
     found = selection.ranked(selection.candidates([tmp_path / "runs"]))
     assert "".join(candidate.run.name for candidate in found) == order
-    assert reason in selection.selection_table(found).notes[0]
+    for top in (None, 1):  # the reason is that of all candidates, however many are shown
+        table = selection.selection_table(found, top=top)
+        assert reason in table.notes[0]
+        assert len(table.rows) == (top or len(found))
 
 
 def test_correlations_are_those_of_scipy(runs):
