@@ -36,6 +36,20 @@ def test_every_layer_has_the_mean_over_the_batches_of_their_statistics():
     assert torch.equal(adapted[0].weight, network[0].weight)
 
 
+def test_statistics_are_taken_in_float32(monkeypatch):
+    convolutions, seen = torch.backends.cudnn.conv, []
+    monkeypatch.setattr(convolutions, "fp32_precision", "tf32")
+
+    class Look(nn.BatchNorm2d):
+        def forward(self, maps):
+            seen.append(convolutions.fp32_precision)
+            return super().forward(maps)
+
+    with_batch_norms_of(Look(3), [torch.rand(2, 3, 4, 4)])
+    assert seen == ["ieee"]
+    assert convolutions.fp32_precision == "tf32"
+
+
 def test_without_layers_or_images():
     with pytest.raises(InputError, match="no batch-norm layer"):
         with_batch_norms_of(nn.Linear(2, 2), [torch.zeros(2, 2)])
