@@ -36,18 +36,21 @@ def test_every_layer_has_the_mean_over_the_batches_of_their_statistics():
     assert torch.equal(adapted[0].weight, network[0].weight)
 
 
-def test_statistics_are_taken_in_float32(monkeypatch):
+def test_statistics_are_taken_in_float32():
     convolutions, seen = torch.backends.cudnn.conv, []
-    monkeypatch.setattr(convolutions, "fp32_precision", "tf32")
 
     class Look(nn.BatchNorm2d):
         def forward(self, maps):
             seen.append(convolutions.fp32_precision)
             return super().forward(maps)
 
-    with_batch_norms_of(Look(3), [torch.rand(2, 3, 4, 4)])
+    before, convolutions.fp32_precision = convolutions.fp32_precision, "tf32"
+    try:
+        with_batch_norms_of(Look(3), [torch.rand(2, 3, 4, 4)])
+        assert convolutions.fp32_precision == "tf32"
+    finally:
+        convolutions.fp32_precision = before
     assert seen == ["ieee"]
-    assert convolutions.fp32_precision == "tf32"
 
 
 def test_without_layers_or_images():
